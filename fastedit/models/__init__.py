@@ -1,0 +1,1 @@
+"""Native model code; one folder per architecture."""

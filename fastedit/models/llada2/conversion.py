@@ -1,0 +1,202 @@
+"""Hub checkpoints: one tensor per expert on disk, fused experts in memory, nothing left over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import ConversionOps, WeightConverter
+
+from .configuration import LLaDA2MoeConfig
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def hub_shapes(config: LLaDA2MoeConfig) -> Shapes:
+    """Name and shape of every tensor of a Hub checkpoint of this configuration."""
+    hidden, head = config.hidden_size, config.head_dim
+    queries = config.num_attention_heads * head
+    keys = config.num_key_value_heads * head
+
+    def mlp(name: str, size: int) -> Shapes:
+        return {
+            f"{name}.gate_proj.weight": (size, hidden),
+            f"{name}.up_proj.weight": (size, hidden),
+            f"{name}.down_proj.weight": (hidden, size),
+        }
+
+    shapes: Shapes = {
+        "lm_head.weight": (config.vocab_size, hidden),
+        "model.word_embeddings.weight": (config.vocab_size, hidden),
+        "model.norm.weight": (hidden,),
+    }
+    for index in range(config.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        shapes |= {
+            f"{layer}.input_layernorm.weight": (hidden,),
+            f"{layer}.post_attention_layernorm.weight": (hidden,),
+            f"{layer}.attention.query_key_value.weight": (queries + 2 * keys, hidden),
+            f"{layer}.attention.query_layernorm.weight": (head,),
+            f"{layer}.attention.key_layernorm.weight": (head,),
+            f"{layer}.attention.dense.weight": (hidden, queries),
+        }
+        if index < config.first_k_dense_replace:
+            shapes |= mlp(f"{layer}.mlp", config.intermediate_size)
+            continue
+        shapes |= {
+            f"{layer}.mlp.gate.weight": (config.num_experts, hidden),
+            f"{layer}.mlp.gate.expert_bias": (config.num_experts,),
+        }
+        inner = config.moe_intermediate_size
+        shapes |= mlp(f"{layer}.mlp.shared_experts", inner * config.num_shared_experts)
+        for expert in range(config.num_experts):
+            shapes |= mlp(f"{layer}.mlp.experts.{expert}", inner)
+    return shapes
+
+
+class FuseExperts(ConversionOps):
+    """Stack projections, each a list of [O, I] per expert or one merged [E, O, I], along dim 1."""
+
+    @torch.no_grad()
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **_,
+    ) -> dict[str, Tensor]:
+        parts = [input_dict.pop(name) for name in source_patterns if name in input_dict]
+        stacked = [
+            part[0] if len(part) == 1 and part[0].ndim == 3 else torch.stack(part) for part in parts
+        ]
+        fused = stacked[0] if len(stacked) == 1 else torch.cat(stacked, dim=1)
+        return {target_patterns[0]: fused}
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return SplitExperts()
+
+
+class SplitExperts(ConversionOps):
+    """The inverse of `FuseExperts`, always to one tensor per expert."""
+
+    @torch.no_grad()
+    def convert(
+        self,
+        input_dict: dict[str, Any],
+        source_patterns: list[str],
+        target_patterns: list[str],
+        **_,
+    ) -> dict[str, Tensor]:
+        fused = input_dict[source_patterns[0]][0]
+        names = [name for name in target_patterns if "*" in name]
+        return {
+            name.replace("*", str(expert)): tensor.contiguous()
+            for name, part in zip(names, fused.chunk(len(names), dim=1), strict=True)
+            for expert, tensor in enumerate(part)
+        }
+
+    @property
+    def reverse_op(self) -> ConversionOps:
+        return FuseExperts()
+
+
+def _experts(sources: list[str], target: str) -> WeightConverter:
+    patterns = [f"mlp.experts.*.{name}.weight" for name in sources]
+    patterns += [f"mlp.experts.{name}" for name in sources]
+    return WeightConverter(patterns, f"mlp.experts.{target}", operations=[FuseExperts()])
+
+
+register_checkpoint_conversion_mapping(
+    LLaDA2MoeConfig.model_type,
+    [_experts(["gate_proj", "up_proj"], "gate_up_proj"), _experts(["down_proj"], "down_proj")],
+    overwrite=True,
+)
+
+
+def merged_shapes(config: LLaDA2MoeConfig) -> Shapes:
+    """`hub_shapes` in the merged form, experts stacked in one tensor per projection (dFactory)."""
+    merged: Shapes = {}
+    for name, shape in hub_shapes(config).items():
+        head, experts, tail = name.partition(".mlp.experts.")
+        if experts:
+            projection = tail.split(".")[1]
+            merged[f"{head}{experts}{projection}"] = (config.num_experts, *shape)
+        else:
+            merged[name] = shape
+    return merged
+
+
+def check_tensors(found: Shapes, config: LLaDA2MoeConfig) -> None:
+    """Raise ValueError unless `found` is exactly what `config` describes, in either form."""
+    merged = any(name.endswith("mlp.experts.down_proj") for name in found)
+    expected = merged_shapes(config) if merged else hub_shapes(config)
+    problems = [
+        f"missing: {name} {list(expected[name])}" for name in sorted(expected.keys() - found.keys())
+    ]
+    problems += [f"unknown: {name}" for name in sorted(found.keys() - expected.keys())]
+    problems += [
+        f"wrong shape: {name} is {list(found[name])}, expected {list(expected[name])}"
+        for name in sorted(found.keys() & expected.keys())
+        if found[name] != expected[name]
+    ]
+    if problems:
+        shown = problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)
+        raise ValueError(
+            "the checkpoint does not match its configuration "
+            f"({len(found)} tensors, {len(expected)} expected):\n  " + "\n  ".join(shown)
+        )
+
+
+def read_shapes(files: list[str]) -> Shapes:
+    """Names and shapes from the headers of safetensors `files`; a name in two files is an error."""
+    shapes: Shapes = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():
+                if name in shapes:
+                    raise ValueError(f"tensor {name} is in more than one file, again in {file}")
+                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    return shapes
+
+
+class StrictLoading:
+    """`from_pretrained` that takes safetensors only and checks every name and shape up front."""
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but a missing, unknown or misshapen tensor is a ValueError.
+
+        Reads safetensors only: pickle checkpoints (.bin, .pt) are refused.
+        """
+        if kwargs.pop("use_safetensors", None) is False:
+            raise ValueError(_SAFETENSORS_ONLY)
+        try:
+            return super().from_pretrained(name_or_path, *args, use_safetensors=True, **kwargs)
+        except OSError as error:
+            if ".safetensors" in str(error):
+                raise OSError(f"{error}\n{_SAFETENSORS_ONLY}") from error
+            raise
+
+    @classmethod
+    def _load_pretrained_model(
+        cls, model: Any, state_dict: Any, files: Any, *args: Any, **kwargs: Any
+    ):
+        if state_dict is not None:
+            found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+        else:
+            found = read_shapes(files)
+        if model.base_model is model and not any(name.startswith("model.") for name in found):
+            found = {f"model.{name}": shape for name, shape in found.items()}
+            found["lm_head.weight"] = (model.config.vocab_size, model.config.hidden_size)
+        check_tensors(found, model.config)
+        return super()._load_pretrained_model(model, state_dict, files, *args, **kwargs)
+
+
+_SAFETENSORS_ONLY = (
+    "fastedit reads safetensors only, since a pickle file can run code while it loads. Convert the "
+    "checkpoint where you trust it: load it there and save_pretrained(..., safe_serialization=True)."
+)

@@ -1,0 +1,135 @@
+"""Who may attend to whom: bool masks, True = may attend."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def block_causal_mask(
+    query_positions: Tensor, key_positions: Tensor | None = None, *, block_size: int
+) -> Tensor:
+    """Block-causal mask: a query sees every key of its own and of earlier blocks.
+
+    `query_positions` [B, Q] and `key_positions` [B, K] (default: the same) are token positions in
+    the row, block = position // block_size. Returns bool [B, 1, Q, K].
+    """
+    if block_size < 1:
+        raise ValueError(f"block_size must be positive, got {block_size}")
+    if key_positions is None:
+        key_positions = query_positions
+    query_blocks = query_positions.div(block_size, rounding_mode="floor")
+    key_blocks = key_positions.div(block_size, rounding_mode="floor")
+    return key_blocks[:, None, None, :] <= query_blocks[:, None, :, None]
+
+
+def doubled_block_mask(
+    length: int,
+    block_size: int,
+    *,
+    document_ids: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Training mask of the doubled sequence [x_t ; x_0], both halves `length` tokens long.
+
+    A noisy query sees its own noisy block and the clean blocks before it; a clean query sees clean
+    blocks up to its own, never noisy keys (dFactory, `tasks/train_llada2_bd.py`). `document_ids`
+    [B, length] restricts attention to the same document (packing); document -1 is padding and is
+    never attended. Returns bool [B or 1, 1, 2*length, 2*length].
+    """
+    if block_size < 1 or length % block_size:
+        raise ValueError(f"length={length} is not a multiple of block_size={block_size}")
+    if document_ids is not None:
+        device = document_ids.device
+    block = torch.arange(length, device=device).div(block_size, rounding_mode="floor")
+    same = block[:, None] == block[None, :]
+    before = block[:, None] > block[None, :]
+    mask = torch.cat(
+        [torch.cat([same, before], 1), torch.cat([torch.zeros_like(same), same | before], 1)]
+    )[None, None]
+    if document_ids is None:
+        return mask
+    ids = torch.cat([document_ids, document_ids], dim=1)
+    return mask & (ids[:, None, :, None] == ids[:, None, None, :]) & (ids >= 0)[:, None, None, :]
+
+
+def default_positions(
+    attention_mask: Tensor | None, shape: torch.Size, cached: int, device: torch.device
+) -> Tensor:
+    """Positions [1 or B, Q] of the queries: consecutive, skipping the padding of a 2-D mask."""
+    if attention_mask is not None and attention_mask.ndim == 2:
+        return _token_positions(attention_mask)[:, cached:]
+    return torch.arange(cached, cached + shape[1], device=device)[None]
+
+
+def is_one_block(positions: Tensor | None, shape: torch.Size, cached: int, block_size: int) -> bool:
+    """Whether the queries of an unmasked forward are one block, which needs no mask.
+
+    Explicit `positions` are not looked at beside a cache (that would synchronise the device): up
+    to `block_size` queries are then taken for one block.
+    """
+    if positions is None:
+        return cached // block_size == (cached + shape[1] - 1) // block_size
+    return cached > 0 and shape[1] <= block_size
+
+
+def resolve_mask(
+    attention_mask: Tensor | None,
+    positions: Tensor,
+    shape: torch.Size,
+    cached: int,
+    block_size: int,
+) -> Tensor:
+    """The bool mask [1 or B, 1, Q, K] of a forward with K = `cached` + Q keys.
+
+    `shape` is (B, Q), `positions` [1 or B, Q]. What `attention_mask` may be:
+
+    * None: block-causal over the queries, and every cached key is visible.
+    * 2-D [B, K], non-zero = token: block-causal, padding never attended.
+    * 4-D [1 or B, 1 or heads, Q, K] bool: as it is. Float: only if additive (0 or hugely negative).
+
+    Raises ValueError for any other mask; a 0/1 float mask would be *added* to the scores.
+    """
+    if attention_mask is None:
+        mask = block_causal_mask(positions, block_size=block_size)
+        return torch.nn.functional.pad(mask, (cached, 0), value=True) if cached else mask
+    if attention_mask.ndim == 2:
+        keys = cached + shape[1]
+        if tuple(attention_mask.shape) != (shape[0], keys):
+            raise ValueError(
+                f"a 2-D attention_mask must be [batch, cached + query tokens] = "
+                f"[{shape[0]}, {keys}], got {list(attention_mask.shape)}"
+            )
+        past = _token_positions(attention_mask)[:, :cached]
+        key_positions = torch.cat([past, positions.expand(shape)], dim=1)
+        mask = block_causal_mask(positions, key_positions, block_size=block_size)
+        return mask & attention_mask.bool()[:, None, None, :]
+    return _checked_4d(attention_mask, shape)
+
+
+def open_empty_rows(mask: Tensor) -> Tensor:
+    """`mask` with rows that see nothing (padding queries) opened: meaningless but finite output."""
+    return mask | ~mask.any(dim=-1, keepdim=True)
+
+
+def _token_positions(attention_mask: Tensor) -> Tensor:
+    return (attention_mask.bool().long().cumsum(dim=-1) - 1).clamp_(min=0)
+
+
+def _checked_4d(mask: Tensor, shape: torch.Size) -> Tensor:
+    if mask.ndim != 4 or mask.shape[0] not in (1, shape[0]) or mask.shape[2] != shape[1]:
+        raise ValueError(
+            f"attention_mask must be [batch, keys] or [batch, 1, queries, keys] for "
+            f"{shape[0]} rows of {shape[1]} queries, got {list(mask.shape)}"
+        )
+    if mask.dtype == torch.bool:
+        return mask
+    if mask.is_floating_point():
+        allowed = mask == 0
+        # A mask made for another dtype still counts: finfo(float16).min is -65504.
+        if bool((allowed | (mask <= -65504)).all()):
+            return allowed
+    raise ValueError(
+        f"a 4-D attention_mask must be bool (True = may attend), got {mask.dtype} with values other "
+        "than 0 and -inf: a 0/1 mask would be added to the attention scores. Pass mask.bool()."
+    )

@@ -1,0 +1,329 @@
+"""LLaDA2.x: a block-diffusion mixture-of-experts transformer under the Hub's parameter names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, initialization
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.integrations import use_experts_implementation
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .attention import convert_mask, eager_attention
+from .configuration import LLaDA2MoeConfig
+from .conversion import StrictLoading
+from .masks import default_positions, is_one_block, resolve_mask
+from .routing import LLaDA2MoeRouter, RoutingBlocks, routing_blocks
+
+
+class LLaDA2MoeRMSNorm(nn.Module):
+    """w * cast(x / rms(x)): statistics in fp32, cast back before the weight."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+
+
+def rotary_tables(config: LLaDA2MoeConfig, positions: Tensor, dtype: torch.dtype) -> tuple:
+    """cos and sin [B, 1, Q, rotary_dim / 2] of `positions` [B, Q], in fp32 and then cast."""
+    half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=positions.device)
+    angles = positions[:, None, :, None] * (1.0 / config.rope_theta ** (half / config.rotary_dim))
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotary on the leading dimensions of `x` [B, heads, Q, head_dim]."""
+    half = cos.shape[-1]
+    a, b, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
+
+
+class LLaDA2MoeAttention(nn.Module):
+    """Grouped-query attention with one fused projection; q and k are normalised before rotary."""
+
+    is_causal = False
+
+    def __init__(self, config: LLaDA2MoeConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.split_heads = (heads, kv_heads, kv_heads)
+        self.num_key_value_groups = heads // kv_heads
+        self.query_key_value = nn.Linear(
+            config.hidden_size, (heads + 2 * kv_heads) * self.head_dim, bias=False
+        )
+        self.query_layernorm = LLaDA2MoeRMSNorm(self.head_dim, config.rms_norm_eps)
+        self.key_layernorm = LLaDA2MoeRMSNorm(self.head_dim, config.rms_norm_eps)
+        self.dense = nn.Linear(heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self, hidden: Tensor, mask: Any, rotary: tuple[Tensor, Tensor], cache: Cache | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`hidden` [B, Q, H] -> output [B, Q, H] and, where the implementation has them, weights."""
+        batch, queries, _ = hidden.shape
+        qkv = self.query_key_value(hidden).view(batch, queries, -1, self.head_dim)
+        query, key, value = qkv.split(self.split_heads, dim=2)
+        query = rotate(self.query_layernorm(query).transpose(1, 2), *rotary)
+        key = rotate(self.key_layernorm(key).transpose(1, 2), *rotary)
+        value = value.transpose(1, 2)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        output, weights = attention(
+            self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
+        )
+        return self.dense(output.reshape(batch, queries, -1)), weights
+
+
+class LLaDA2MoeMLP(nn.Module):
+    """W_down(act(W_gate x) * W_up x)."""
+
+    def __init__(self, config: LLaDA2MoeConfig, size: int):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, size, bias=False)
+        self.down_proj = nn.Linear(size, config.hidden_size, bias=False)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+@use_experts_implementation
+class LLaDA2MoeExperts(nn.Module):
+    """All routed experts of a layer: gate and up stacked [E, 2I, H], down [E, H, I]."""
+
+    def __init__(self, config: LLaDA2MoeConfig):
+        super().__init__()
+        self.num_experts = config.num_experts
+        hidden, inner = config.hidden_size, config.moe_intermediate_size
+        self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * inner, hidden))
+        self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden, inner))
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """`hidden` [N, H], `experts` and `weights` [N, k] -> sum_k w_k expert_k(x), added in fp32.
+
+        The "eager" implementation: one pair of products per expert that has tokens.
+        """
+        top_k = experts.shape[1]
+        chosen, order = experts.flatten().sort(stable=True)
+        counts = torch.bincount(chosen, minlength=self.num_experts).tolist()
+        outputs = []
+        for expert, x in enumerate(hidden[order // top_k].split(counts)):
+            if len(x):
+                gate, up = F.linear(x, self.gate_up_proj[expert]).chunk(2, dim=-1)
+                outputs.append(F.linear(self.act_fn(gate) * up, self.down_proj[expert]))
+        by_token = torch.cat(outputs)[order.argsort()].unflatten(0, (-1, top_k))
+        return (by_token * weights[..., None]).sum(dim=1).to(hidden.dtype)
+
+
+class LLaDA2MoeSparseBlock(nn.Module):
+    """Routed experts plus the shared expert, which is not scaled."""
+
+    def __init__(self, config: LLaDA2MoeConfig):
+        super().__init__()
+        self.gate = LLaDA2MoeRouter(config)
+        self.experts = LLaDA2MoeExperts(config)
+        self.shared_experts = LLaDA2MoeMLP(
+            config, config.moe_intermediate_size * config.num_shared_experts
+        )
+
+    def forward(self, x: Tensor, blocks: RoutingBlocks | None) -> Tensor:
+        tokens = x.flatten(0, 1)
+        experts, weights = self.gate(tokens, blocks)
+        return self.experts(tokens, experts, weights).view_as(x) + self.shared_experts(x)
+
+
+class LLaDA2MoeDecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm attention and feed-forward; the first layers are dense."""
+
+    def __init__(self, config: LLaDA2MoeConfig, layer_idx: int):
+        super().__init__()
+        self.is_sparse = layer_idx >= config.first_k_dense_replace
+        self.input_layernorm = LLaDA2MoeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.attention = LLaDA2MoeAttention(config, layer_idx)
+        self.post_attention_layernorm = LLaDA2MoeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = (
+            LLaDA2MoeSparseBlock(config)
+            if self.is_sparse
+            else LLaDA2MoeMLP(config, config.intermediate_size)
+        )
+
+    def forward(self, hidden, mask, rotary, blocks, past_key_values=None) -> Tensor:
+        hidden = (
+            hidden + self.attention(self.input_layernorm(hidden), mask, rotary, past_key_values)[0]
+        )
+        x = self.post_attention_layernorm(hidden)
+        return hidden + (self.mlp(x, blocks) if self.is_sparse else self.mlp(x))
+
+
+class LLaDA2MoePreTrainedModel(StrictLoading, PreTrainedModel):
+    config_class = LLaDA2MoeConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LLaDA2MoeDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _keep_in_fp32_modules_strict = ["expert_bias"]
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {
+        "hidden_states": LLaDA2MoeDecoderLayer,
+        "attentions": LLaDA2MoeAttention,
+    }
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        std = self.config.initializer_range
+        if isinstance(module, LLaDA2MoeExperts):
+            initialization.normal_(module.gate_up_proj, std=std)
+            initialization.normal_(module.down_proj, std=std)
+        elif isinstance(module, LLaDA2MoeRouter):
+            initialization.normal_(module.weight, std=std)
+            initialization.zeros_(module.expert_bias)
+
+
+class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
+    """Embedding, layers and final norm. Arguments as for `LLaDA2MoeModelLM`."""
+
+    def __init__(self, config: LLaDA2MoeConfig):
+        super().__init__(config)
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            LLaDA2MoeDecoderLayer(config, index) for index in range(config.num_hidden_layers)
+        )
+        self.norm = LLaDA2MoeRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.word_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **_: Any,
+    ) -> MoeModelOutputWithPast:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("pass exactly one of input_ids and inputs_embeds")
+        hidden = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        mask, positions = self._mask_and_positions(
+            attention_mask, position_ids, past_key_values, hidden
+        )
+        blocks = None
+        if self.config.expert_capacity is not None:
+            blocks = routing_blocks(
+                positions.expand(hidden.shape[:2]), mask, self.config.block_size
+            )
+        mask = convert_mask(mask, self.config._attn_implementation, hidden)
+        rotary = rotary_tables(self.config, positions, hidden.dtype)
+        for layer in self.layers:
+            hidden = layer(hidden, mask, rotary, blocks, past_key_values=past_key_values)
+        return MoeModelOutputWithPast(
+            last_hidden_state=self.norm(hidden), past_key_values=past_key_values
+        )
+
+    def _mask_and_positions(self, mask, positions, cache, hidden) -> tuple[Tensor | None, Tensor]:
+        shape, block_size = hidden.shape[:2], self.config.block_size
+        cached = cache.get_seq_length() if cache is not None else 0
+        unmasked = mask is None and is_one_block(positions, shape, cached, block_size)
+        if positions is None:
+            positions = default_positions(mask, shape, cached, hidden.device)
+        if unmasked:
+            return None, positions
+        return resolve_mask(mask, positions, shape, cached, block_size), positions
+
+
+class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
+    """LLaDA2.x with its language-model head. Position i predicts token i: there is no shift."""
+
+    def __init__(self, config: LLaDA2MoeConfig):
+        super().__init__(config)
+        self.model = LLaDA2MoeModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Any = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> MoeCausalLMOutputWithPast:
+        """Logits fp32 [B, kept, vocab] of `input_ids` [B, Q].
+
+        `attention_mask`: bool [1 or B, 1, Q, K] (True = may attend), a padding mask [B, K], or
+        None, over K = cached + Q keys. None is the block-causal rule with `config.block_size`;
+        beside a non-empty cache at most `block_size` queries are one block that sees everything,
+        so chunks that start inside a block need an explicit mask.
+        `position_ids` [1 or B, Q]: default consecutive after the cache, padding of a 2-D mask not
+        counted. `past_key_values`, when given, is extended; `use_cache=True` makes one.
+        `logits_to_keep`: the last n positions (0: all), or a 1-D LongTensor of positions.
+
+        Raises ValueError for masks of other kinds (see `masks.resolve_mask`).
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        keep = logits_to_keep
+        if isinstance(keep, int):
+            keep = slice(-keep, None) if keep else slice(None)
+        return MoeCausalLMOutputWithPast(
+            logits=self.lm_head(outputs.last_hidden_state[:, keep]).float(),
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def generate(self, *args: Any, custom_generate: Any = None, **kwargs: Any) -> Any:
+        """`GenerationMixin.generate` with a `custom_generate`; left-to-right decoding is refused."""
+        if custom_generate is None:
+            raise NotImplementedError(
+                "LLaDA2 does not decode left to right: use fastedit.Decoder(model).generate(...), or "
+                "pass custom_generate=fastedit.integrations.transformers.generate"
+            )
+        return super().generate(*args, custom_generate=custom_generate, **kwargs)
