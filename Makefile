@@ -1,0 +1,37 @@
+# `make demo` and `make test` are the two commands; each makes the environment if there is none.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.PHONY: demo test test-all bench lint tiny clean
+
+demo: $(READY)
+	@$(BIN)/fastedit demo
+
+test: lint
+	$(BIN)/pytest -q -m "not slow"
+
+test-all: lint
+	$(BIN)/pytest -q
+
+bench: $(READY)
+	$(BIN)/pytest benchmarks --benchmark-only
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+tiny: $(READY)
+	$(BIN)/python -m fastedit.training.tiny --output build/tiny
+
+# Rebuilt when the dependencies change; the package itself is installed in place.
+$(READY): pyproject.toml
+	@echo "Setting up $(VENV): one download of about 250 MB, then a minute or two of unpacking."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

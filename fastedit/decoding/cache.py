@@ -1,0 +1,83 @@
+"""Keys and values of committed prefixes: one fixed slot per request, written in place."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+
+class BlockCache(Cache):
+    """`slots` prefixes of up to `length` positions each.
+
+    A forward writes the keys and values of its tokens at their absolute positions and reads every
+    position up to the furthest one; the attention mask hides what lies beyond a row's own block.
+    Running a block again overwrites it, so the last forward is the one whose values stay.
+    """
+
+    def __init__(self, slots: int, length: int) -> None:
+        self.slots, self.length = slots, length
+        self.rows = slice(0, 0)
+        self.visible = 0
+        self.where: tuple | None = None
+        super().__init__(layers=[])
+
+    def place(self, rows: slice, starts: list[int], width: int, device: torch.device) -> None:
+        """The next forwards run rows `rows`, each on positions [start, start + width)."""
+        self.rows, self.visible = rows, max(starts) + width
+        if len(set(starts)) == 1:
+            self.where = (rows, slice(starts[0], starts[0] + width))
+        else:
+            row = torch.arange(rows.start, rows.stop, device=device)
+            start = torch.tensor(starts, device=device)
+            self.where = (row[:, None], start[:, None] + torch.arange(width, device=device))
+
+    def move(self, source: int, target: int) -> None:
+        for layer in self.layers:
+            layer.keys[target].copy_(layer.keys[source])
+            layer.values[target].copy_(layer.values[source])
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        """key_states, value_states [rows, heads, width, dim] -> [rows, heads, visible, dim]."""
+        while len(self.layers) <= layer_idx:
+            self.layers.append(_BlockLayer(self))
+        return self.layers[layer_idx].update(key_states, value_states)
+
+
+class _BlockLayer(CacheLayerMixin):
+    """One layer's keys and values, [slots, length, heads, dim]."""
+
+    def __init__(self, cache: BlockCache) -> None:
+        super().__init__()
+        self.cache = cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        for name, states in (("keys", key_states), ("values", value_states)):
+            _, heads, _, dim = states.shape
+            # Zeros, not empty: hidden positions are multiplied by a weight of zero.
+            setattr(self, name, states.new_zeros(self.cache.slots, self.cache.length, heads, dim))
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args, **kwargs
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        cache = self.cache
+        self.keys[cache.where] = key_states.transpose(1, 2)
+        self.values[cache.where] = value_states.transpose(1, 2)
+        return (
+            self.keys[cache.rows, : cache.visible].transpose(1, 2),
+            self.values[cache.rows, : cache.visible].transpose(1, 2),
+        )
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.visible, 0
+
+    def get_seq_length(self) -> int:
+        return self.cache.visible
+
+    def get_max_length(self) -> int:
+        return self.cache.length

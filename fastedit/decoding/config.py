@@ -1,0 +1,221 @@
+"""`DecodeConfig`: how to decode, validated before any model call."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastedit.policies import POLICIES
+
+ALIASES = {
+    "gen_length": "max_new_tokens",
+    "block_size": "block_length",
+    "edit_threshold": "editing_threshold",
+    "max_post_edit_steps": "max_post_steps",
+    "mask_id": "mask_token_id",
+    "eos_id": "eos_token_id",
+}
+MODES = {
+    "quality": {"threshold": 0.7, "editing_threshold": 0.5},
+    "speed": {"threshold": 0.5, "editing_threshold": 0.0},
+}
+# Accepted because released code passes them; they have no effect in the released 2.1 loop.
+IGNORED = ("steps", "minimal_topk")
+
+
+class UnknownOptionError(TypeError, ValueError):
+    """A name that `DecodeConfig` does not know."""
+
+
+@dataclass(frozen=True, init=False)
+class DecodeConfig:
+    """How to decode. Immutable; `replace` gives a changed copy.
+
+    threshold          masks with a confidence above it commit (strict)
+    editing_threshold  tokens whose rival has a confidence above it are replaced; None = off,
+                       0.0 = every change
+    max_post_steps     forwards that a block may take once it has no mask
+    num_to_transfer    least number of commits per forward, as long as there are masks
+    block_length       tokens per block; must be what the model was trained with
+    max_new_tokens     generated tokens per request at most
+    temperature        0.0 = greedy, then top_p and top_k have no effect
+    seed               int: the same for every request; list: one per request; None: fresh ones
+    eos_token_id       id or ids; None: those of the model and tokenizer
+    eos_early_stop     stop after the block that holds an EOS
+    stop               text or texts that end a generation
+    mask_token_id      None: from the model's config, then from the tokenizer
+    policy             decision rule, a name in `fastedit.policies.POLICIES`
+    strict_reference   let the mask token be chosen, as the released loop does
+    use_cache          False recomputes the prefix at every forward
+
+    Other spellings: gen_length, block_size, edit_threshold, max_post_edit_steps, mask_id, eos_id;
+    `mode="quality" | "speed"` sets both thresholds. `steps` and `minimal_topk` are ignored with a
+    warning. Raises UnknownOptionError (a TypeError and ValueError) for any other name and
+    ValueError for values out of range.
+    """
+
+    threshold: float = 0.7
+    editing_threshold: float | None = 0.5
+    max_post_steps: int = 16
+    num_to_transfer: int = 1
+    block_length: int = 32
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | list[int] | None = None
+    eos_token_id: int | list[int] | None = None
+    eos_early_stop: bool = True
+    stop: str | list[str] | None = None
+    mask_token_id: int | None = None
+    policy: str = "joint_threshold"
+    strict_reference: bool = False
+    use_cache: bool = True
+
+    def __init__(self, **options: Any) -> None:
+        values = {field.name: field.default for field in dataclasses.fields(type(self))}
+        values |= _normalise(options)
+        for name, value in values.items():
+            object.__setattr__(self, name, _checked(name, value))
+
+    @classmethod
+    def quality(cls, **options: Any) -> DecodeConfig:
+        """Threshold 0.7, editing threshold 0.5: the default."""
+        return cls(mode="quality", **options)
+
+    @classmethod
+    def speed(cls, **options: Any) -> DecodeConfig:
+        """Threshold 0.5, editing threshold 0.0: more tokens per forward, more edits."""
+        return cls(mode="speed", **options)
+
+    def replace(self, **options: Any) -> DecodeConfig:
+        """A copy with these options changed; takes every spelling the constructor takes."""
+        current = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return DecodeConfig(**(current | _normalise(options)))
+
+
+def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Aliases, presets and ignored names -> field names. Two spellings must agree."""
+    known = {field.name for field in dataclasses.fields(DecodeConfig)}
+    values: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
+    for name, value in options.items():
+        field = ALIASES.get(name, name)
+        if name in IGNORED:
+            if value is not None:
+                warnings.warn(f"{name} has no effect in LLaDA2.1 decoding", stacklevel=4)
+        elif name == "mode":
+            if value is not None and value not in MODES:
+                raise ValueError(f"mode must be one of {', '.join(MODES)}; got {value!r}")
+        elif field not in known:
+            raise UnknownOptionError(
+                f"unknown decoding option {name!r}; known: {', '.join(sorted(known))}"
+            )
+        elif field in values and values[field] != value:
+            raise ValueError(
+                f"{spelled[field]}={values[field]!r} and {name}={value!r} are the same option: "
+                "give one of them"
+            )
+        else:
+            values[field], spelled[field] = value, name
+    return MODES.get(options.get("mode") or "", {}) | values
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value in its proper type, or ValueError with the name, the value and what is allowed."""
+    check = _CHECKS.get(name)
+    if check is None:
+        return value
+    try:
+        return check(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be {error}; got {value!r}") from None
+
+
+def _number(least: float, most: float, words: str, optional: bool = False):
+    def check(value: Any) -> float | None:
+        if value is None and optional:
+            return None
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not is_number or math.isnan(value) or not least <= value <= most:
+            raise ValueError(words)
+        return float(value)
+
+    return check
+
+
+def _integer(least: int, words: str, optional: bool = False):
+    def check(value: Any) -> int | None:
+        if value is None and optional:
+            return None
+        if isinstance(value, bool) or int(value) != value or value < least:
+            raise ValueError(words)
+        return int(value)
+
+    def checked(value: Any) -> int | None:
+        try:
+            return check(value)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(words) from None
+
+    return checked
+
+
+def _one_or_many(check_one, words: str):
+    """None, one value or a list of values; a list stays a list."""
+
+    def check(value: Any) -> Any:
+        if value is None:
+            return None
+        try:
+            if isinstance(value, (list, tuple)):
+                return [check_one(item) for item in value]
+            return check_one(value)
+        except (TypeError, ValueError):
+            raise ValueError(words) from None
+
+    return check
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("True or False")
+    return value
+
+
+def _policy(value: Any) -> str:
+    if value not in POLICIES:
+        raise ValueError(f"one of {', '.join(POLICIES)}")
+    return value
+
+
+_SEED = _integer(-(2**63), "an integer of 64 bits")
+_CHECKS = {
+    "threshold": _number(0.0, math.inf, "a number of at least 0"),
+    "editing_threshold": _number(0.0, math.inf, "None (off) or a number of at least 0", True),
+    "max_post_steps": _integer(0, "an integer of at least 0"),
+    "num_to_transfer": _integer(1, "an integer of at least 1"),
+    "block_length": _integer(1, "an integer of at least 1"),
+    "max_new_tokens": _integer(0, "an integer of at least 0"),
+    "temperature": _number(0.0, 1e6, "a number of at least 0"),
+    "top_p": _number(0.0, 1.0, "None or a number from 0 to 1", True),
+    "top_k": _integer(0, "None or an integer of at least 0", True),
+    "seed": _one_or_many(_SEED, "None, an integer, or a list of integers of 64 bits"),
+    "eos_token_id": _one_or_many(_integer(0, ""), "None, a token id, or a list of token ids"),
+    "eos_early_stop": _flag,
+    "stop": _one_or_many(_text, "None, a text, or a list of texts, none of them empty"),
+    "mask_token_id": _integer(0, "None or a token id", True),
+    "policy": _policy,
+    "strict_reference": _flag,
+    "use_cache": _flag,
+}

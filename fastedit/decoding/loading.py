@@ -1,0 +1,79 @@
+"""Checkpoints as they stand on disk or on the Hub: safetensors only, never remote code."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TINY = Path(__file__).parent.parent / "assets" / "tiny"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+def load(
+    path_or_id: str,
+    adapter: str | None,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    revision: str | None,
+) -> tuple[Any, Any]:
+    """(model in eval mode, tokenizer or None); arguments as in `Decoder.from_pretrained`."""
+    from transformers import AutoModelForCausalLM
+
+    import fastedit.models.llada2  # noqa: F401  (registers the native classes)
+
+    path = str(TINY) if path_or_id == "tiny" else str(path_or_id)
+    folder = Path(path)
+    if folder.is_dir():
+        _check_folder(folder)
+    elif path.startswith((".", "/", "~")) or folder.exists():
+        raise FileNotFoundError(f"{path} is not a folder with a checkpoint (config.json, weights)")
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, revision=revision, use_safetensors=True, trust_remote_code=False
+    )
+    model = model.to(_device(device))
+    if adapter is not None:
+        model = _merge(model, adapter)
+    return model.eval(), _tokenizer(path, revision)
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} has no config.json, so it is not a checkpoint")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+        found = f"only {', '.join(pickled)}, which can run code when loaded" if pickled else "none"
+        raise ValueError(
+            f"{folder}: weights must be .safetensors, found {found}; convert them with "
+            "`model.save_pretrained(folder)` where you trust them"
+        )
+
+
+def _tokenizer(path: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"no tokenizer in {path} ({error}); prompts must be ids", stacklevel=4)
+        return None
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        return torch.device(device)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def _merge(model: Any, adapter: str) -> Any:
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError("adapters need peft: pip install 'fastedit-dlm[train]'") from error
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -1,0 +1,108 @@
+"""What decoding returns: sequences, texts, stats and events."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+class BadLogitsError(RuntimeError):
+    """The model returned NaN, +inf or no finite logit where a token had to be chosen.
+
+    index: the request's place in the call; position: absolute position in its sequence.
+    """
+
+    def __init__(self, index: int, position: int) -> None:
+        super().__init__(
+            f"request {index}: bad logits (NaN, +inf or nothing finite) at position {position}; "
+            "check the checkpoint and dtype, or run the model in float32"
+        )
+        self.index, self.position = index, position
+
+
+class DecodeStalledError(RuntimeError):
+    """strict_reference only: every position that should commit predicts the mask token."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(
+            f"request {index}: the model keeps predicting the mask token; "
+            "decode with strict_reference=False"
+        )
+        self.index = index
+
+
+@dataclass
+class DecodeStats:
+    """Counts of one request.
+
+    forwards          step and KV-commit forwards that it took part in
+    prefill_forwards  forwards over its prompt, before the first step
+    tokens            generated tokens, up to and including the EOS
+    m2t_commits       masks that became tokens, in all of its blocks
+    t2t_edits         tokens that became other tokens, in all of its blocks
+    finish_reason     "eos", "stop", "length" or "error"
+    seed              the seed of its draws; used when temperature > 0
+    """
+
+    forwards: int = 0
+    prefill_forwards: int = 0
+    tokens: int = 0
+    m2t_commits: int = 0
+    t2t_edits: int = 0
+    finish_reason: str = "length"
+    seed: int = 0
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """TPF; 0.0 without a forward."""
+        return self.tokens / self.forwards if self.forwards else 0.0
+
+    @property
+    def edits_per_100_tokens(self) -> float:
+        """Edit intensity, E/100tok; 0.0 without a token."""
+        return 100.0 * self.t2t_edits / self.tokens if self.tokens else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field and both ratios, ready for JSON."""
+        return asdict(self) | {
+            "tokens_per_forward": self.tokens_per_forward,
+            "edits_per_100_tokens": self.edits_per_100_tokens,
+        }
+
+
+@dataclass
+class DecodeOutput:
+    """Results in the order of the prompts.
+
+    sequences  generated ids, 1-D int64 on the CPU: prompt excluded, first EOS included
+    texts      generated texts without special tokens and stop text; None without a tokenizer
+    stats      one `DecodeStats` per request
+    errors     per request None, or what ended it before its time
+    """
+
+    sequences: list[Tensor]
+    texts: list[str] | None
+    stats: list[DecodeStats]
+    errors: list[RuntimeError | None]
+
+
+@dataclass
+class Event:
+    """What `Decoder.stream` yields.
+
+    kind   "commit": text and ids that will never change again; "draft": the block as it stands,
+           it may change; "end": the last event, with the stats
+    text   commit: the next piece of the text, whole characters only; draft: the block's text
+    ids    commit: the next ids; draft: the block's ids, mask tokens included
+    block  index of the block, counted from the sequence's first token
+    step   forwards so far in this block
+    """
+
+    kind: str
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    block: int = 0
+    step: int = 0
+    stats: DecodeStats | None = None

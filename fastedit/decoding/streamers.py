@@ -1,0 +1,38 @@
+"""transformers streamers: the prompt, then committed ids per block; drafts where wanted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from fastedit.decoding.request import Request
+
+
+def attach_streamer(streamer: Any, requests: list[Request]) -> None:
+    """Feed `streamer` (`put`, `end`, optionally `put_draft`) from the one request there is.
+
+    Provisional ids go through `put_draft` only; a streamer with `_takes_logits` gets the block's
+    logits there instead of its ids. Raises ValueError for more than one request.
+    """
+    streamer.put(pad_sequence([request.prompt for request in requests], batch_first=True))
+    if len(requests) != 1:
+        raise ValueError(f"a streamer takes one prompt at a time, got {len(requests)}")
+
+    def on_block(request: Request, ids: list[int]) -> None:
+        if ids:
+            streamer.put(torch.tensor(ids))
+
+    def on_draft(request: Request, ids: Tensor, logits: Tensor) -> None:
+        if request.committed:
+            return
+        if getattr(streamer, "_takes_logits", False):
+            streamer.put_draft(logits=logits[request.head :].cpu()[None])
+        else:
+            streamer.put_draft(value=ids[request.head :].cpu()[None])
+
+    requests[0].on_block = on_block
+    if hasattr(streamer, "put_draft"):
+        requests[0].on_draft = on_draft

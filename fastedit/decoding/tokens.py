@@ -1,0 +1,60 @@
+"""Which ids mask and end a sequence: from the override, the model, then the tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastedit.decoding.config import DecodeConfig
+
+# Named by the LLaDA2 releases, whose config.json carries neither.
+MASK_TEXT, END_OF_TURN_TEXT = "<|mask|>", "<|role_end|>"
+
+
+def resolve_mask(config: DecodeConfig, model: Any, tokenizer: Any) -> int:
+    """The mask token's id. Raises ValueError where nothing names one: it is never guessed."""
+    for value in (
+        config.mask_token_id,
+        getattr(getattr(model, "config", None), "mask_token_id", None),
+        getattr(tokenizer, "mask_token_id", None),
+        _id_of(tokenizer, MASK_TEXT),
+    ):
+        if value is not None:
+            return check_id("mask_token_id", value, vocab_size(model))
+    raise ValueError(
+        "no mask token: neither the model's config nor the tokenizer names one; "
+        "pass mask_token_id (156895 for LLaDA2.x checkpoints)"
+    )
+
+
+def resolve_eos(config: DecodeConfig, model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids that end a generation; empty where nothing names one."""
+    if config.eos_token_id is not None:
+        found = _ids(config.eos_token_id)
+    else:
+        found = set()
+        for owner in (getattr(model, "generation_config", None), getattr(model, "config", None)):
+            found |= _ids(getattr(owner, "eos_token_id", None))
+        found |= _ids(getattr(tokenizer, "eos_token_id", None))
+        found |= _ids(_id_of(tokenizer, END_OF_TURN_TEXT))
+    return frozenset(check_id("eos_token_id", i, vocab_size(model)) for i in found)
+
+
+def vocab_size(model: Any) -> int | None:
+    return getattr(getattr(model, "config", None), "vocab_size", None)
+
+
+def check_id(name: str, value: int, vocab: int | None) -> int:
+    if value < 0 or (vocab is not None and value >= vocab):
+        raise ValueError(f"{name}={value} lies outside the model's vocabulary [0, {vocab})")
+    return int(value)
+
+
+def _ids(value: int | list[int] | None) -> set[int]:
+    if value is None:
+        return set()
+    return set(value) if isinstance(value, (list, tuple)) else {value}
+
+
+def _id_of(tokenizer: Any, text: str) -> int | None:
+    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+    return vocabulary.get(text)

@@ -1,0 +1,25 @@
+"""The one door to the kernels: per operation a contract, a readable reference, the dispatch.
+
+| module | what is in it |
+|---|---|
+| `row_stats` | contract of the row statistics: one read of the logits, a few numbers per row |
+| `joint_threshold` | contract of the decision step: M2T commits and T2T edits, in place |
+| `sampling` | what a sampled draw depends on, and the random words behind it |
+| `reference` | both operations in plain torch: the truth for other back ends, and the fallback |
+| `dispatch` | which back end serves which operation, and why the others do not |
+"""
+
+from fastedit.ops.dispatch import backend_report, use_backend
+from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
+from fastedit.ops.row_stats import RowStats, row_stats
+from fastedit.ops.sampling import Sampling
+
+__all__ = [
+    "RowStats",
+    "Sampling",
+    "StepState",
+    "backend_report",
+    "joint_threshold_step_",
+    "row_stats",
+    "use_backend",
+]

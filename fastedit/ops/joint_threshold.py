@@ -1,0 +1,153 @@
+"""The joint-threshold decision step: mask-to-token commits and token-to-token edits, in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastedit.ops.dispatch import implementation
+from fastedit.ops.row_stats import check_forbid, check_logits
+from fastedit.ops.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class StepState:
+    """What a batch of B blocks carries from step to step; one tensor [B] per field.
+
+    post_steps   int32  steps that began without an editable mask
+    forwards     int32  steps in which the block took part
+    m2t_commits  int32  masks that became tokens
+    t2t_edits    int32  tokens that became other tokens
+    done         bool   the block is finished
+    dirty        bool   the last step changed ids, so the KV of its forward is stale
+    bad          bool   a row that was looked at had bad logits (see `row_stats`); accumulates
+    """
+
+    post_steps: Tensor
+    forwards: Tensor
+    m2t_commits: Tensor
+    t2t_edits: Tensor
+    done: Tensor
+    dirty: Tensor
+    bad: Tensor
+
+    @classmethod
+    def new(cls, blocks: int, device: torch.device | str = "cpu") -> StepState:
+        """All zero: `blocks` fresh blocks on `device`."""
+        counters = (torch.zeros(blocks, dtype=torch.int32, device=device) for _ in range(4))
+        flags = (torch.zeros(blocks, dtype=torch.bool, device=device) for _ in range(3))
+        return cls(*counters, *flags)
+
+    def fields(self) -> tuple[Tensor, ...]:
+        return tuple(vars(self).values())
+
+    def __getitem__(self, rows: slice) -> StepState:
+        """A view of some blocks; steps on it show in the whole."""
+        return StepState(*(field[rows] for field in self.fields()))
+
+
+def joint_threshold_step_(
+    ids: Tensor,
+    logits: Tensor,
+    editable: Tensor,
+    state: StepState,
+    *,
+    mask_token_id: int,
+    threshold: float | Tensor,
+    editing_threshold: float | Tensor | None,
+    max_post_steps: int | Tensor,
+    num_to_transfer: int | Tensor = 1,
+    forbid: Sequence[int] = (),
+    strict_reference: bool = False,
+    sampling: Sampling | None = None,
+) -> None:
+    """One decision step for a batch of blocks; `ids` and `state` change in place.
+
+    ids                [B, L] int64, the blocks; a position that holds the mask token is undecided
+    logits             [B, L, V] fp32, bf16 or fp16: logits[b, i] predicts ids[b, i], no shift
+    editable           [B, L] bool; False marks prompt and padding, which never change
+    threshold          float or [B] fp32: masks with a confidence above it commit
+    editing_threshold  float or [B] fp32: tokens whose rival has a confidence above it are
+                       replaced; 0.0 = every change, inf or None = off
+    max_post_steps     int or [B] int32: steps that a block may take once it has no mask
+    num_to_transfer    int or [B] int32, >= 1: fewer commits than this, and the most confident masks
+                       commit until it is reached (ties: lowest position)
+    forbid             ids that are never chosen, as in `row_stats`
+    strict_reference   let `mask_token_id` be chosen, as the released loop does
+    sampling           rows with a temperature draw their token instead of taking the best one
+
+    Commits and edits are judged on the same logits and the old ids; comparisons are strict.
+    `mask_token_id` is never chosen, like `forbid`; greedy confidences keep both in the denominator.
+    A block without editable masks adds 1 to post_steps. done: nothing changed on a mask-free
+    block, or no mask is left and post_steps has reached max_post_steps. A done block, and a
+    mask-free block whose budget is already spent (it becomes done), is left as it is, counters and
+    dirty included. A row without a finite candidate is neither committed nor edited. `bad` looks at
+    the rows that could change: editable masks, and editable tokens unless editing is off.
+
+    Never raises for values on the device and never synchronises. Raises TypeError or ValueError for
+    wrong dtypes and shapes, and for host-side thresholds or counts out of range.
+    Source: the released LLaDA2.1 decoding loop; LLaDA2.1 report (arXiv 2602.08676), eq. 1-3.
+    """
+    check_logits(logits, 3)
+    blocks, vocab = ids.shape[0], logits.shape[-1]
+    check_forbid(forbid, vocab)
+    if ids.dtype != torch.int64 or ids.shape != logits.shape[:2]:
+        raise ValueError(
+            f"ids must be int64 {list(logits.shape[:2])} to match logits; "
+            f"got {ids.dtype} {list(ids.shape)}"
+        )
+    if editable.dtype != torch.bool or editable.shape != ids.shape:
+        raise ValueError(
+            f"editable must be bool {list(ids.shape)}; got {editable.dtype} {list(editable.shape)}"
+        )
+    if state.done.shape != (blocks,):
+        raise ValueError(f"state is for {state.done.shape[0]} blocks, ids has {blocks}")
+    forbidden = {int(token) for token in forbid}
+    if not strict_reference and 0 <= mask_token_id < vocab:
+        forbidden.add(int(mask_token_id))
+    implementation("joint_threshold_step_")(
+        ids,
+        logits,
+        editable,
+        state,
+        mask_token_id=int(mask_token_id),
+        threshold=_threshold("threshold", threshold, ids),
+        editing_threshold=_threshold(
+            "editing_threshold", math.inf if editing_threshold is None else editing_threshold, ids
+        ),
+        max_post_steps=_count("max_post_steps", max_post_steps, 0, ids),
+        num_to_transfer=_count("num_to_transfer", num_to_transfer, 1, ids),
+        forbid=tuple(sorted(forbidden)),
+        sampling=sampling,
+    )
+
+
+def _threshold(name: str, value: float | Tensor, ids: Tensor) -> Tensor:
+    """[B] fp32. A Python float is rounded to fp32 once, then compared in fp32."""
+    if isinstance(value, Tensor):
+        return _per_block(name, value, torch.float32, ids)
+    if not value >= 0.0:
+        raise ValueError(f"{name} must be at least 0, got {value}")
+    return torch.full(ids.shape[:1], value, dtype=torch.float32, device=ids.device)
+
+
+def _count(name: str, value: int | Tensor, least: int, ids: Tensor) -> Tensor:
+    """[B] int32."""
+    if isinstance(value, Tensor):
+        return _per_block(name, value, torch.int32, ids)
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return torch.full(ids.shape[:1], value, dtype=torch.int32, device=ids.device)
+
+
+def _per_block(name: str, value: Tensor, dtype: torch.dtype, ids: Tensor) -> Tensor:
+    if value.shape != ids.shape[:1] or value.dtype != dtype:
+        raise ValueError(
+            f"{name} must be a number or {dtype} [{ids.shape[0]}]; "
+            f"got {value.dtype} {list(value.shape)}"
+        )
+    return value

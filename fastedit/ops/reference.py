@@ -1,0 +1,194 @@
+"""The operations in plain torch: what the other back ends must equal, and the fallback everywhere.
+
+Reads like the contract, and is batch-invariant: every reduction runs within one row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastedit.ops.joint_threshold import StepState
+from fastedit.ops.row_stats import RowStats
+from fastedit.ops.sampling import DECODE, Sampling, uniform
+
+_LARGEST = torch.finfo(torch.float32).max
+
+
+def why_not() -> str | None:
+    return None
+
+
+def row_stats(
+    logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
+) -> RowStats:
+    """Contract: `fastedit.ops.row_stats`."""
+    best = _best(logits.float(), current, forbid, temperature)
+    entropy_ = _row_sum(torch.special.entr(best.probs)) if entropy else None
+    return RowStats(
+        token=best.token,
+        prob=best.prob,
+        prob_current=_probability_of(best.probs, current),
+        lse=torch.where(best.top == -torch.inf, best.top, best.top - best.probs.amax(-1).log()),
+        entropy=entropy_,
+        bad=best.bad,
+    )
+
+
+def joint_threshold_step_(
+    ids: Tensor,
+    logits: Tensor,
+    editable: Tensor,
+    state: StepState,
+    *,
+    mask_token_id: int,
+    threshold: Tensor,
+    editing_threshold: Tensor,
+    max_post_steps: Tensor,
+    num_to_transfer: Tensor,
+    forbid: tuple[int, ...],
+    sampling: Sampling | None,
+) -> None:
+    """Contract: `fastedit.ops.joint_threshold_step_`."""
+    masked = (ids == mask_token_id) & editable
+    had_mask = masked.any(-1)
+    spent = ~had_mask & (state.post_steps >= max_post_steps)
+    active = ~(state.done | spent)
+
+    token, prob, candidate, bad = _candidates(ids, logits, state, forbid, sampling)
+
+    # M2T: every mask above the threshold, at least `num_to_transfer` of them.
+    above = masked & candidate & (prob > threshold[:, None])
+    enough = above.sum(-1) >= num_to_transfer
+    forced = _most_confident(prob, masked & candidate, num_to_transfer)
+    commit = torch.where(enough[:, None], above, forced)
+
+    # T2T: every token whose rival is confident enough. Judged on the old ids, like the commits.
+    visible = editable & ~masked
+    edit = visible & candidate & (prob > editing_threshold[:, None])
+
+    change = (commit | edit) & (token != ids) & active[:, None]
+    ids.copy_(torch.where(change, token, ids))
+
+    changed = change.any(-1)
+    mask_left = ((ids == mask_token_id) & editable).any(-1)
+    state.post_steps.add_(active & ~had_mask)
+    state.forwards.add_(active)
+    state.m2t_commits.add_((change & masked).sum(-1, dtype=torch.int32))
+    state.t2t_edits.add_((change & visible).sum(-1, dtype=torch.int32))
+    state.dirty.copy_(torch.where(active, changed, state.dirty))
+    looked_at = masked | (visible & (editing_threshold < torch.inf)[:, None])
+    state.bad.logical_or_(active & (bad & looked_at).any(-1))
+    stable = ~had_mask & ~changed
+    budget_spent = ~mask_left & (state.post_steps >= max_post_steps)
+    state.done.logical_or_(spent | stable | budget_spent)
+
+
+def _candidates(
+    ids: Tensor,
+    logits: Tensor,
+    state: StepState,
+    forbid: tuple[int, ...],
+    sampling: Sampling | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Per position [B, L]: token, its confidence fp32, whether there is a candidate, bad logits."""
+    best = _best(logits.float(), ids, forbid, 1.0)
+    token, prob = best.token, best.prob
+    if sampling is not None:
+        drawn, drawn_prob = sample(logits, sampling, state.forwards, forbid)
+        draws = (sampling.temperature > 0.0)[:, None] & best.exists
+        token = torch.where(draws, drawn, token)
+        prob = torch.where(draws, drawn_prob, prob)
+    return token, prob, best.exists, best.bad
+
+
+def sample(
+    logits: Tensor, sampling: Sampling, forward: Tensor, forbid: tuple[int, ...]
+) -> tuple[Tensor, Tensor]:
+    """One draw per position: token [B, L] int64 and its probability after all filters, fp32.
+
+    Forbidden ids leave first; then temperature, top-k, top-p, softmax; then the first token whose
+    running sum exceeds the uniform (inverse CDF). Greedy rows are computed too and not used.
+    """
+    length, vocab = logits.shape[1:]
+    temperature = torch.where(sampling.temperature > 0.0, sampling.temperature, 1.0)
+    scores = _without(_finite(logits.float()), forbid) / temperature[:, None, None]
+    scores = scores.clamp(max=_LARGEST)
+
+    ranked, order = scores.sort(dim=-1, descending=True, stable=True)
+    k = torch.where(sampling.top_k > 0, sampling.top_k, vocab).clamp(max=vocab)
+    kth = ranked.gather(-1, (k - 1)[:, None, None].expand(-1, length, 1))
+    ranked = ranked.masked_fill(ranked < kth, -torch.inf)
+    mass = ranked.softmax(-1).nan_to_num(nan=0.0)
+    preceding = mass.cumsum(-1) - mass
+    ranked = ranked.masked_fill(preceding > sampling.top_p[:, None, None], -torch.inf)
+    probs = ranked.softmax(-1).nan_to_num(nan=0.0)
+    probs = torch.zeros_like(probs).scatter(-1, order, probs)  # back to vocabulary order
+
+    position = sampling.start[:, None] + torch.arange(length, device=logits.device)
+    u = uniform(sampling.seed[:, None], position, forward[:, None].long(), DECODE)
+    running = probs.cumsum(-1)
+    token = (running <= u[..., None] * running[..., -1:]).sum(-1)
+    # Rounding can leave no token above the uniform: then the last one with any mass.
+    last = vocab - 1 - (probs > 0.0).flip(-1).int().argmax(-1)
+    token = torch.minimum(token, last)
+    return token, probs.gather(-1, token[..., None]).squeeze(-1)
+
+
+def _most_confident(prob: Tensor, among: Tensor, count: Tensor) -> Tensor:
+    """The `count` [B] highest probabilities of each block, lowest position on ties: [B, L] bool."""
+    order = prob.masked_fill(~among, -1.0).sort(dim=-1, descending=True, stable=True).indices
+    rank = order.argsort(-1)
+    return among & (rank < count[:, None])
+
+
+class _Best(NamedTuple):
+    """Greedy candidate of rows [...]: token, its probability, and what else was read on the way."""
+
+    token: Tensor
+    prob: Tensor
+    exists: Tensor  # bool: there is a finite candidate
+    bad: Tensor
+    top: Tensor  # largest logit, forbidden ids included
+    probs: Tensor  # [..., V]
+
+
+def _best(raw: Tensor, current: Tensor, forbid: tuple[int, ...], temperature: float) -> _Best:
+    scores = _finite(raw)
+    if temperature != 1.0:
+        scores = (scores / temperature).clamp(max=_LARGEST)
+    best, token = _without(scores, forbid).max(-1)
+    exists = best > -torch.inf
+    token = torch.where(exists, token, current)
+    probs = scores.softmax(-1).nan_to_num(nan=0.0)  # a row of -inf only has no softmax
+    prob = torch.where(exists, _probability_of(probs, token), 0.0)
+    bad = (raw.isnan() | (raw == torch.inf)).any(-1) | ~exists
+    return _Best(token, prob, exists, bad, scores.amax(-1), probs)
+
+
+def _finite(raw: Tensor) -> Tensor:
+    """NaN -> -inf, +inf -> the largest finite fp32; -inf stays."""
+    return raw.nan_to_num(nan=-torch.inf, posinf=_LARGEST, neginf=-torch.inf)
+
+
+def _without(scores: Tensor, forbid: tuple[int, ...]) -> Tensor:
+    if not forbid:
+        return scores
+    columns = torch.tensor(forbid, device=scores.device)
+    return scores.index_fill(-1, columns, -torch.inf)
+
+
+def _probability_of(probs: Tensor, token: Tensor) -> Tensor:
+    """probs[r, token[r]], 0 where the token lies outside the vocabulary."""
+    vocab = probs.shape[-1]
+    inside = (token >= 0) & (token < vocab)
+    picked = probs.gather(-1, token.clamp(0, vocab - 1)[..., None]).squeeze(-1)
+    return torch.where(inside, picked, 0.0)
+
+
+def _row_sum(rows: Tensor, chunk: int = 4096) -> Tensor:
+    """Sum over the last dimension in a fixed order: torch splits a single long row over threads."""
+    padded = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % chunk))
+    return padded.unflatten(-1, (-1, chunk)).sum(-1).sum(-1)

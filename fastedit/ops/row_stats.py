@@ -1,0 +1,90 @@
+"""Row statistics: what a decision needs to know about one position, in one read of its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastedit.ops.dispatch import implementation
+
+LOGIT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True)
+class RowStats:
+    """Statistics of R rows of logits; every field is on the logits' device.
+
+    token         [R] int64  best token that is not forbidden, lowest id on ties
+    prob          [R] fp32   its softmax probability
+    prob_current  [R] fp32   softmax probability of the row's current token
+    lse           [R] fp32   log of the sum of exponentials, natural log
+    entropy       [R] fp32   in nats, or None when it was not asked for
+    bad           [R] bool   NaN or +inf among the logits, or no finite candidate
+    """
+
+    token: Tensor
+    prob: Tensor
+    prob_current: Tensor
+    lse: Tensor
+    entropy: Tensor | None
+    bad: Tensor
+
+
+def row_stats(
+    logits: Tensor,
+    current: Tensor,
+    *,
+    forbid: Sequence[int] = (),
+    temperature: float = 1.0,
+    entropy: bool = False,
+) -> RowStats:
+    """Argmax, its probability and the probability of the current token, for every row.
+
+    logits       [R, V] fp32, bf16 or fp16, last dimension contiguous; everything is computed in
+                 fp32 from these values
+    current      [R] int64, the token that each row holds now; outside [0, V) its probability is 0
+    forbid       token ids that may not be chosen; they stay in the softmax denominator
+    temperature  logits are divided by it first; > 0
+
+    | logits of a row | treated as | bad |
+    |---|---|---|
+    | NaN | -inf, in the denominator too | yes |
+    | +inf | the largest finite fp32 | yes |
+    | -inf | probability 0 | no |
+    | no finite candidate | token = current, prob = 0 | yes |
+
+    Never raises for logit values and never synchronises. Raises TypeError or ValueError for wrong
+    dtypes, shapes, forbidden ids outside [0, V) and a temperature that is not positive.
+    """
+    check_logits(logits, 2)
+    check_forbid(forbid, logits.shape[-1])
+    if current.shape != logits.shape[:1] or current.dtype != torch.int64:
+        raise ValueError(
+            f"current must be int64 [{logits.shape[0]}], one token per row of logits; "
+            f"got {current.dtype} {list(current.shape)}"
+        )
+    if not temperature > 0.0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    return implementation("row_stats")(
+        logits, current, forbid=tuple(forbid), temperature=float(temperature), entropy=entropy
+    )
+
+
+def check_logits(logits: Tensor, dims: int) -> None:
+    """Refuse logits that the contract does not cover, on every back end alike."""
+    if logits.dtype not in LOGIT_DTYPES:
+        raise TypeError(f"logits must be float32, bfloat16 or float16, got {logits.dtype}")
+    if logits.dim() != dims or logits.shape[-1] == 0:
+        wanted = "[R, V]" if dims == 2 else "[B, L, V]"
+        raise ValueError(f"logits must be {wanted} with V > 0, got {list(logits.shape)}")
+    if logits.shape[-1] > 1 and logits.stride(-1) != 1:
+        raise ValueError("the last dimension of logits must be contiguous: call .contiguous()")
+
+
+def check_forbid(forbid: Sequence[int], vocab: int) -> None:
+    for token in forbid:
+        if not 0 <= token < vocab:
+            raise ValueError(f"forbid holds {token}, outside the vocabulary [0, {vocab})")

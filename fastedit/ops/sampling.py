@@ -1,0 +1,71 @@
+"""Sampling: what a draw depends on, and the counter-based random words behind it.
+
+A draw is keyed by (request seed, absolute position, forward index in the block, purpose), never by
+a place in the batch, so a request draws the same tokens alone and in any company.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Purposes keep the random words of different uses apart.
+DRAFT, MASK, EDIT, DECODE = 0, 1, 2, 3
+
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_LOW = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the rows of a batch of blocks draw; every tensor is on the logits' device.
+
+    temperature  [B] fp32   0 = greedy, then the other fields of that row have no effect
+    top_k        [B] int64  keep logits not below the k-th largest (ties stay); 0 = off
+    top_p        [B] fp32   drop tokens whose preceding cumulative mass exceeds it; 1 = off
+    seed         [B] int64  request seed
+    start        [B] int64  absolute position of the block's first token
+    """
+
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    seed: Tensor
+    start: Tensor
+
+
+def uniform(seed: Tensor, position: Tensor, forward: Tensor, purpose: int) -> Tensor:
+    """One fp32 uniform in [0, 1) per element, from 24 bits of one Philox word.
+
+    seed, position, forward: int64 tensors that broadcast against each other.
+    """
+    seed, position, forward = torch.broadcast_tensors(seed, position, forward)
+    word = philox(seed, torch.zeros_like(position), position, forward, purpose)
+    return (word >> 8).to(torch.float32) * 2.0**-24
+
+
+def philox(seed: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: int) -> Tensor:
+    """First word of Philox4x32-10 as int64 in [0, 2^32); int64 arithmetic only.
+
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); the key and
+    counter layout is that of `tl.philox(seed, c0, c1, c2, c3)`.
+    """
+    k0, k1 = seed & _LOW, (seed >> 32) & _LOW
+    c0, c1, c2 = c0 & _LOW, c1 & _LOW, c2 & _LOW
+    c3 = torch.full_like(c0, c3)
+    for _ in range(10):
+        h0, l0 = _mulhilo(_M0, c0)
+        h1, l1 = _mulhilo(_M1, c2)
+        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
+        k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
+    return c0
+
+
+def _mulhilo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of a * b without leaving int64: b is split into 16-bit halves."""
+    low = a * (b & 0xFFFF)
+    mid = a * (b >> 16) + (low >> 16)
+    return mid >> 16, ((mid & 0xFFFF) << 16) | (low & 0xFFFF)
