@@ -1,12 +1,16 @@
-"""Turning the bool mask of a forward into what each attention implementation takes."""
+"""Attention with its norm and rotary, and the mask as each attention implementation takes it."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .configuration import LLaDA2MoeConfig
 from .masks import open_empty_rows
 
 
@@ -56,10 +60,78 @@ def eager_attention(
 
     Returns the output [B, Q, heads, D] and the weights [B, heads, Q, K].
     """
-    key = key.repeat_interleave(module.num_key_value_groups, dim=1)
-    value = value.repeat_interleave(module.num_key_value_groups, dim=1)
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
     if mask is not None:
         scores = scores + mask
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights
+
+
+class LLaDA2MoeRMSNorm(nn.Module):
+    """w * cast(x / rms(x)): statistics in fp32, cast back before the weight."""
+
+    def __init__(self, size: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+
+
+def rotary_tables(config: LLaDA2MoeConfig, positions: Tensor, dtype: torch.dtype) -> tuple:
+    """cos and sin [B, 1, Q, rotary_dim / 2] of `positions` [B, Q], in fp32 and then cast."""
+    half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=positions.device)
+    angles = positions[:, None, :, None] * (1.0 / config.rope_theta ** (half / config.rotary_dim))
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotary on the leading dimensions of `x` [B, heads, Q, head_dim]."""
+    half = cos.shape[-1]
+    a, b, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
+
+
+class LLaDA2MoeAttention(nn.Module):
+    """Grouped-query attention with one fused projection; q and k are normalised before rotary."""
+
+    is_causal = False
+
+    def __init__(self, config: LLaDA2MoeConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.scaling = config.head_dim**-0.5
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.split_heads = (heads, kv_heads, kv_heads)
+        self.num_key_value_groups = heads // kv_heads
+        self.query_key_value = nn.Linear(
+            config.hidden_size, (heads + 2 * kv_heads) * self.head_dim, bias=False
+        )
+        self.query_layernorm = LLaDA2MoeRMSNorm(self.head_dim, config.rms_norm_eps)
+        self.key_layernorm = LLaDA2MoeRMSNorm(self.head_dim, config.rms_norm_eps)
+        self.dense = nn.Linear(heads * self.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self, hidden: Tensor, mask: Any, rotary: tuple[Tensor, Tensor], cache: Cache | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`hidden` [B, Q, H] -> output [B, Q, H], and weights where the implementation has them."""
+        batch, queries, _ = hidden.shape
+        qkv = self.query_key_value(hidden).view(batch, queries, -1, self.head_dim)
+        query, key, value = qkv.split(self.split_heads, dim=2)
+        query = rotate(self.query_layernorm(query).transpose(1, 2), *rotary)
+        key = rotate(self.key_layernorm(key).transpose(1, 2), *rotary)
+        value = value.transpose(1, 2)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        output, weights = attention(
+            self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
+        )
+        return self.dense(output.reshape(batch, queries, -1)), weights

@@ -42,7 +42,7 @@ class LLaDA2MoeConfig(PreTrainedConfig):
     num_hidden_layers: int = 20
     num_attention_heads: int = 16
     num_key_value_heads: int = 4
-    head_dim: int | None = 128
+    head_dim: int = 128
     hidden_act: str = "silu"
     max_position_embeddings: int = 32768
     initializer_range: float = 0.02
@@ -86,8 +86,6 @@ class LLaDA2MoeConfig(PreTrainedConfig):
             )
             if rope.get("rope_type", "default") != "default":
                 self.rope_scaling = rope
-        if self.head_dim is None:
-            self.head_dim = self.hidden_size // self.num_attention_heads
         super().__post_init__(**kwargs)
         self._check_required()
         self._check_shapes()

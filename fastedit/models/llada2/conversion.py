@@ -7,12 +7,19 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
 from .configuration import LLaDA2MoeConfig
 
 Shapes = dict[str, tuple[int, ...]]
+
+_FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
+_SAFETENSORS_ONLY = (
+    "fastedit reads safetensors only, since a pickle file can run code while it loads. Convert the "
+    "checkpoint where you trust it: load it there and call save_pretrained(...)."
+)
 
 
 def hub_shapes(config: LLaDA2MoeConfig) -> Shapes:
@@ -57,8 +64,38 @@ def hub_shapes(config: LLaDA2MoeConfig) -> Shapes:
     return shapes
 
 
+def _fuse(parts: list[list[Tensor]]) -> Tensor:
+    """Projections, each one [O, I] per expert or a single merged [E, O, I] -> [E, sum of O, I]."""
+    parts = [list(part[0]) if part[0].ndim == 3 else part for part in parts]
+    rows = sum(part[0].shape[0] for part in parts)
+    # Filled in place: stacking and then concatenating would hold a layer's experts three times.
+    fused = parts[0][0].new_empty(len(parts[0]), rows, parts[0][0].shape[1])
+    start = 0
+    for part in parts:
+        for expert, tensor in enumerate(part):
+            fused[expert, start : start + len(tensor)] = tensor
+        start += len(part[0])
+    return fused
+
+
+def fuse_experts(tensors: dict[str, Tensor], prefix: str, num_experts: int) -> dict[str, Tensor]:
+    """Take a layer's experts under Hub names out of `tensors`; returns them under fused names.
+
+    `prefix` is the name of the experts module with its final dot. Names that are incomplete stay.
+    """
+    fused = {}
+    for target, sources in _FUSED.items():
+        names = [
+            [f"{prefix}{expert}.{source}.weight" for expert in range(num_experts)]
+            for source in sources
+        ]
+        if all(name in tensors for row in names for name in row):
+            fused[prefix + target] = _fuse([[tensors.pop(name) for name in row] for row in names])
+    return fused
+
+
 class FuseExperts(ConversionOps):
-    """Stack projections, each a list of [O, I] per expert or one merged [E, O, I], along dim 1."""
+    """Experts of a layer into one tensor while a checkpoint loads."""
 
     @torch.no_grad()
     def convert(
@@ -67,13 +104,9 @@ class FuseExperts(ConversionOps):
         source_patterns: list[str],
         target_patterns: list[str],
         **_,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         parts = [input_dict.pop(name) for name in source_patterns if name in input_dict]
-        stacked = [
-            part[0] if len(part) == 1 and part[0].ndim == 3 else torch.stack(part) for part in parts
-        ]
-        fused = stacked[0] if len(stacked) == 1 else torch.cat(stacked, dim=1)
-        return {target_patterns[0]: fused}
+        return {target_patterns[0]: _fuse(parts)}
 
     @property
     def reverse_op(self) -> ConversionOps:
@@ -90,7 +123,7 @@ class SplitExperts(ConversionOps):
         source_patterns: list[str],
         target_patterns: list[str],
         **_,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         fused = input_dict[source_patterns[0]][0]
         names = [name for name in target_patterns if "*" in name]
         return {
@@ -104,7 +137,7 @@ class SplitExperts(ConversionOps):
         return FuseExperts()
 
 
-def _experts(sources: list[str], target: str) -> WeightConverter:
+def _converter(target: str, sources: tuple[str, ...]) -> WeightConverter:
     patterns = [f"mlp.experts.*.{name}.weight" for name in sources]
     patterns += [f"mlp.experts.{name}" for name in sources]
     return WeightConverter(patterns, f"mlp.experts.{target}", operations=[FuseExperts()])
@@ -112,7 +145,7 @@ def _experts(sources: list[str], target: str) -> WeightConverter:
 
 register_checkpoint_conversion_mapping(
     LLaDA2MoeConfig.model_type,
-    [_experts(["gate_proj", "up_proj"], "gate_up_proj"), _experts(["down_proj"], "down_proj")],
+    [_converter(target, sources) for target, sources in _FUSED.items()],
     overwrite=True,
 )
 
@@ -156,18 +189,18 @@ def read_shapes(files: list[str]) -> Shapes:
     shapes: Shapes = {}
     for file in files:
         with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():
+            for name in sorted(tensors.keys()):
                 if name in shapes:
                     raise ValueError(f"tensor {name} is in more than one file, again in {file}")
                 shapes[name] = tuple(tensors.get_slice(name).get_shape())
     return shapes
 
 
-class StrictLoading:
+class StrictLoading(PreTrainedModel):
     """`from_pretrained` that takes safetensors only and checks every name and shape up front."""
 
     @classmethod
-    def from_pretrained(cls, name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, but a missing, unknown or misshapen tensor is a ValueError.
 
         Reads safetensors only: pickle checkpoints (.bin, .pt) are refused.
@@ -175,28 +208,24 @@ class StrictLoading:
         if kwargs.pop("use_safetensors", None) is False:
             raise ValueError(_SAFETENSORS_ONLY)
         try:
-            return super().from_pretrained(name_or_path, *args, use_safetensors=True, **kwargs)
+            return super().from_pretrained(
+                pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs
+            )
         except OSError as error:
             if ".safetensors" in str(error):
                 raise OSError(f"{error}\n{_SAFETENSORS_ONLY}") from error
             raise
 
-    @classmethod
-    def _load_pretrained_model(
-        cls, model: Any, state_dict: Any, files: Any, *args: Any, **kwargs: Any
-    ):
+    @staticmethod
+    def _load_pretrained_model(model, state_dict, checkpoint_files, *args: Any, **kwargs: Any):  # type: ignore[override]
         if state_dict is not None:
             found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
         else:
-            found = read_shapes(files)
+            found = read_shapes(checkpoint_files)
         if model.base_model is model and not any(name.startswith("model.") for name in found):
             found = {f"model.{name}": shape for name, shape in found.items()}
             found["lm_head.weight"] = (model.config.vocab_size, model.config.hidden_size)
         check_tensors(found, model.config)
-        return super()._load_pretrained_model(model, state_dict, files, *args, **kwargs)
-
-
-_SAFETENSORS_ONLY = (
-    "fastedit reads safetensors only, since a pickle file can run code while it loads. Convert the "
-    "checkpoint where you trust it: load it there and save_pretrained(..., safe_serialization=True)."
-)
+        return PreTrainedModel._load_pretrained_model(
+            model, state_dict, checkpoint_files, *args, **kwargs
+        )

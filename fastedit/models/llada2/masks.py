@@ -130,6 +130,6 @@ def _checked_4d(mask: Tensor, shape: torch.Size) -> Tensor:
         if bool((allowed | (mask <= -65504)).all()):
             return allowed
     raise ValueError(
-        f"a 4-D attention_mask must be bool (True = may attend), got {mask.dtype} with values other "
-        "than 0 and -inf: a 0/1 mask would be added to the attention scores. Pass mask.bool()."
+        f"a 4-D attention_mask must be bool (True = may attend), got {mask.dtype} with values "
+        "other than 0 and -inf: a 0/1 mask would be added to the scores. Pass mask.bool()."
     )

@@ -7,91 +7,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, initialization
+from transformers import initialization
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.integrations import use_experts_implementation
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .attention import convert_mask, eager_attention
+from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask, rotary_tables
 from .configuration import LLaDA2MoeConfig
-from .conversion import StrictLoading
+from .conversion import StrictLoading, fuse_experts
 from .masks import default_positions, is_one_block, resolve_mask
 from .routing import LLaDA2MoeRouter, RoutingBlocks, routing_blocks
-
-
-class LLaDA2MoeRMSNorm(nn.Module):
-    """w * cast(x / rms(x)): statistics in fp32, cast back before the weight."""
-
-    def __init__(self, size: int, eps: float):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-        self.eps = eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
-
-
-def rotary_tables(config: LLaDA2MoeConfig, positions: Tensor, dtype: torch.dtype) -> tuple:
-    """cos and sin [B, 1, Q, rotary_dim / 2] of `positions` [B, Q], in fp32 and then cast."""
-    half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=positions.device)
-    angles = positions[:, None, :, None] * (1.0 / config.rope_theta ** (half / config.rotary_dim))
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotary on the leading dimensions of `x` [B, heads, Q, head_dim]."""
-    half = cos.shape[-1]
-    a, b, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
-
-
-class LLaDA2MoeAttention(nn.Module):
-    """Grouped-query attention with one fused projection; q and k are normalised before rotary."""
-
-    is_causal = False
-
-    def __init__(self, config: LLaDA2MoeConfig, layer_idx: int):
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.head_dim = config.head_dim
-        self.scaling = config.head_dim**-0.5
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.split_heads = (heads, kv_heads, kv_heads)
-        self.num_key_value_groups = heads // kv_heads
-        self.query_key_value = nn.Linear(
-            config.hidden_size, (heads + 2 * kv_heads) * self.head_dim, bias=False
-        )
-        self.query_layernorm = LLaDA2MoeRMSNorm(self.head_dim, config.rms_norm_eps)
-        self.key_layernorm = LLaDA2MoeRMSNorm(self.head_dim, config.rms_norm_eps)
-        self.dense = nn.Linear(heads * self.head_dim, config.hidden_size, bias=False)
-
-    def forward(
-        self, hidden: Tensor, mask: Any, rotary: tuple[Tensor, Tensor], cache: Cache | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """`hidden` [B, Q, H] -> output [B, Q, H] and, where the implementation has them, weights."""
-        batch, queries, _ = hidden.shape
-        qkv = self.query_key_value(hidden).view(batch, queries, -1, self.head_dim)
-        query, key, value = qkv.split(self.split_heads, dim=2)
-        query = rotate(self.query_layernorm(query).transpose(1, 2), *rotary)
-        key = rotate(self.key_layernorm(key).transpose(1, 2), *rotary)
-        value = value.transpose(1, 2)
-        if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
-        output, weights = attention(
-            self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
-        )
-        return self.dense(output.reshape(batch, queries, -1)), weights
 
 
 class LLaDA2MoeMLP(nn.Module):
@@ -119,6 +50,12 @@ class LLaDA2MoeExperts(nn.Module):
         self.gate_up_proj = nn.Parameter(torch.empty(self.num_experts, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(self.num_experts, hidden, inner))
         self.act_fn = ACT2FN[config.hidden_act]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        # transformers.Trainer resumes with load_state_dict(strict=False) on the Hub's names, which
+        # would otherwise leave the experts as they are without a word.
+        state_dict.update(fuse_experts(state_dict, prefix, self.num_experts))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """`hidden` [N, H], `experts` and `weights` [N, k] -> sum_k w_k expert_k(x), added in fp32.
@@ -177,17 +114,18 @@ class LLaDA2MoeDecoderLayer(GradientCheckpointingLayer):
         return hidden + (self.mlp(x, blocks) if self.is_sparse else self.mlp(x))
 
 
-class LLaDA2MoePreTrainedModel(StrictLoading, PreTrainedModel):
+class LLaDA2MoePreTrainedModel(StrictLoading):
+    config: LLaDA2MoeConfig
     config_class = LLaDA2MoeConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["LLaDA2MoeDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
-    _keep_in_fp32_modules_strict = ["expert_bias"]
+    _no_split_modules = ["LLaDA2MoeDecoderLayer"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _keep_in_fp32_modules_strict = ["expert_bias"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _can_record_outputs = {
+    _can_record_outputs = {  # noqa: RUF012
         "hidden_states": LLaDA2MoeDecoderLayer,
         "attentions": LLaDA2MoeAttention,
     }
@@ -207,9 +145,11 @@ class LLaDA2MoePreTrainedModel(StrictLoading, PreTrainedModel):
 class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
     """Embedding, layers and final norm. Arguments as for `LLaDA2MoeModelLM`."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^lm_head\."]  # noqa: RUF012
+
     def __init__(self, config: LLaDA2MoeConfig):
         super().__init__(config)
-        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.word_embeddings: nn.Module = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
             LLaDA2MoeDecoderLayer(config, index) for index in range(config.num_hidden_layers)
         )
@@ -217,10 +157,10 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         self.gradient_checkpointing = False
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Embedding:
+    def get_input_embeddings(self) -> nn.Module:
         return self.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
         self.word_embeddings = value
 
     @merge_with_config_defaults
@@ -309,9 +249,9 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        keep = logits_to_keep
+        keep: Any = logits_to_keep
         if isinstance(keep, int):
-            keep = slice(-keep, None) if keep else slice(None)
+            keep = slice(-keep, None)
         return MoeCausalLMOutputWithPast(
             logits=self.lm_head(outputs.last_hidden_state[:, keep]).float(),
             past_key_values=outputs.past_key_values,
@@ -319,11 +259,11 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
             attentions=outputs.attentions,
         )
 
-    def generate(self, *args: Any, custom_generate: Any = None, **kwargs: Any) -> Any:
-        """`GenerationMixin.generate` with a `custom_generate`; left-to-right decoding is refused."""
-        if custom_generate is None:
+    def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """`GenerationMixin.generate` with a `custom_generate`; left to right is refused."""
+        if kwargs.get("custom_generate") is None:
             raise NotImplementedError(
-                "LLaDA2 does not decode left to right: use fastedit.Decoder(model).generate(...), or "
-                "pass custom_generate=fastedit.integrations.transformers.generate"
+                "LLaDA2 does not decode left to right: use fastedit.Decoder(model).generate(...) "
+                "or pass custom_generate=fastedit.integrations.transformers.generate"
             )
-        return super().generate(*args, custom_generate=custom_generate, **kwargs)
+        return super().generate(*args, **kwargs)  # type: ignore[misc]

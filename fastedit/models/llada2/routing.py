@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.utils.generic import maybe_autocast
 
 from .configuration import LLaDA2MoeConfig
 
@@ -37,7 +38,9 @@ def routing_blocks(positions: Tensor, mask: Tensor | None, block_size: int) -> R
 
 
 class LLaDA2MoeRouter(nn.Module):
-    """Sigmoid router in fp32. `expert_bias` only selects; the weights come from the plain scores."""
+    """Sigmoid router in fp32. `expert_bias` only selects; weights come from the plain scores."""
+
+    expert_bias: Tensor
 
     def __init__(self, config: LLaDA2MoeConfig):
         super().__init__()
@@ -58,11 +61,11 @@ class LLaDA2MoeRouter(nn.Module):
 
     def forward(self, hidden: Tensor, blocks: RoutingBlocks | None) -> tuple[Tensor, Tensor]:
         """`hidden` [N, H] -> expert ids [N, k] int64 and weights [N, k] fp32; ties: lowest id."""
-        with torch.autocast(hidden.device.type, enabled=False):
+        with maybe_autocast(hidden.device.type, enabled=False):
             scores = F.linear(hidden.float(), self.weight.float()).sigmoid()
         with torch.no_grad():
             choice = scores + self.expert_bias
-            if self.capacity is not None:
+            if self.capacity is not None and blocks is not None:
                 choice = limit_to_pools(choice, blocks, self.capacity)
             elif self.topk_group < self.n_group:
                 choice = limit_to_groups(choice, self.n_group, self.topk_group)

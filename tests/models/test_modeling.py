@@ -1,0 +1,251 @@
+"""Logits against the released model's, cache, padding, precision and training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import DynamicCache
+
+from fastedit.models.llada2 import (
+    LLaDA2MoeConfig,
+    LLaDA2MoeModelLM,
+    block_causal_mask,
+    doubled_block_mask,
+)
+
+TINY = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "moe_intermediate_size": 16,
+    "num_experts": 8,
+    "num_experts_per_tok": 2,
+    "n_group": 4,
+    "topk_group": 2,
+    "block_size": 4,
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    # Thread start-up costs more than these products when the cores are shared.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(attn: str = "sdpa", **overrides) -> LLaDA2MoeModelLM:
+    torch.manual_seed(0)
+    config = LLaDA2MoeConfig(**{**TINY, "initializer_range": 0.3, **overrides})
+    return LLaDA2MoeModelLM._from_config(config, attn_implementation=attn).eval()
+
+
+def random_ids(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 64, shape, generator=torch.Generator().manual_seed(1))
+
+
+def golden_logits(golden, **implementations):
+    model = LLaDA2MoeModelLM.from_pretrained(golden, **implementations)
+    expected = load_file(golden / "forward.safetensors")
+    ids = expected["input_ids"]
+    positions = torch.arange(ids.shape[1]).expand(ids.shape)
+    with torch.no_grad():
+        output = model(
+            input_ids=ids,
+            attention_mask=block_causal_mask(positions, block_size=8),
+            position_ids=positions,
+        )
+    return output.logits, expected["logits"]
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
+def test_golden_logits(golden, attn, experts):
+    logits, expected = golden_logits(
+        golden, attn_implementation=attn, experts_implementation=experts
+    )
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_golden_logits_flex(golden):
+    try:
+        logits, expected = golden_logits(golden, attn_implementation="flex_attention")
+    except torch._dynamo.exc.BackendCompilerFailed as error:
+        pytest.skip(f"flex attention does not compile here: {type(error.inner_exception).__name__}")
+    torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+def test_golden_logits_bf16(golden):
+    logits, expected = golden_logits(golden, dtype=torch.bfloat16)
+    assert logits.dtype == torch.float32 and logits.isfinite().all()
+    assert (logits - expected).norm() / expected.norm() < 0.1
+    agree = (logits.argmax(-1) == expected.argmax(-1)).float().mean()
+    assert agree > 0.8
+
+
+@torch.no_grad()
+def test_default_mask_is_block_causal():
+    model, ids = tiny(), random_ids(2, 10)
+    positions = torch.arange(10)[None]
+    mask = block_causal_mask(positions, block_size=4)
+    explicit = model(ids, attention_mask=mask, position_ids=positions).logits
+    assert torch.equal(model(ids).logits, explicit)
+    assert torch.equal(model(ids, position_ids=positions).logits, explicit)
+    full = model(ids, attention_mask=torch.ones_like(mask)).logits
+    assert not torch.allclose(full, explicit, atol=1e-2)
+
+
+@torch.no_grad()
+def test_cached_equals_uncached():
+    model, ids = tiny(), random_ids(2, 16)
+    expected = model(ids).logits
+    output = model(ids[:, :8], use_cache=True)  # two blocks at once
+    cache, logits = output.past_key_values, [output.logits]
+    for start in (8, 12):
+        positions = torch.arange(start, start + 4)[None]
+        draft = model(random_ids(2, 4), position_ids=positions, past_key_values=cache)
+        assert draft.past_key_values is cache
+        cache.crop(-4)  # a draft's keys are dropped
+        logits.append(model(ids[:, start : start + 4], past_key_values=cache).logits)
+    assert cache.get_seq_length() == 16
+    torch.testing.assert_close(torch.cat(logits, 1), expected, atol=1e-4, rtol=1e-4)
+    rest = model(ids[:, 4:], past_key_values=model(ids[:, :4], use_cache=True).past_key_values)
+    torch.testing.assert_close(rest.logits, expected[:, 4:], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("capacity", [None, 3])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_changes_nothing(side, capacity):
+    model = tiny(expert_capacity=capacity)
+    ids = random_ids(1, 9)
+    pad, ones = torch.full((1, 5), 7), torch.ones(1, 9, dtype=torch.long)
+    order = [pad, ids] if side == "left" else [ids, pad]
+    marks = [torch.zeros_like(pad), ones] if side == "left" else [ones, torch.zeros_like(pad)]
+    row = torch.cat(order, 1)
+    batch = torch.cat([row, random_ids(1, 14)])
+    mask = torch.cat([torch.cat(marks, 1), torch.ones(1, 14, dtype=torch.long)])
+    logits = model(batch, attention_mask=mask).logits
+    assert logits.isfinite().all()
+    own = logits[:1, 5:] if side == "left" else logits[:1, :9]
+    torch.testing.assert_close(own, model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fully_masked_rows_are_finite(attn, dtype):
+    model, ids = tiny(attn).to(dtype), random_ids(1, 8)
+    mask = block_causal_mask(torch.arange(8)[None], block_size=4)
+    mask[..., 6:, :] = False
+    mask[..., :, 6:] = False
+    assert model(ids, attention_mask=mask).logits.isfinite().all()
+
+
+def test_zero_one_float_mask_is_refused():
+    ids = random_ids(1, 8)
+    mask = block_causal_mask(torch.arange(8)[None], block_size=4)
+    with pytest.raises(ValueError, match="must be bool"):
+        tiny()(ids, attention_mask=mask.float())
+
+
+@torch.no_grad()
+def test_block_routing_prefix_and_padding():
+    model, ids = tiny(expert_capacity=3), random_ids(1, 12)
+    logits = model(ids).logits
+    per_token = tiny()
+    assert not torch.allclose(logits, per_token(ids).logits, atol=1e-3)
+    torch.testing.assert_close(model(ids[:, :8]).logits, logits[:, :8], atol=1e-4, rtol=1e-4)
+    cache = model(ids[:, :8], use_cache=True).past_key_values
+    last = model(ids[:, 8:], past_key_values=cache).logits
+    torch.testing.assert_close(last, logits[:, 8:], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_logits_to_keep():
+    model, ids = tiny(), random_ids(2, 8)
+    logits = model(ids).logits
+    torch.testing.assert_close(model(ids, logits_to_keep=3).logits, logits[:, -3:])
+    index = torch.tensor([0, 5])
+    torch.testing.assert_close(model(ids, logits_to_keep=index).logits, logits[:, index])
+
+
+@torch.no_grad()
+def test_clean_half_is_the_plain_forward():
+    model, clean, noisy = tiny(), random_ids(1, 12), random_ids(1, 12).flip(1)
+    doubled = model(
+        torch.cat([noisy, clean], 1),
+        attention_mask=doubled_block_mask(12, 4),
+        position_ids=torch.arange(12).repeat(2)[None],
+    ).logits
+    torch.testing.assert_close(doubled[:, 12:], model(clean).logits, atol=1e-4, rtol=1e-4)
+    for start in (0, 4, 8):  # a noisy block sees the clean blocks before it, as in decoding
+        step = torch.cat([clean[:, :start], noisy[:, start : start + 4]], 1)
+        torch.testing.assert_close(
+            doubled[:, start : start + 4], model(step).logits[:, start:], atol=1e-4, rtol=1e-4
+        )
+
+
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_reach_every_parameter(experts, checkpointing):
+    model = tiny().train()
+    model.set_experts_implementation(experts)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    length = 64
+    logits = model(
+        random_ids(2, 2 * length),
+        attention_mask=doubled_block_mask(length, 4),
+        position_ids=torch.arange(length).repeat(2)[None],
+        logits_to_keep=torch.arange(length),
+    ).logits
+    assert logits.shape == (2, length, 64)
+    logits.logsumexp(-1).mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+        if name.endswith(("gate_up_proj", "down_proj")):
+            assert (parameter.grad.flatten(1).abs().sum(1) > 0).all(), name
+
+
+def test_checkpointed_gradients_are_the_same():
+    grads = []
+    for checkpointing in (False, True):
+        model = tiny().train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(random_ids(1, 8)).logits.square().mean().backward()
+        grads.append([parameter.grad for parameter in model.parameters()])
+    for plain, checkpointed in zip(*grads, strict=True):
+        torch.testing.assert_close(plain, checkpointed)
+
+
+@torch.no_grad()
+def test_hidden_states_and_cache_objects():
+    model, ids = tiny("eager"), random_ids(1, 8)
+    output = model(ids, output_hidden_states=True, output_attentions=True, use_cache=True)
+    assert len(output.hidden_states) == 4 and len(output.attentions) == 3
+    assert output.attentions[0].shape == (1, 4, 8, 8)
+    assert isinstance(output.past_key_values, DynamicCache)
+    assert model(ids, return_dict=False)[0].shape == (1, 8, 64)
+
+
+@torch.no_grad()
+def test_generate_needs_a_diffusion_loop():
+    model, ids = tiny(), random_ids(1, 4)
+    with pytest.raises(NotImplementedError, match="Decoder"):
+        model.generate(ids, max_new_tokens=4)
+
+    def fill(model, input_ids, suffix=None, **_):
+        return torch.cat([input_ids, suffix], 1)
+
+    suffix = random_ids(1, 3)
+    output = model.generate(ids, custom_generate=fill, suffix=suffix)
+    assert output.tolist() == torch.cat([ids, suffix], 1).tolist()
