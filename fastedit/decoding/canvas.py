@@ -61,7 +61,7 @@ class Canvas:
             (self.policy.max_post_steps, config.max_post_steps),
             (self.policy.num_to_transfer, config.num_to_transfer),
             (self.sampling.temperature, config.temperature),
-            (self.sampling.top_k, config.top_k or 0),
+            (self.sampling.top_k, max(config.top_k or 0, 0)),
             (self.sampling.top_p, 1.0 if config.top_p is None else config.top_p),
             (self.sampling.seed, (request.seed + 2**63) % 2**64 - 2**63),  # as signed 64 bits
         ):

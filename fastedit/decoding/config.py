@@ -199,7 +199,7 @@ def _policy(value: Any) -> str:
     return value
 
 
-_SEED = _integer(-(2**63), "an integer of 64 bits")
+_SEED = _integer(-(2**63), "an integer")
 _CHECKS = {
     "threshold": _number(0.0, math.inf, "a number of at least 0"),
     "editing_threshold": _number(0.0, math.inf, "None (off) or a number of at least 0", True),
@@ -209,8 +209,8 @@ _CHECKS = {
     "max_new_tokens": _integer(0, "an integer of at least 0"),
     "temperature": _number(0.0, 1e6, "a number of at least 0"),
     "top_p": _number(0.0, 1.0, "None or a number from 0 to 1", True),
-    "top_k": _integer(0, "None or an integer of at least 0", True),
-    "seed": _one_or_many(_SEED, "None, an integer, or a list of integers of 64 bits"),
+    "top_k": _integer(-1, "None, an integer of at least 1, or 0 or -1 (off)", True),
+    "seed": _one_or_many(_SEED, "None, an integer, or a list of integers"),
     "eos_token_id": _one_or_many(_integer(0, ""), "None, a token id, or a list of token ids"),
     "eos_early_stop": _flag,
     "stop": _one_or_many(_text, "None, a text, or a list of texts, none of them empty"),

@@ -64,6 +64,8 @@ class Decoder:
         prompts: Any,
         attention_mask: Tensor | None = None,
         streamer: Any = None,
+        *,
+        allow_mask_in_prompt: bool = False,
         **overrides: Any,
     ) -> DecodeOutput:
         """Decode one prompt or many; results come in the order of the prompts.
@@ -72,12 +74,13 @@ class Decoder:
         attention_mask [B, P] for padded ids, padding on either side
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then
                        committed ids per block; `put_draft`, where it has one, gets every step
+        allow_mask_in_prompt  keep a literal mask id of a prompt, protected, instead of refusing it
         overrides      options of `DecodeConfig` for this call
 
         Raises TypeError and ValueError for bad input before any model call. A request with bad
         logits fails alone: its error is in `errors`, or raised when it was the only one.
         """
-        requests, engine = self._prepare(prompts, attention_mask, overrides)
+        requests, engine = self._prepare(prompts, attention_mask, overrides, allow_mask_in_prompt)
         if streamer is not None:
             attach_streamer(streamer, requests)
         with self._evaluating():
@@ -133,7 +136,11 @@ class Decoder:
         yield Event("end", block=request.start // request.block_length, stats=request.stats)
 
     def _prepare(
-        self, prompts: Any, attention_mask: Tensor | None, overrides: dict[str, Any]
+        self,
+        prompts: Any,
+        attention_mask: Tensor | None,
+        overrides: dict[str, Any],
+        allow_mask: bool = False,
     ) -> tuple[list[Request], Engine]:
         config = self.config.replace(**overrides)
         mask = resolve_mask(config, self.model, self.tokenizer)
@@ -157,7 +164,7 @@ class Decoder:
                     getattr(self.model, "config", None), "max_position_embeddings", None
                 ),
                 max_new_tokens=config.max_new_tokens,
-                allow_mask=False,
+                allow_mask=allow_mask,
             )
         seeds = _seeds(config.seed, len(rows))
         stops = [config.stop] if isinstance(config.stop, str) else config.stop or []

@@ -5,8 +5,6 @@ Reads like the contract, and is batch-invariant: every reduction runs within one
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -25,15 +23,20 @@ def row_stats(
     logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
-    best = _best(logits.float(), current, forbid, temperature)
-    entropy_ = _row_sum(torch.special.entr(best.probs)) if entropy else None
+    scores, bad = _finite(logits)
+    if temperature != 1.0:
+        scores = (scores / temperature).clamp_(max=_LARGEST)
+    probs = scores.softmax(-1)
+    top = scores.amax(-1)
+    lse = torch.where(top == -torch.inf, top, top - probs.amax(-1).log())
+    token, prob, exists = _choose(scores, probs, current, forbid)
     return RowStats(
-        token=best.token,
-        prob=best.prob,
-        prob_current=_probability_of(best.probs, current),
-        lse=torch.where(best.top == -torch.inf, best.top, best.top - best.probs.amax(-1).log()),
-        entropy=entropy_,
-        bad=best.bad,
+        token=token,
+        prob=prob,
+        prob_current=_probability_of(probs, current),
+        lse=lse,
+        entropy=_row_sum(torch.special.entr(probs.nan_to_num(nan=0.0))) if entropy else None,
+        bad=bad | ~exists,
     )
 
 
@@ -94,14 +97,14 @@ def _candidates(
     sampling: Sampling | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per position [B, L]: token, its confidence fp32, whether there is a candidate, bad logits."""
-    best = _best(logits.float(), ids, forbid, 1.0)
-    token, prob = best.token, best.prob
+    scores, bad = _finite(logits)
+    token, prob, exists = _choose(scores, scores.softmax(-1), ids, forbid)
     if sampling is not None:
         drawn, drawn_prob = sample(logits, sampling, state.forwards, forbid)
-        draws = (sampling.temperature > 0.0)[:, None] & best.exists
+        draws = (sampling.temperature > 0.0)[:, None] & exists
         token = torch.where(draws, drawn, token)
         prob = torch.where(draws, drawn_prob, prob)
-    return token, prob, best.exists, best.bad
+    return token, prob, exists, bad | ~exists
 
 
 def sample(
@@ -114,8 +117,8 @@ def sample(
     """
     length, vocab = logits.shape[1:]
     temperature = torch.where(sampling.temperature > 0.0, sampling.temperature, 1.0)
-    scores = _without(_finite(logits.float()), forbid) / temperature[:, None, None]
-    scores = scores.clamp(max=_LARGEST)
+    scores = _ban_(_finite(logits)[0], forbid) / temperature[:, None, None]
+    scores = scores.clamp_(max=_LARGEST)
 
     ranked, order = scores.sort(dim=-1, descending=True, stable=True)
     k = torch.where(sampling.top_k > 0, sampling.top_k, vocab).clamp(max=vocab)
@@ -144,40 +147,27 @@ def _most_confident(prob: Tensor, among: Tensor, count: Tensor) -> Tensor:
     return among & (rank < count[:, None])
 
 
-class _Best(NamedTuple):
-    """Greedy candidate of rows [...]: token, its probability, and what else was read on the way."""
-
-    token: Tensor
-    prob: Tensor
-    exists: Tensor  # bool: there is a finite candidate
-    bad: Tensor
-    top: Tensor  # largest logit, forbidden ids included
-    probs: Tensor  # [..., V]
+def _finite(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """A fresh fp32 copy, NaN as -inf and +inf as the largest number; and which rows had either."""
+    raw = logits.float()
+    bad = ~(raw.amax(-1) < torch.inf)  # amax hands a NaN on
+    return raw.nan_to_num(nan=-torch.inf, posinf=_LARGEST, neginf=-torch.inf), bad
 
 
-def _best(raw: Tensor, current: Tensor, forbid: tuple[int, ...], temperature: float) -> _Best:
-    scores = _finite(raw)
-    if temperature != 1.0:
-        scores = (scores / temperature).clamp(max=_LARGEST)
-    best, token = _without(scores, forbid).max(-1)
+def _choose(
+    scores: Tensor, probs: Tensor, current: Tensor, forbid: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Best allowed token, its probability, and whether there is one. Overwrites `scores`."""
+    best, token = _ban_(scores, forbid).max(-1)
     exists = best > -torch.inf
     token = torch.where(exists, token, current)
-    probs = scores.softmax(-1).nan_to_num(nan=0.0)  # a row of -inf only has no softmax
-    prob = torch.where(exists, _probability_of(probs, token), 0.0)
-    bad = (raw.isnan() | (raw == torch.inf)).any(-1) | ~exists
-    return _Best(token, prob, exists, bad, scores.amax(-1), probs)
+    return token, torch.where(exists, _probability_of(probs, token), 0.0), exists
 
 
-def _finite(raw: Tensor) -> Tensor:
-    """NaN -> -inf, +inf -> the largest finite fp32; -inf stays."""
-    return raw.nan_to_num(nan=-torch.inf, posinf=_LARGEST, neginf=-torch.inf)
-
-
-def _without(scores: Tensor, forbid: tuple[int, ...]) -> Tensor:
-    if not forbid:
-        return scores
-    columns = torch.tensor(forbid, device=scores.device)
-    return scores.index_fill(-1, columns, -torch.inf)
+def _ban_(scores: Tensor, forbid: tuple[int, ...]) -> Tensor:
+    for token in forbid:
+        scores[..., token] = -torch.inf
+    return scores
 
 
 def _probability_of(probs: Tensor, token: Tensor) -> Tensor:
@@ -185,7 +175,7 @@ def _probability_of(probs: Tensor, token: Tensor) -> Tensor:
     vocab = probs.shape[-1]
     inside = (token >= 0) & (token < vocab)
     picked = probs.gather(-1, token.clamp(0, vocab - 1)[..., None]).squeeze(-1)
-    return torch.where(inside, picked, 0.0)
+    return torch.where(inside, picked.nan_to_num(nan=0.0), 0.0)  # only -inf: no softmax
 
 
 def _row_sum(rows: Tensor, chunk: int = 4096) -> Tensor:

@@ -1,0 +1,83 @@
+"""`fastedit.patch`: the released signature, the released results."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from transformers import TextStreamer
+
+import fastedit
+
+RELEASED = (
+    "inputs temperature block_length steps gen_length top_p top_k eos_early_stop minimal_topk "
+    "threshold editing_threshold max_post_steps eos_id mask_id num_to_transfer"
+).split()
+
+
+@pytest.fixture
+def patched(golden_model):
+    """A patched copy; the model that other tests share stays as it is."""
+    return fastedit.patch(copy.copy(golden_model))
+
+
+def test_names_and_order_are_the_released_ones(patched):
+    signature = inspect.signature(patched.generate)
+    positional = [p.name for p in signature.parameters.values() if p.kind != p.KEYWORD_ONLY]
+    assert positional == RELEASED
+    assert signature.parameters["threshold"].default == 0.95
+    assert signature.parameters["eos_early_stop"].default is False
+
+
+def test_golden_cases_through_the_released_signature(patched, golden_cases):
+    for case in golden_cases[::4]:
+        out = patched.generate(torch.tensor([case["prompt"]]), **case["params"])
+        assert out.tolist() == [case["output"]]
+
+
+def test_a_padded_batch_returns_rows_padded_with_eos(patched, golden_cases):
+    params = golden_cases[1]["params"]
+    prompts = [golden_cases[1]["prompt"], golden_cases[2]["prompt"][:3]]
+    ids, mask = torch.full((2, 9), 5), torch.zeros(2, 9, dtype=torch.int64)
+    for row, prompt in enumerate(prompts):  # left padding
+        ids[row, 9 - len(prompt) :] = torch.tensor(prompt)
+        mask[row, 9 - len(prompt) :] = 1
+    out = patched.generate(ids, attention_mask=mask, **params)
+    alone = [patched.generate(torch.tensor([prompt]), **params)[0] for prompt in prompts]
+    assert out.shape == (2, max(len(row) for row in alone))
+    for row, ids_alone in zip(out, alone, strict=True):
+        assert row[: len(ids_alone)].equal(ids_alone)
+        assert (row[len(ids_alone) :] == params["eos_id"]).all()
+
+
+def test_a_literal_mask_in_the_prompt_is_kept(patched):
+    out = patched.generate(
+        torch.tensor([[3, 127, 9]]), gen_length=8, block_length=4, mask_id=127, eos_id=6
+    )
+    assert out.shape[0] == 1 and not (out == 127).any()
+
+
+def test_ignored_arguments_warn(patched):
+    with pytest.warns(UserWarning, match="no effect"):
+        patched.generate(
+            torch.tensor([[3]]), steps=4, gen_length=4, block_length=4, mask_id=127, eos_id=6
+        )
+
+
+def test_streamer_gets_prompt_then_committed_ids(patched, golden_cases):
+    received = []
+
+    class Collect(TextStreamer):
+        def __init__(self):
+            pass
+
+        def put(self, value):
+            received.append(value.flatten().tolist())
+
+        def end(self):
+            received.append("end")
+
+    case = golden_cases[0]
+    patched.generate(torch.tensor([case["prompt"]]), streamer=Collect(), **case["params"])
+    assert received[0] == case["prompt"] and received[-1] == "end"
+    assert [i for part in received[1:-1] for i in part] == case["output"]
