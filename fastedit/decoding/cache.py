@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
@@ -15,11 +17,13 @@ class BlockCache(Cache):
     Running a block again overwrites it, so the last forward is the one whose values stay.
     """
 
+    layers: list[Any]
+
     def __init__(self, slots: int, length: int) -> None:
         self.slots, self.length = slots, length
         self.rows = slice(0, 0)
         self.visible = 0
-        self.where: tuple | None = None
+        self.where: Any = None  # index of the positions that the next forward writes
         super().__init__(layers=[])
 
     def place(self, rows: slice, starts: list[int], width: int, device: torch.device) -> None:
@@ -48,6 +52,9 @@ class BlockCache(Cache):
 
 class _BlockLayer(CacheLayerMixin):
     """One layer's keys and values, [slots, length, heads, dim]."""
+
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, cache: BlockCache) -> None:
         super().__init__()

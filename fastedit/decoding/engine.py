@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.decoding.cache import BlockCache
 from fastedit.decoding.canvas import Canvas
 from fastedit.decoding.request import Request
 from fastedit.decoding.results import BadLogitsError, DecodeStalledError
+
+if TYPE_CHECKING:
+    from fastedit.decoding.cache import BlockCache
 
 # Requests that decode together; the others wait for a slot.
 SLOTS = 32
@@ -51,7 +53,7 @@ class Engine:
         slots = min(slots, len(self.waiting))
         self.slots, self.block_length = slots, first.block_length
         self.canvas = Canvas(slots, length, first, mask_token_id, device)
-        self.cache = BlockCache(slots, length) if first.config.use_cache else None
+        self.cache = _new_cache(slots, length) if first.config.use_cache else None
         self.offsets = torch.arange(self.block_length, device=device)
         self.columns = torch.arange(length, device=device)
 
@@ -76,10 +78,10 @@ class Engine:
             self.canvas.load(slot, request)
             request.entered = self.step
             if self.cache is not None:
-                self._prefill(slot, request)
+                self._prefill(self.cache, slot, request)
         self._place()
 
-    def _prefill(self, slot: int, request: Request) -> None:
+    def _prefill(self, cache: BlockCache, slot: int, request: Request) -> None:
         """Commit the prompt's whole blocks; its tail rides in the first generated block."""
         chunk = max(PREFILL_CHUNK // self.block_length, 1) * self.block_length
         for start in range(0, request.start, chunk):
@@ -87,7 +89,7 @@ class Engine:
             positions = self.columns[start:stop]
             seen = self.columns[:stop] // self.block_length
             mask = seen[None, :] <= positions[:, None] // self.block_length
-            self.cache.place(slice(slot, slot + 1), [start], stop - start, self.device)
+            cache.place(slice(slot, slot + 1), [start], stop - start, self.device)
             self._call(
                 self.canvas.tokens[slot : slot + 1, start:stop], mask[None, None], positions[None]
             )
@@ -222,3 +224,9 @@ class Engine:
                 self.cache.move(last, slot)
             self.live[slot] = self.live[last]
         self.live.pop()
+
+
+def _new_cache(slots: int, length: int) -> BlockCache:
+    from fastedit.decoding.cache import BlockCache  # here, since it imports transformers
+
+    return BlockCache(slots, length)

@@ -30,7 +30,7 @@ def load(
         _check_folder(folder)
     elif path.startswith((".", "/", "~")) or folder.exists():
         raise FileNotFoundError(f"{path} is not a folder with a checkpoint (config.json, weights)")
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         path, dtype=dtype, revision=revision, use_safetensors=True, trust_remote_code=False
     )
     model = model.to(_device(device))

@@ -47,7 +47,7 @@ def uniform(seed: Tensor, position: Tensor, forward: Tensor, purpose: int) -> Te
     return (word >> 8).to(torch.float32) * 2.0**-24
 
 
-def philox(seed: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: int) -> Tensor:
+def philox(seed: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, purpose: int) -> Tensor:
     """First word of Philox4x32-10 as int64 in [0, 2^32); int64 arithmetic only.
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); the key and
@@ -55,7 +55,7 @@ def philox(seed: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: int) -> Tensor:
     """
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     c0, c1, c2 = c0 & _LOW, c1 & _LOW, c2 & _LOW
-    c3 = torch.full_like(c0, c3)
+    c3 = torch.full_like(c0, purpose)
     for _ in range(10):
         h0, l0 = _mulhilo(_M0, c0)
         h1, l1 = _mulhilo(_M1, c2)

@@ -1,0 +1,91 @@
+"""The house: arrows go down only, and what must not be in the package is not."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "fastedit"
+
+# A room may import from its own row and from the rows below it; models and policies are strangers.
+LAYERS = [
+    {"cli", "serving"},
+    {"integrations", "trace"},
+    {"tasks", "training", "decoding"},
+    {"policies", "models"},
+    {"ops"},
+    {"fastedit_kernels"},
+]
+STRANGERS = {("models", "policies"), ("policies", "models"), ("decoding", "training")}
+
+
+def rooms_imported(file: Path) -> set[str]:
+    """Rooms that a file imports, at the top or inside a function."""
+    found = set()
+    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            names = [module] + [f"{module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "fastedit" and len(parts) > 1:
+                found.add(parts[1])
+            elif parts[0] == "fastedit_kernels":
+                found.add(parts[0])
+    return found
+
+
+def test_arrows_go_down_only():
+    level = {room: i for i, rooms in enumerate(LAYERS) for room in rooms}
+    wrong = []
+    for file in PACKAGE.rglob("*.py"):
+        room = file.relative_to(PACKAGE).parts[0]
+        if room not in level:
+            continue
+        for other in rooms_imported(file) & set(level):
+            upward = level[other] < level[room] or (room, other) in STRANGERS
+            beside_ops = other == "fastedit_kernels" and room != "ops"
+            if upward or beside_ops:
+                wrong.append(f"{file.relative_to(ROOT)} imports {other}")
+    assert not wrong
+
+
+def test_every_room_is_known():
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"}
+    assert rooms - {"assets"} <= set.union(*LAYERS)
+
+
+def test_nothing_that_runs_foreign_code():
+    forbidden = re.compile(
+        r"trust_remote_code\s*=\s*True|import pickle|pickle\.|torch\.load\(|yaml\.load\(|(?<![.\w])eval\("
+    )
+    hits = [
+        f"{file.relative_to(ROOT)}:{number}"
+        for file in PACKAGE.rglob("*.py")
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        if forbidden.search(line)
+    ]
+    assert not hits
+
+
+def test_no_folder_shadows_another_package():
+    assert not (ROOT / "kernels" / "__init__.py").exists()
+    assert not (ROOT / "benchmarks" / "__init__.py").exists()
+
+
+def test_import_is_light():
+    code = (
+        "import sys, fastedit\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+        "from fastedit import DecodeConfig\n"
+        "assert DecodeConfig().threshold == 0.7\n"
+        "assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
