@@ -22,13 +22,14 @@ class BlockCache(Cache):
     def __init__(self, slots: int, length: int) -> None:
         self.slots, self.length = slots, length
         self.rows = slice(0, 0)
-        self.visible = 0
+        self.cached = self.visible = 0
         self.where: Any = None  # index of the positions that the next forward writes
         super().__init__(layers=[])
 
     def place(self, rows: slice, starts: list[int], width: int, device: torch.device) -> None:
         """The next forwards run rows `rows`, each on positions [start, start + width)."""
-        self.rows, self.visible = rows, max(starts) + width
+        self.rows, self.cached = rows, max(starts)
+        self.visible = self.cached + width
         if len(set(starts)) == 1:
             self.where = (rows, slice(starts[0], starts[0] + width))
         else:
@@ -84,7 +85,7 @@ class _BlockLayer(CacheLayerMixin):
         return self.cache.visible, 0
 
     def get_seq_length(self) -> int:
-        return self.cache.visible
+        return self.cache.cached
 
     def get_max_length(self) -> int:
         return self.cache.length

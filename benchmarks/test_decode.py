@@ -1,0 +1,105 @@
+"""Decoding 512 new tokens with the embedded checkpoint, beside the released rule written plainly.
+
+Both sides run the same model in the same process on the same prompts; outputs are asserted equal
+before a time is reported. Each prompt is timed on both sides in turn, so that a slow spell of the
+machine hits both; ratios are per prompt, quoted as median and range.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import plain
+import pytest
+import torch
+
+from fastedit import DecodeConfig, Decoder
+from fastedit.tasks import get_task
+
+NEW_TOKENS = 512
+PROMPTS = 16
+
+
+@pytest.fixture(scope="module")
+def setup():
+    decoder = Decoder.from_pretrained("tiny")
+    problems = get_task("chain_sum").problems(PROMPTS)
+    template = decoder.tokenizer.apply_chat_template
+    prompts = [
+        torch.tensor(template(p.messages, add_generation_prompt=True, return_dict=False))
+        for p in problems
+    ]
+    # Nothing ends early: every side decodes every block of 512 tokens.
+    options = DecodeConfig.quality(max_new_tokens=NEW_TOKENS, eos_early_stop=False)
+    return decoder, prompts, options
+
+
+@pytest.fixture(scope="module")
+def alone(setup):
+    """Per prompt: plain ids, plain seconds, our seconds at batch 1. Equality asserted."""
+    decoder, prompts, options = setup
+    decoder.config = options
+    decoder.generate(prompts[0], max_new_tokens=64)
+    measured = []
+    for prompt in prompts:
+        begin = time.perf_counter()
+        ids = plain_generate(decoder, prompt, options)
+        middle = time.perf_counter()
+        out = decoder.generate(prompt)
+        end = time.perf_counter()
+        assert out.sequences[0].equal(ids)
+        measured.append((ids, middle - begin, end - middle))
+    return measured
+
+
+def plain_generate(decoder, prompt, options):
+    return plain.generate(
+        decoder.model,
+        prompt,
+        gen_length=NEW_TOKENS,
+        block_length=options.block_length,
+        threshold=options.threshold,
+        editing_threshold=options.editing_threshold,
+        max_post_steps=options.max_post_steps,
+        num_to_transfer=options.num_to_transfer,
+        mask_id=decoder.model.config.mask_token_id,
+        eos_id=decoder.tokenizer.eos_token_id,
+    )
+
+
+def row(name: str, seconds: float, ratios: list[float]) -> dict:
+    low, high = min(ratios), max(ratios)
+    return {
+        "decoding": name,
+        "tokens/s": round(PROMPTS * NEW_TOKENS / seconds),
+        "times faster": f"{statistics.median(ratios):.1f} ({low:.1f} to {high:.1f})",
+    }
+
+
+def test_one_prompt_at_a_time(benchmark, setup, alone, report):
+    decoder, prompts, _ = setup
+    benchmark.pedantic(decoder.generate, args=(prompts[0],), rounds=3)
+    ratios = [slow / fast for _, slow, fast in alone]
+    report("decode", **row("released rule, plain, batch 1", sum(m[1] for m in alone), [1.0]))
+    report("decode", **row("fastedit, batch 1", sum(m[2] for m in alone), ratios))
+    assert statistics.median(ratios) >= 3.0
+
+
+def test_sixteen_prompts_together(benchmark, setup, alone, report):
+    decoder, prompts, _ = setup
+    times = []
+
+    def together():
+        begin = time.perf_counter()
+        out = decoder.generate(prompts)
+        times.append(time.perf_counter() - begin)
+        return out
+
+    out = benchmark.pedantic(together, rounds=5, warmup_rounds=1)
+    for ids, (plain_ids, *_) in zip(out.sequences, alone, strict=True):
+        assert ids.equal(plain_ids)
+    slow = sum(seconds for _, seconds, _ in alone)
+    ratios = [slow / seconds for seconds in times[1:]]
+    report("decode", **row("fastedit, batch 16", statistics.median(times[1:]), ratios))
+    assert statistics.median(ratios) >= 10.0
