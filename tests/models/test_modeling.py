@@ -139,14 +139,16 @@ def test_padding_changes_nothing(side, capacity):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attn", ["sdpa", "eager"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fully_masked_rows_are_finite(attn, dtype):
-    model, ids = tiny(attn).to(dtype), random_ids(1, 8)
+def test_rows_that_see_nothing_are_finite_and_agree(dtype):
+    ids = random_ids(1, 8)
     mask = block_causal_mask(torch.arange(8)[None], block_size=4)
     mask[..., 6:, :] = False
     mask[..., :, 6:] = False
-    assert model(ids, attention_mask=mask).logits.isfinite().all()
+    fused, plain = (tiny(a).to(dtype)(ids, attention_mask=mask).logits for a in ("sdpa", "eager"))
+    assert fused.isfinite().all() and plain.isfinite().all()
+    if dtype == torch.float32:  # in bf16 a rounding may send a token to another expert
+        torch.testing.assert_close(fused, plain, atol=1e-4, rtol=1e-4)
 
 
 def test_zero_one_float_mask_is_refused():
