@@ -240,10 +240,10 @@ def test_hidden_states_and_cache_objects():
 
 
 @torch.no_grad()
-def test_generate_needs_a_diffusion_loop():
+def test_generate_is_the_released_one_or_the_callable_it_is_given():
     model, ids = tiny(), random_ids(1, 4)
-    with pytest.raises(NotImplementedError, match="Decoder"):
-        model.generate(ids, max_new_tokens=4)
+    output = model.generate(ids, gen_length=6, block_length=4, mask_id=63, eos_id=1)
+    assert output.shape[0] == 1 and 1 <= output.shape[1] <= 6
 
     def fill(model, input_ids, suffix=None, **_):
         return torch.cat([input_ids, suffix], 1)

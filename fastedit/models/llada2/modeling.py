@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -260,10 +261,12 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
         )
 
     def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """`GenerationMixin.generate` with a `custom_generate`; left to right is refused."""
-        if kwargs.get("custom_generate") is None:
-            raise NotImplementedError(
-                "LLaDA2 does not decode left to right: use fastedit.Decoder(model).generate(...) "
-                "or pass custom_generate=fastedit.integrations.transformers.generate"
-            )
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        """The released LLaDA2.1 `generate`, or transformers' own with a `custom_generate`.
+
+        Arguments: `fastedit.integrations.patch.released_generate`.
+        """
+        if kwargs.get("custom_generate") is not None:
+            return super().generate(*args, **kwargs)  # type: ignore[misc]
+        # Decoding lives above the models, so it is found by name when it is asked for.
+        patch = importlib.import_module("fastedit.integrations.patch")
+        return patch.released_generate(self, *args, **kwargs)
