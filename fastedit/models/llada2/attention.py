@@ -14,15 +14,16 @@ from .configuration import LLaDA2MoeConfig
 from .masks import open_empty_rows
 
 
-def convert_mask(mask: Tensor | None, implementation: str | None, like: Tensor) -> Any:
+def convert_mask(mask: Tensor | None, implementation: str | None, groups: int, like: Tensor) -> Any:
     """`mask` (bool [1 or B, 1, Q, K] or None) for `implementation`, once per forward.
 
+    Repeated for the `groups` query heads that share a key head: [1 or B, 1, groups * Q, K].
     sdpa takes bool, flex_attention a BlockMask, eager (and anything registered by a user) an
     additive mask in the dtype of the activations `like` [B, Q, H].
     """
     if mask is None:
         return None
-    mask = open_empty_rows(mask)
+    mask = open_empty_rows(mask).repeat(1, 1, groups, 1)
     if implementation == "sdpa":
         return mask
     if implementation == "flex_attention":
@@ -56,12 +57,10 @@ def eager_attention(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Plain attention, softmax in fp32. `query` [B, heads, Q, D], `key`/`value` [B, kv, K, D].
+    """Plain attention, softmax in fp32. `query` [B, heads, Q, D], `key`/`value` [B, heads, K, D].
 
     Returns the output [B, Q, heads, D] and the weights [B, heads, Q, K].
     """
-    groups = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
     scores = query @ key.transpose(2, 3) * scaling
     if mask is not None:
         scores = scores + mask
@@ -96,7 +95,11 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class LLaDA2MoeAttention(nn.Module):
-    """Grouped-query attention with one fused projection; q and k are normalised before rotary."""
+    """Grouped-query attention with one fused projection; q and k are normalised before rotary.
+
+    The query heads that share a key head are laid end to end along the queries, so no attention
+    implementation has to copy keys and values: they are most of the bytes of a cached step.
+    """
 
     is_causal = False
 
@@ -108,7 +111,7 @@ class LLaDA2MoeAttention(nn.Module):
         self.scaling = config.head_dim**-0.5
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.split_heads = (heads, kv_heads, kv_heads)
-        self.num_key_value_groups = heads // kv_heads
+        self.groups = heads // kv_heads
         self.query_key_value = nn.Linear(
             config.hidden_size, (heads + 2 * kv_heads) * self.head_dim, bias=False
         )
@@ -131,7 +134,11 @@ class LLaDA2MoeAttention(nn.Module):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention
         )
+        query = query.view(batch, -1, self.groups * queries, self.head_dim)
         output, weights = attention(
             self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
         )
+        output = output.view(batch, self.groups, queries, -1, self.head_dim).permute(0, 2, 3, 1, 4)
+        if weights is not None:
+            weights = weights.view(batch, -1, queries, key.shape[2])
         return self.dense(output.reshape(batch, queries, -1)), weights

@@ -189,7 +189,8 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
             blocks = routing_blocks(
                 positions.expand(hidden.shape[:2]), mask, self.config.block_size
             )
-        mask = convert_mask(mask, self.config._attn_implementation, hidden)
+        groups = self.config.num_attention_heads // self.config.num_key_value_heads
+        mask = convert_mask(mask, self.config._attn_implementation, groups, hidden)
         rotary = rotary_tables(self.config, positions, hidden.dtype)
         for layer in self.layers:
             hidden = layer(hidden, mask, rotary, blocks, past_key_values=past_key_values)
