@@ -1,0 +1,69 @@
+"""The `fastedit` command: one file per subcommand, imports of torch only inside them.
+
+`main` is the entry point. Exit codes: 0 done, 1 a request failed, 2 bad options or input, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from fastedit import __version__
+from fastedit.cli.demo import demo_command
+from fastedit.cli.errors import CommandLineError
+from fastedit.cli.evaluate import evaluate_command
+from fastedit.cli.generate import generate_command
+from fastedit.cli.info import info_command
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("generate")(generate_command)
+app.command("eval")(evaluate_command)
+app.command("info")(info_command)
+app.command("demo")(demo_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastedit {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Exit codes: 0 done, 1 a request failed, 2 bad options or input, 130 Ctrl-C.")
+def fastedit(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print and exit."),
+    ] = False,
+) -> None:
+    """Decode with diffusion language models that edit what they drafted."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code. A user's mistake is one line on stderr."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 shows ? for what it lacks
+            stream.reconfigure(errors="replace")
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            code = app(args=arguments, prog_name="fastedit", standalone_mode=False)
+        except CommandLineError as error:
+            typer.echo(f"fastedit: {error.format_message()}", err=True)
+            return error.exit_code
+        except (KeyboardInterrupt, typer.Abort):
+            return 130
+    return code if isinstance(code, int) else 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    typer.echo(f"fastedit: warning: {message}", err=True)

@@ -1,0 +1,153 @@
+"""`fastedit generate --input`: a file of requests, in batches, into a file of results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import typer
+
+from fastedit.cli.errors import UserError
+from fastedit.cli.jsonl import LineErrors, Row, finished_indexes, read_rows, write_record
+from fastedit.cli.prompts import as_prompt
+from fastedit.cli.terminal import counting
+
+if TYPE_CHECKING:
+    from fastedit.decoding import DecodeConfig, Decoder
+
+BATCH = 32  # what the Decoder runs at once
+
+
+def decode_file(
+    load: Callable[[], Decoder], config: DecodeConfig, source: Path, target: Path | None, raw: bool
+) -> int:
+    """Decode what `target` (None: stdout) lacks of `source`; returns the number of failed rows.
+
+    The whole of `source` is checked before the first model call. Raises `UserError`.
+    """
+    rows = read_rows(source)
+    _check_options(rows, config, source)
+    done = _finished(target, source, rows) if target is not None else set()
+    left = [row for row in rows if row.index not in done]
+    if not left:
+        _say(f"nothing to do: all {len(rows)} results are in {target}")
+        return 0
+    decoder = load()
+    _check_prompts(left, decoder, source, raw)
+    written = failed = 0
+    try:
+        with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
+            for record in _decoded(left, decoder, raw):
+                write_record(file, record)
+                written += 1
+                failed += "error" in record
+                advance(1)
+    except KeyboardInterrupt:
+        kept = f"{len(done) + written} of {len(rows)} results are in {target or 'the output'}"
+        again = "; the same command goes on from there" if target else ""
+        _say(f"interrupted: {kept}{again}")
+        raise typer.Exit(130) from None
+    _report(written, failed, len(done), target)
+    return failed
+
+
+def _finished(target: Path, source: Path, rows: list[Row]) -> set[int]:
+    if not target.parent.is_dir():
+        raise UserError(f"cannot write {target}: there is no folder {target.parent}")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"--output would overwrite the input {source}")
+    return finished_indexes(target, rows)
+
+
+def _check_options(rows: list[Row], config: DecodeConfig, source: Path) -> None:
+    errors = LineErrors(source)
+    for row in rows:
+        try:
+            config.replace(**row.options)
+        except (ValueError, TypeError) as error:
+            errors.add(row.line, error)
+    errors.raise_any()
+
+
+def _check_prompts(rows: list[Row], decoder: Decoder, source: Path, raw: bool) -> None:
+    errors = LineErrors(source)
+    for row in rows:
+        try:
+            # Checks prompt and options; nothing runs until the first event is asked for.
+            decoder.stream(_prompt(row, decoder, raw), **row.options)
+        except Exception as error:
+            errors.add(row.line, str(error).removeprefix("prompt 0 "))
+    errors.raise_any()
+
+
+def _prompt(row: Row, decoder: Decoder, raw: bool) -> Any:
+    return as_prompt(decoder, row.prompt, raw) if isinstance(row.prompt, str) else row.prompt
+
+
+def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str, Any]]:
+    """Results in batches of rows with equal overrides; seeds may differ within a batch."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        options = {name: value for name, value in row.options.items() if name != "seed"}
+        groups.setdefault(json.dumps(options, sort_keys=True), []).append(row)
+    for shared, group in groups.items():
+        for start in range(0, len(group), BATCH):
+            yield from _batch(group[start : start + BATCH], json.loads(shared), decoder, raw)
+
+
+def _batch(
+    rows: list[Row], options: dict[str, Any], decoder: Decoder, raw: bool
+) -> Iterator[dict[str, Any]]:
+    from fastedit.decoding import BadLogitsError, DecodeStalledError
+
+    prompts = [_prompt(row, decoder, raw) for row in rows]
+    seeds = [_seed(row, decoder.config) for row in rows]
+    try:
+        out = decoder.generate(prompts, **options, seed=seeds)
+    except (BadLogitsError, DecodeStalledError) as error:  # raised for a batch of one
+        yield _record(rows[0], None, error)
+        return
+    for row, text, stats, failure in zip(rows, out.texts or [], out.stats, out.errors, strict=True):
+        yield _record(row, text, failure) | {"stats": stats.as_dict()}
+
+
+def _seed(row: Row, config: DecodeConfig) -> int:
+    given = row.options.get("seed", config.seed)
+    return secrets.randbits(63) if given is None else given
+
+
+def _record(row: Row, text: str | None, error: Exception | None) -> dict[str, Any]:
+    record: dict[str, Any] = {"index": row.index, "id": row.id}
+    if error is None:
+        return record | {"text": text}
+    place = f"request {getattr(error, 'index', '')}: "  # its place in the batch means nothing here
+    return record | {"error": str(error).removeprefix(place)}
+
+
+@contextlib.contextmanager
+def _opened(target: Path | None) -> Iterator[IO[str]]:
+    if target is None:
+        yield sys.stdout
+        return
+    try:
+        file = target.open("a", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def _report(written: int, failed: int, before: int, target: Path | None) -> None:
+    parts = [f"{written} results written" + (f" to {target}" if target else "")]
+    parts += [f"{failed} of them failed"] if failed else []
+    parts += [f"{before} were there already"] if before else []
+    _say(", ".join(parts))
+
+
+def _say(text: str) -> None:
+    typer.echo(f"fastedit: {text}", err=True)

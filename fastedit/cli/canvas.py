@@ -1,0 +1,98 @@
+"""The canvas of one request, followed through the events of `Decoder.stream(..., drafts=True)`.
+
+Each token is a mask, a draft (may still change), edited (changed in this block) or committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from fastedit.cli.terminal import printable
+
+if TYPE_CHECKING:
+    from fastedit.decoding import Event
+
+MASK, DRAFT, EDITED = "mask", "draft", "edited"
+# One cell wide in every terminal, also where East Asian ambiguous characters take two.
+MASK_SIGN, SPECIAL_SIGN, NEWLINE_SIGN = "░", "∎", "↵"
+
+
+@dataclass
+class Canvas:
+    """Committed text, the active block, and the counts so far.
+
+    ids, states  of the active block's tokens, prompt excluded
+    commits      masks that became tokens; edits: tokens that became other tokens
+    """
+
+    tokenizer: Any
+    mask_token_id: int
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    states: list[str] = field(default_factory=list)
+    block: int = 0
+    forwards: int = 0
+    commits: int = 0
+    edits: int = 0
+
+    def update(self, event: Event) -> None:
+        """Take the next "draft" or "commit" event."""
+        self.block = event.block
+        if event.kind == "commit":
+            self.text += event.text
+            self.ids, self.states = [], []
+        elif event.kind == "draft":
+            self.forwards += 1
+            before = self.ids or [self.mask_token_id] * len(event.ids)
+            states = self.states or [MASK] * len(event.ids)
+            self.ids = list(event.ids)
+            self.states = [
+                self._next_state(*change) for change in zip(before, event.ids, states, strict=True)
+            ]
+
+    def _next_state(self, before: int, now: int, state: str) -> str:
+        if before == now:
+            return state
+        if now == self.mask_token_id:
+            return MASK
+        if before == self.mask_token_id:
+            self.commits += 1
+            return DRAFT
+        self.edits += 1
+        return EDITED
+
+    @property
+    def masks(self) -> int:
+        return self.states.count(MASK)
+
+    def pieces(self, newline: str = NEWLINE_SIGN) -> Iterator[tuple[str, str]]:
+        """(state, text) of the active block, neighbours in one state together.
+
+        newline: what stands for a line break. Tokens are decoded in runs, so a character that spans
+        two of them shows whole.
+        """
+        special = set(self.tokenizer.all_special_ids)
+        cells = zip(self.ids, self.states, strict=True)
+        for (state, is_special), run in groupby(cells, lambda c: (c[1], c[0] in special)):
+            ids = [token for token, _ in run]
+            if state == MASK:
+                yield state, MASK_SIGN * len(ids)
+            elif is_special:
+                yield state, SPECIAL_SIGN * len(ids)
+            else:
+                text = self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+                yield state, printable(text, newline)
+
+    def line(self) -> str:
+        """The active block in one line without styles: edited runs stand in brackets."""
+        return "".join(f"[{text}]" if state == EDITED else text for state, text in self.pieces())
+
+    def status(self) -> str:
+        rate = self.commits / self.forwards if self.forwards else 0.0
+        return (
+            f"forward {self.forwards}  block {self.block}  commits {self.commits}  "
+            f"edits {self.edits}  {rate:.1f} tokens per forward"
+        )

@@ -1,0 +1,167 @@
+"""`fastedit generate`: one prompt to the terminal, or a file of requests to a file of results."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastedit.cli import options
+from fastedit.cli.checkpoint import load_decoder
+from fastedit.cli.errors import RequestFailedError, UserError, one_line
+from fastedit.cli.prompts import as_prompt, typed
+from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
+
+if TYPE_CHECKING:
+    from fastedit.decoding import Decoder, DecodeStats, Event
+
+Prompt = Annotated[str | None, typer.Argument(help="Text to answer; - reads stdin.")]
+Input = Annotated[
+    Path | None,
+    typer.Option(
+        "--input",
+        "-i",
+        help="A JSON object per line: prompt or messages; optional id and decoding options.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="Results of --input, a line each; a rerun does only what is missing. Default: stdout.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One object: text, token_ids, stats.")]
+AsLive = Annotated[bool, typer.Option("--live", help="Show the canvas at every forward, slowed.")]
+Raw = Annotated[bool, typer.Option("--raw", help="No chat template, also for prompts of --input.")]
+Seed = Annotated[int | None, typer.Option(help="Of the draws, when sampling.")]
+
+
+def generate_command(
+    prompt: Prompt = None,
+    input: Input = None,
+    output: Output = None,
+    json: AsJson = False,
+    live: AsLive = False,
+    raw: Raw = False,
+    checkpoint: options.Checkpoint = "tiny",
+    adapter: options.Adapter = None,
+    revision: options.Revision = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    mode: options.Mode = None,
+    threshold: options.Threshold = None,
+    editing_threshold: options.EditingThreshold = None,
+    max_new_tokens: options.MaxNewTokens = None,
+    block_length: options.BlockLength = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    seed: Seed = None,
+    stop: options.Stop = None,
+) -> None:
+    """Answer PROMPT, or every line of --input.
+
+    A prompt is one user message where the checkpoint has a chat template, unless --raw.
+    """
+    _check_usage(prompt, input, output, json, live)
+    config = options.decode_config(
+        mode=mode,
+        threshold=threshold,
+        editing_threshold=editing_threshold,
+        max_new_tokens=max_new_tokens,
+        block_length=block_length,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop=stop,
+    )
+    load = functools.partial(
+        load_decoder, checkpoint, config, adapter, revision=revision, dtype=dtype, device=device
+    )
+    if input is not None:
+        from fastedit.cli.batch import decode_file
+
+        raise typer.Exit(1 if decode_file(load, config, input, output, raw) else 0)
+    text = typed(prompt or "")
+    answer = _as_json if json else _as_live if live else _as_text
+    _answer(answer, load(), text, raw)
+
+
+def _check_usage(
+    prompt: str | None, source: Path | None, target: Path | None, as_json: bool, live: bool
+) -> None:
+    if (prompt is None) == (source is None):
+        raise UserError("give a PROMPT (- reads stdin) or --input FILE, one of them")
+    if source is None and target is not None:
+        raise UserError("--output goes with --input")
+    if source is not None and (as_json or live):
+        raise UserError("--json and --live go with a PROMPT, not with --input")
+    if as_json and live:
+        raise UserError("--json and --live exclude each other")
+
+
+def _answer(show: Any, decoder: Decoder, text: str, raw: bool) -> None:
+    from fastedit.decoding import BadLogitsError, DecodeStalledError
+
+    with one_line(ValueError, TypeError):  # everything is checked before the first forward
+        events = decoder.stream(as_prompt(decoder, text, raw), drafts=show is _as_live)
+    try:
+        show(events, decoder)
+    except (BadLogitsError, DecodeStalledError) as error:
+        raise RequestFailedError(str(error).removeprefix("request 0: ")) from error
+    except KeyboardInterrupt:
+        typer.echo("\nfastedit: interrupted", err=True)
+        raise typer.Exit(130) from None
+
+
+def _as_json(events: Iterator[Event], decoder: Decoder) -> None:
+    *commits, end = events
+    record = {
+        "text": "".join(event.text for event in commits),
+        "token_ids": [token for event in commits for token in event.ids],
+        "stats": _stats(end).as_dict(),
+    }
+    typer.echo(json.dumps(record, ensure_ascii=False))
+
+
+def _as_live(events: Iterator[Event], decoder: Decoder) -> None:
+    from fastedit.cli.live import show
+
+    console = stdout_console()
+    text, stats = show(events, decoder, console)
+    plain(console, printable(text) if console.is_terminal else text)
+    _summary(stats)
+
+
+def _as_text(events: Iterator[Event], decoder: Decoder) -> None:
+    on_terminal = sys.stdout.isatty()
+    for event in events:
+        sys.stdout.write(printable(event.text) if on_terminal else event.text)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    _summary(_stats(event))
+
+
+def _stats(end: Event) -> DecodeStats:
+    if end.stats is None:
+        raise AssertionError("the last event carries the stats")
+    return end.stats
+
+
+def _summary(stats: DecodeStats) -> None:
+    console = stderr_console()
+    if console.is_terminal:
+        console.print(
+            f"{stats.tokens} tokens in {stats.forwards} forwards "
+            f"({stats.tokens_per_forward:.2f} per forward), {stats.t2t_edits} edits, "
+            f"ended by {stats.finish_reason}",
+            style="dim",
+        )

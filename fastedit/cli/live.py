@@ -1,0 +1,86 @@
+"""One request shown while it decodes: the canvas in place, or a line per forward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.text import Text
+
+from fastedit.cli.canvas import DRAFT, EDITED, MASK, MASK_SIGN, NEWLINE_SIGN, SPECIAL_SIGN, Canvas
+from fastedit.cli.terminal import can_redraw, plain, printable
+
+if TYPE_CHECKING:
+    from fastedit.decoding import Decoder, DecodeStats, Event
+
+# A frame stays at least this long, so that the eye can follow a model that is faster.
+FRAME_SECONDS = 0.08
+# Told apart without colour too: shade, underline, brackets, plain.
+STYLES = {MASK: "dim", DRAFT: "underline cyan", EDITED: "bold yellow"}
+_LEGEND_LINES = 2
+
+
+def show(events: Iterator[Event], decoder: Decoder, console: Console) -> tuple[str, DecodeStats]:
+    """Show what `Decoder.stream(..., drafts=True)` yields; returns the text and its stats.
+
+    On a terminal the canvas is drawn in place and removed at the end; elsewhere, every forward is
+    one line.
+    """
+    from fastedit.decoding.tokens import resolve_mask
+
+    mask = resolve_mask(decoder.config, decoder.model, decoder.tokenizer)
+    canvas = Canvas(decoder.tokenizer, mask)
+    draw = _in_place if can_redraw(console) else _line_by_line
+    stats = draw(events, canvas, console)
+    return canvas.text, stats
+
+
+def _in_place(events: Iterator[Event], canvas: Canvas, console: Console) -> Any:
+    view = CanvasView(canvas)
+    with Live(view, console=console, auto_refresh=False, transient=True) as live:
+        for event in events:
+            canvas.update(event)
+            live.refresh()
+            if event.kind == "draft":
+                time.sleep(FRAME_SECONDS)
+    return event.stats
+
+
+def _line_by_line(events: Iterator[Event], canvas: Canvas, console: Console) -> Any:
+    for event in events:
+        canvas.update(event)
+        if event.kind == "draft":
+            plain(console, f"{canvas.status()}  {canvas.line()}")
+    return event.stats
+
+
+class CanvasView:
+    """Draws a `Canvas`: its last lines, as many as the terminal holds, a status and a legend."""
+
+    def __init__(self, canvas: Canvas) -> None:
+        self.canvas = canvas
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = self.text().wrap(console, options.max_width)
+        room = max(console.size.height - _LEGEND_LINES - 1, 1)
+        yield from lines[-room:]
+        yield Text(self.canvas.status(), style="dim", no_wrap=True, overflow="ellipsis")
+        yield LEGEND
+
+    def text(self) -> Text:
+        text = Text(printable(self.canvas.text))
+        for state, piece in self.canvas.pieces(NEWLINE_SIGN + "\n"):
+            text.append(f"[{piece}]" if state == EDITED else piece, STYLES[state])
+        return text
+
+
+LEGEND = Text.assemble(
+    (MASK_SIGN, STYLES[MASK]), " mask  ",
+    ("draft", STYLES[DRAFT]), " may change  ",
+    ("[edited]", STYLES[EDITED]), "  committed  ",
+    SPECIAL_SIGN, " end",
+    no_wrap=True, overflow="ellipsis", style="dim",
+)  # fmt: skip

@@ -1,0 +1,65 @@
+"""What this machine is: reported by `info`, and beside every measurement."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+
+def system() -> dict[str, Any]:
+    """Operating system, processor and how much of it torch uses."""
+    import torch
+
+    return {
+        "os": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def devices() -> list[dict[str, Any]]:
+    """Accelerators that torch can use; empty on a machine with a CPU only."""
+    import torch
+
+    if torch.cuda.is_available():
+        return [_cuda_device(index) for index in range(torch.cuda.device_count())]
+    if torch.accelerator.is_available():
+        return [{"device": str(torch.accelerator.current_accelerator())}]
+    return []
+
+
+def hardware(device: Any) -> str:
+    """One phrase for the device that a measurement ran on."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return f"{_cpu_name()}, {torch.get_num_threads()} threads"
+    return str(device)
+
+
+def _cuda_device(index: int) -> dict[str, Any]:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    return {
+        "device": f"cuda:{index}",
+        "name": properties.name,
+        "capability": f"{properties.major}.{properties.minor}",
+        "memory_gib": round(properties.total_memory / 2**30, 1),
+        "bfloat16": torch.cuda.is_bf16_supported(),
+    }
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,70 @@
+"""Options that several commands share, and how they become a `DecodeConfig`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastedit.cli.errors import one_line
+
+if TYPE_CHECKING:
+    from fastedit.decoding import DecodeConfig
+
+
+def _option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
+_MODEL, _DECODING = "Model", "Decoding"
+
+Checkpoint = Annotated[
+    str, _option("Folder, Hub id, or 'tiny' (embedded).", _MODEL, metavar="PATH|ID")
+]
+Adapter = Annotated[str | None, _option("LoRA folder or Hub id, merged.", _MODEL)]
+Revision = Annotated[str | None, _option("Branch, tag or commit on the Hub.", _MODEL)]
+Dtype = Annotated[str, _option("auto (as stored), float32, bfloat16, float16.", _MODEL)]
+Device = Annotated[str, _option("auto, cpu, cuda, cuda:1, mps, ...", _MODEL)]
+
+Mode = Annotated[
+    str | None,
+    _option(
+        "Both thresholds at once: quality .7/.5, speed .5/.0.", _DECODING, metavar="quality|speed"
+    ),
+]
+Threshold = Annotated[float | None, _option("Masks above this confidence commit.", _DECODING)]
+EditingThreshold = Annotated[
+    str | None,
+    _option(
+        "Tokens are replaced by a rival above this confidence; none = off, 0 = every change.",
+        _DECODING,
+        metavar="FLOAT|none",
+    ),
+]
+BlockLength = Annotated[int | None, _option("Tokens per block, as trained.", _DECODING)]
+MaxNewTokens = Annotated[int | None, _option("Generated tokens at most.", _DECODING)]
+Temperature = Annotated[float | None, _option("0 = greedy.", _DECODING)]
+TopP = Annotated[float | None, _option("Nucleus, when sampling.", _DECODING)]
+TopK = Annotated[int | None, _option("Best k, when sampling.", _DECODING)]
+Stop = Annotated[list[str] | None, _option("Text that ends it; repeatable.", _DECODING)]
+
+
+def decode_config(**options: Any) -> DecodeConfig:
+    """The `DecodeConfig` of the options that were given (not None, not an empty list)."""
+    from fastedit.decoding import DecodeConfig
+
+    given = {name: value for name, value in options.items() if value not in (None, [])}
+    if "editing_threshold" in given:
+        given["editing_threshold"] = _editing_threshold(given["editing_threshold"])
+    with one_line(ValueError, TypeError):
+        return DecodeConfig(**given)
+
+
+def _editing_threshold(text: str) -> float | str | None:
+    """'none' and 'off' -> None, a number -> float; the config refuses anything else."""
+    if text.lower() in ("none", "off"):
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,21 @@
+"""A prompt as it was typed -> what the Decoder takes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastedit.decoding import Decoder
+
+
+def typed(prompt: str) -> str:
+    """The PROMPT argument; "-" is standard input without its last newline."""
+    return sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt
+
+
+def as_prompt(decoder: Decoder, text: str, raw: bool) -> Any:
+    """One user message where the tokenizer has a chat template, unless `raw`; else the text."""
+    if raw or not getattr(decoder.tokenizer, "chat_template", None):
+        return text
+    return [{"role": "user", "content": text}]

@@ -1,0 +1,228 @@
+"""`fastedit generate --input`: checked first, written as it finishes, resumed where it stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fastedit.cli import batch
+
+LENGTH = 16
+
+
+@pytest.fixture
+def decode(run, checkpoint, tmp_path):
+    """Writes the input lines, runs the command: (exit code, stderr); files are f and g.jsonl."""
+
+    def decode(lines, *arguments):
+        text = "".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines)
+        (tmp_path / "f.jsonl").write_text(text, encoding="utf-8")
+        code, out, err = run(
+            "generate", "--checkpoint", checkpoint, "--max-new-tokens", LENGTH,
+            "--input", tmp_path / "f.jsonl", "--output", tmp_path / "g.jsonl", *arguments,
+        )  # fmt: skip
+        assert out == ""
+        return code, err
+
+    return decode
+
+
+@pytest.fixture
+def results(tmp_path):
+    def read():
+        lines = (tmp_path / "g.jsonl").read_text(encoding="utf-8").split("\n")
+        assert lines.pop() == ""
+        return [json.loads(line) for line in lines]
+
+    return read
+
+
+def requests(count: int) -> list[dict]:
+    return [{"prompt": f"number {i}", "id": f"r{i}"} for i in range(count)]
+
+
+def alone(decoder, prompt, **options):
+    chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    out = decoder.generate([chat], **{"max_new_tokens": LENGTH, **options})
+    return out.texts[0], out.stats[0].as_dict()
+
+
+def test_results_are_those_of_each_request_alone(decode, results, decoder):
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "é\u2028"}]
+    lines = [
+        {"prompt": "one", "id": "first", "seed": 1},
+        {"messages": messages, "seed": 2},
+        {"prompt": "two", "mode": "speed", "gen_length": 24, "seed": 3},
+        {"prompt": "three", "edit_threshold": None, "id": 4, "seed": 4},
+    ]
+    assert decode(lines)[0] == 0
+    by_index = {record["index"]: record for record in results()}
+    options = ({}, {}, {"mode": "speed", "max_new_tokens": 24}, {"editing_threshold": None})
+    for index, (line, own) in enumerate(zip(lines, options, strict=True)):
+        prompt = line.get("prompt", messages)
+        text, stats = alone(decoder, prompt, seed=index + 1, **own)
+        assert by_index[index] == {
+            "index": index, "id": line.get("id"), "text": text, "stats": stats,
+        }  # fmt: skip
+
+
+def test_raw_switches_the_chat_template_off(decode, results, decoder):
+    decode([{"prompt": "hello"}], "--raw")
+    assert results()[0]["text"] == decoder.generate(["hello"], max_new_tokens=LENGTH).texts[0]
+
+
+def test_lines_of_equal_options_share_a_batch(decode, monkeypatch):
+    from fastedit import Decoder
+
+    sizes, generate = [], Decoder.generate
+    monkeypatch.setattr(batch, "BATCH", 4)
+    monkeypatch.setattr(
+        Decoder,
+        "generate",
+        lambda self, prompts, **o: sizes.append(len(prompts)) or generate(self, prompts, **o),
+    )
+    lines = requests(10)
+    for line in lines[::2]:
+        line |= {"mode": "speed", "seed": 5}
+    assert decode(lines)[0] == 0
+    assert sizes == [4, 1, 4, 1]
+
+
+@pytest.mark.parametrize("torn", [b'{"ind', b'{"index": 3, "id": "r3", "te', b'{"index": 3, "\xc3'])
+def test_a_killed_run_goes_on_where_it_stopped(decode, results, tmp_path, torn):
+    decode(requests(6))
+    complete, output = results(), tmp_path / "g.jsonl"
+    head = b"".join(output.read_bytes().splitlines(keepends=True)[:3])
+    output.write_bytes(head + torn)
+    code, err = decode(requests(6))
+    assert code == 0
+    assert "3 results written" in err and "3 were there already" in err
+    assert output.read_bytes().startswith(head)
+    without_seed = [r["text"] for r in sorted(results(), key=lambda r: r["index"])]
+    assert without_seed == [r["text"] for r in complete]
+
+
+def test_a_finished_run_does_nothing(decode, tmp_path, monkeypatch):
+    from fastedit import Decoder
+
+    decode(requests(3))
+    before = (tmp_path / "g.jsonl").read_bytes()
+    monkeypatch.delattr(Decoder, "from_pretrained")  # not even loaded
+    code, err = decode(requests(3))
+    assert code == 0 and "nothing to do" in err
+    assert (tmp_path / "g.jsonl").read_bytes() == before
+
+
+def test_interrupt_says_what_is_saved_and_loses_nothing(decode, results, monkeypatch):
+    from fastedit import Decoder
+
+    generate, calls = Decoder.generate, []
+
+    def interrupted(self, prompts, **options):
+        calls.append(prompts)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return generate(self, prompts, **options)
+
+    monkeypatch.setattr(batch, "BATCH", 2)
+    monkeypatch.setattr(Decoder, "generate", interrupted)
+    code, err = decode(requests(5))
+    assert code == 130
+    assert "interrupted: 2 of 5 results are in" in err
+    assert [record["index"] for record in results()] == [0, 1]
+    assert decode(requests(5))[0] == 0
+    assert sorted(record["index"] for record in results()) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[1]", "must be a JSON object, not list"),
+        ({"id": 1}, "needs one of `prompt` and `messages`"),
+        ({"prompt": "a", "messages": []}, "needs one of `prompt` and `messages`"),
+        ({"prompt": 3}, "`prompt` must be a text; got int"),
+        ({"messages": ["hi"]}, "`messages` must be a list of objects"),
+        ({"prompt": "a", "threshhold": 0.5}, "unknown decoding option 'threshhold'"),
+        ({"prompt": "a", "threshold": -1}, "threshold must be a number of at least 0"),
+        ({"prompt": "a", "gen_length": 4, "max_new_tokens": 5}, "are the same option"),
+        ({"prompt": "a", "seed": [1, 2]}, "`seed` must be one integer"),
+        ({"prompt": "x" * 600}, "the model has 512"),
+        ({"prompt": "a", "mask_id": 10**6}, "outside the model's vocabulary"),
+        ('{"prompt": "\\ud800"}', "is not valid UTF-8"),
+    ],
+)
+def test_a_bad_line_is_reported_before_any_model_call(decode, tmp_path, line, words):
+    code, err = decode([{"prompt": "fine"}, "", line])
+    assert code == 2
+    assert "f.jsonl:3: " in err and words in err and err.count("\n") == 1
+    assert not (tmp_path / "g.jsonl").exists()
+
+
+def test_every_bad_line_is_named(decode):
+    err = decode(["{", {"prompt": "fine"}] + ["[]"] * 12)[1].splitlines()
+    assert "f.jsonl:1:" in err[0] and "f.jsonl:3:" in err[1]
+    assert err[-1] == "... and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            '{"index": 7, "id": null, "text": ""}\n',
+            "g.jsonl:1: index 7 is outside the input's 0..1",
+        ),
+        ('{"index": 0, "id": "other", "text": ""}\n', "g.jsonl:1: id 'other' where the input has"),
+        ('{"index": 0, "id": "r0"}\n', "g.jsonl:1: is no line of results"),
+        ("notes\n", "g.jsonl:1: is no line of results"),
+        ("notes", "g.jsonl:1: is no line of results"),
+    ],
+)
+def test_a_foreign_output_is_refused_and_left_alone(decode, tmp_path, content, words):
+    (tmp_path / "g.jsonl").write_text(content)
+    code, err = decode(requests(2))
+    assert code == 2 and words in err
+    assert (tmp_path / "g.jsonl").read_text() == content
+
+
+def test_input_as_output_is_refused(run, checkpoint, tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"prompt": "a"}\n')
+    code, _, err = run("generate", "--checkpoint", checkpoint, "--input", path, "--output", path)
+    assert code == 2 and "overwrite the input" in err
+    assert path.read_text() == '{"prompt": "a"}\n'
+
+
+def test_without_output_results_go_to_stdout(run, checkpoint, tmp_path):
+    path = tmp_path / "f.jsonl"
+    path.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    code, out, _ = run(
+        "generate", "--checkpoint", checkpoint, "--max-new-tokens", 4, "--input", path
+    )
+    assert code == 0
+    assert [json.loads(line)["index"] for line in out.splitlines()] == [0, 1]
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+def test_a_failed_request_gets_an_error_and_the_others_their_text(
+    decode, results, decoder, monkeypatch, neighbours
+):
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+
+    poison, forward = decoder.tokenizer("~")["input_ids"][0], LLaDA2MoeModelLM.forward
+
+    def poisoned(self, input_ids=None, **options):
+        output = forward(self, input_ids=input_ids, **options)
+        output.logits[(input_ids == poison).any(1)] = float("nan")
+        return output
+
+    monkeypatch.setattr(LLaDA2MoeModelLM, "forward", poisoned)
+    lines = requests(3) if neighbours else []
+    lines.insert(1, {"prompt": "~", "id": "bad"})
+    code, err = decode(lines, "--raw")
+    assert code == 1 and "1 of them failed" in err
+    by_id = {record["id"]: record for record in results()}
+    assert len(by_id) == len(lines)
+    assert by_id["bad"]["error"].startswith("bad logits") and "text" not in by_id["bad"]
+    assert all("text" in record for name, record in by_id.items() if name != "bad")

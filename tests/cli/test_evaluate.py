@@ -1,0 +1,138 @@
+"""`fastedit eval` and `fastedit demo`: sums that add up, tables that can be read."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from fastedit.cli import demo
+from fastedit.cli.evaluate import evaluate, wilson_interval
+from fastedit.cli.report import comparison, result_lines
+
+pytest.importorskip("reasoning_gym")
+OPTIONS = {"max_new_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def task():
+    from fastedit.tasks import get_task
+
+    return get_task("chain_sum")
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),
+        (1, 2, 0.0945, 0.9055),
+    ],
+)
+def test_wilson_interval(successes, n, low, high):
+    """81 of 263 and 0 of 10 are published examples (Newcombe 1998; Brown, Cai and DasGupta)."""
+    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_sums_are_those_of_the_requests(decoder, task):
+    batches = []
+    result = evaluate(decoder, task, 5, batch_size=2, on_batch=batches.append, **OPTIONS)
+    out = decoder.generate([task.messages(p.question) for p in task.test_set(5)], **OPTIONS)
+    assert batches == [2, 2, 1]
+    for name, key in (("tokens", "tokens"), ("forwards", "forwards"), ("edits", "t2t_edits")):
+        assert result[name] == sum(getattr(stats, key) for stats in out.stats)
+    assert result["tokens_per_forward"] == result["tokens"] / result["forwards"]
+    assert result["edits_per_100_tokens"] == 100 * result["edits"] / result["tokens"]
+    assert result["accuracy"] == 0.0 and result["interval"][0] == 0.0
+    assert result["seconds"] > 0 and result["tokens_per_second"] > 0
+
+
+def test_right_answers_are_counted(decoder, task, monkeypatch):
+    """An oracle answers two of three."""
+    problems = task.test_set(3)
+    generate = type(decoder).generate
+
+    def oracle(self, prompts, **options):
+        out = generate(self, prompts, **options)
+        solutions = {problem.question: problem.solution for problem in problems[:2]}
+        out.texts = [solutions.get(chat[0]["content"], "") for chat in prompts]
+        return out
+
+    monkeypatch.setattr(type(decoder), "generate", oracle)
+    result = evaluate(decoder, task, 3, **OPTIONS)
+    assert (result["exact"], result["accuracy"]) == (2, 2 / 3)
+    assert result["interval"] == list(wilson_interval(2, 3))
+    assert 2 / 3 <= result["partial_credit"] < 1
+
+
+@pytest.mark.parametrize("bad", [{"n": 0}, {"n": 2, "batch_size": 0}])
+def test_sizes_are_checked(decoder, task, bad):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        evaluate(decoder, task, **bad)
+
+
+@pytest.fixture
+def run_eval(run, checkpoint):
+    return lambda *arguments: run(
+        "eval", "--checkpoint", checkpoint, "--n", 3, "--max-new-tokens", 24, *arguments
+    )
+
+
+def test_json_has_the_promised_keys(run_eval, checkpoint):
+    code, out, _ = run_eval("--json", "--no-editing", "--mode", "speed")
+    result = json.loads(out)
+    assert code == 0
+    assert {"accuracy", "tokens_per_forward", "edits_per_100_tokens", "tokens_per_second"} <= set(
+        result
+    )
+    assert result["n"] == 3 and result["task"] == "chain_sum" and result["mode"] == "speed"
+    assert result["checkpoint"] == checkpoint and result["edits_per_100_tokens"] == 0.0
+    assert result["config"]["editing_threshold"] is None and result["config"]["threshold"] == 0.5
+    assert "threads" in result["hardware"]
+
+
+def test_table(run_eval):
+    code, out, _ = run_eval("--task", "leg_counting")
+    assert code == 0
+    for words in ("right answers", "95% Wilson interval", "partial credit", "tokens per forward"):
+        assert words in out
+
+
+def test_bad_logits_are_exit_code_1(run_eval, monkeypatch):
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+
+    forward = LLaDA2MoeModelLM.forward
+
+    def poisoned(self, *arguments, **options):
+        output = forward(self, *arguments, **options)
+        output.logits.fill_(float("nan"))
+        return output
+
+    monkeypatch.setattr(LLaDA2MoeModelLM, "forward", poisoned)
+    code, _, err = run_eval()
+    assert code == 1 and "bad logits" in err
+
+
+def test_comparison_fits_80_columns(decoder, task):
+    from rich.console import Console
+
+    result = evaluate(decoder, task, 1, **OPTIONS) | {"accuracy": 1.0, "interval": [0.98, 1.0]}
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison({name: result for name, *_ in demo.RUNS}))
+    table = console.export_text()
+    assert "…" not in table and "100% (98-100%)" in table
+    assert any(line.startswith("failed requests") for line in result_lines(result | {"failed": 1}))
+
+
+def test_demo_shows_problems_answers_and_a_table(run, checkpoint, monkeypatch):
+    monkeypatch.setattr(demo, "SHOWN", {"chain_sum": 1, "leg_counting": 1})
+    runs = tuple((name, task, 2, OPTIONS | options) for name, task, _, options in demo.RUNS)
+    monkeypatch.setattr(demo, "RUNS", runs)
+    code, out, _ = run("demo", "--checkpoint", checkpoint)
+    assert code == 0
+    assert "State the final answer" in out and "how many legs" in out
+    assert out.count("✗ wrong, the answer is ") == 2
+    for words in [*(name for name, *_ in demo.RUNS), "edits/100 tokens: how often"]:
+        assert words in out

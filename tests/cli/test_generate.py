@@ -1,0 +1,108 @@
+"""`fastedit generate PROMPT`: what is printed is what the Decoder returns."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+
+LENGTH = 40
+
+
+@pytest.fixture
+def generate(run, checkpoint):
+    def generate(*arguments):
+        return run("generate", "--checkpoint", checkpoint, "--max-new-tokens", LENGTH, *arguments)
+
+    return generate
+
+
+def answer(decoder, prompt, **options):
+    return decoder.generate([prompt], max_new_tokens=LENGTH, **options)
+
+
+def chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+def test_prompt_is_a_chat_message_unless_raw(generate, decoder):
+    as_chat, raw = answer(decoder, chat("hello")), answer(decoder, "hello")
+    assert as_chat.texts != raw.texts
+    assert generate("hello")[:2] == (0, as_chat.texts[0] + "\n")
+    assert generate("hello", "--raw")[:2] == (0, raw.texts[0] + "\n")
+
+
+def test_dash_reads_standard_input(generate, decoder, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("two\nlines\n"))
+    assert generate("-")[1] == answer(decoder, chat("two\nlines")).texts[0] + "\n"
+
+
+def test_json_is_one_object_with_text_ids_and_stats(generate, decoder):
+    code, out, err = generate("hello", "--json", "--seed", "7")
+    expected = answer(decoder, chat("hello"), seed=7)
+    assert (code, err) == (0, "")
+    assert json.loads(out) == {
+        "text": expected.texts[0],
+        "token_ids": expected.sequences[0].tolist(),
+        "stats": expected.stats[0].as_dict(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["--mode", "speed"], {"mode": "speed"}),
+        (["--threshold", ".3", "--editing-threshold", "none"],
+         {"threshold": 0.3, "editing_threshold": None}),
+        (["--editing-threshold", "0"], {"editing_threshold": 0.0}),
+        (["--block-length", "8"], {"block_length": 8}),
+        (["--stop", "v", "--stop", "$"], {"stop": ["v", "$"]}),
+        (["--temperature", "1", "--top-k", "5", "--top-p", ".9", "--seed", "3"],
+         {"temperature": 1.0, "top_k": 5, "top_p": 0.9, "seed": 3}),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:temperature")
+def test_options_reach_the_decoder(generate, decoder, arguments, options):
+    _, out, _ = generate("hello", "--json", *arguments)
+    expected = answer(decoder, chat("hello"), **options)
+    assert json.loads(out)["token_ids"] == expected.sequences[0].tolist()
+
+
+def test_a_warning_is_one_line_on_stderr(generate):
+    _, _, err = generate("hello", "--temperature", "1", "--seed", "1")
+    assert err.startswith("fastedit: warning: temperature > 0") and err.count("\n") == 1
+
+
+def test_a_prompt_that_cannot_be_decoded(generate):
+    code, out, err = generate("x" * 600)
+    assert (code, out) == (2, "")
+    assert "the model has 512" in err
+
+
+def test_bad_logits_are_exit_code_1(generate, monkeypatch):
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+
+    forward = LLaDA2MoeModelLM.forward
+
+    def poisoned(self, *arguments, **options):
+        output = forward(self, *arguments, **options)
+        output.logits.fill_(float("nan"))
+        return output
+
+    monkeypatch.setattr(LLaDA2MoeModelLM, "forward", poisoned)
+    code, _, err = generate("hello")
+    assert code == 1
+    assert err.startswith("fastedit: bad logits") and err.count("\n") == 1
+
+
+def test_interrupt_is_exit_code_130(generate, monkeypatch):
+    from fastedit.decoding.engine import Engine
+
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Engine, "_forward_and_decide", interrupted)
+    code, _, err = generate("hello")
+    assert (code, err.strip()) == (130, "fastedit: interrupted")

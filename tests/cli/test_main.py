@@ -1,0 +1,85 @@
+"""Entry points, exit codes, one-line errors, start-up."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fastedit import __version__
+
+
+def test_version(run):
+    assert run("--version") == (0, f"fastedit {__version__}\n", "")
+
+
+def test_module_and_help_import_no_torch():
+    code = "import sys, fastedit.cli as c; c.main(['--help']); c.main(['generate', '--help']); " + (
+        "print([m for m in ('torch', 'transformers', 'reasoning_gym') if m in sys.modules])"
+    )
+    helped = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert helped.stdout.splitlines()[-1] == "[]", helped.stderr
+    module = subprocess.run(
+        [sys.executable, "-m", "fastedit", "--version"], capture_output=True, text=True
+    )
+    assert module.stdout == f"fastedit {__version__}\n"
+
+
+@pytest.mark.parametrize("command", ["generate", "eval", "info", "demo"])
+def test_every_command_has_help(run, command):
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert f"fastedit {command}" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nonsense"], "nonsense"),
+        (["generate"], "give a PROMPT"),
+        (["generate", "a", "--input", "f"], "one of them"),
+        (["generate", "a", "--output", "f"], "--output goes with --input"),
+        (["generate", "a", "--json", "--live"], "exclude each other"),
+        (["generate", "--input", "f", "--json"], "not with --input"),
+        (["generate", "a", "--threshold", "high"], "--threshold"),
+        (["generate", "a", "--threshold", "-1"], "threshold must be a number of at least 0"),
+        (["generate", "a", "--editing-threshold", "low"], "editing_threshold must be None (off)"),
+        (["generate", "a", "--mode", "fast"], "mode must be one of quality, speed"),
+        (["generate", "a", "--dtype", "int4"], "--dtype must be one of"),
+        (["generate", "a", "--checkpoint", "./missing"], "missing is not a folder"),
+        (["generate", "--input", "missing.jsonl"], "cannot read missing.jsonl"),
+        (["eval", "--task", "poetry"], "unknown task 'poetry'"),
+        (["eval", "--n", "0"], "--n"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(run, arguments, words):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.startswith("fastedit: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("device", ["abacus", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(run, checkpoint, device):
+    code, _, err = run("generate", "a", "--checkpoint", checkpoint, "--device", device)
+    assert code == 2
+    assert err.startswith("fastedit: ") and err.count("\n") == 1
+
+
+def test_unavailable_back_end_is_one_line(run, checkpoint, monkeypatch):
+    monkeypatch.setenv("FASTEDIT_BACKEND", "abacus")
+    code, _, err = run("generate", "a", "--checkpoint", checkpoint)
+    assert code == 2
+    assert err.startswith("fastedit: unknown back end 'abacus'")
+
+
+def test_a_bug_is_not_disguised_as_a_mistake(run, checkpoint, monkeypatch):
+    from fastedit.decoding.engine import Engine
+
+    def broken(self):
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(Engine, "_forward_and_decide", broken)
+    with pytest.raises(TypeError, match="a bug"):
+        run("generate", "a", "--checkpoint", checkpoint)
