@@ -13,6 +13,7 @@ from fastedit.models.llada2 import (
     block_causal_mask,
     doubled_block_mask,
 )
+from fastedit.models.llada2.modeling import LLaDA2MoeExperts
 
 TINY = {
     "vocab_size": 64,
@@ -65,10 +66,14 @@ def golden_logits(golden, **implementations):
 
 
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
-@pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
-def test_golden_logits(golden, attn, experts):
+@pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm", "all_on_all"])
+def test_golden_logits(golden, attn, experts, monkeypatch):
+    few = experts == "all_on_all"
+    monkeypatch.setattr(LLaDA2MoeExperts, "suits_all_on_all", lambda *_: few)
     logits, expected = golden_logits(
-        golden, attn_implementation=attn, experts_implementation=experts
+        golden,
+        attn_implementation=attn,
+        experts_implementation="eager" if few else experts,
     )
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)

@@ -74,6 +74,21 @@ class LLaDA2MoeExperts(nn.Module):
         by_token = torch.cat(outputs)[order.argsort()].unflatten(0, (-1, top_k))
         return (by_token * weights[..., None]).sum(dim=1).to(hidden.dtype)
 
+    def all_on_all(self, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """As `forward`, with every expert run on every token and weighted by 0 where not chosen.
+
+        More products, far fewer calls: for a block or two of tokens and a handful of experts on a
+        CPU, half the time of sorting the tokens by expert.
+        """
+        share = weights.new_zeros(len(hidden), self.num_experts).scatter_(1, experts, weights)
+        gate, up = torch.matmul(hidden, self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)
+        outputs = torch.bmm(self.act_fn(gate) * up, self.down_proj.transpose(1, 2))
+        return (outputs * share.t()[..., None]).sum(dim=0).to(hidden.dtype)
+
+    def suits_all_on_all(self, tokens: Tensor, top_k: int) -> bool:
+        few = len(tokens) <= 64 and self.num_experts <= 4 * top_k
+        return few and tokens.device.type == "cpu" and not torch.is_grad_enabled()
+
 
 class LLaDA2MoeSparseBlock(nn.Module):
     """Routed experts plus the shared expert, which is not scaled."""
@@ -89,7 +104,9 @@ class LLaDA2MoeSparseBlock(nn.Module):
     def forward(self, x: Tensor, blocks: RoutingBlocks | None) -> Tensor:
         tokens = x.flatten(0, 1)
         experts, weights = self.gate(tokens, blocks)
-        return self.experts(tokens, experts, weights).view_as(x) + self.shared_experts(x)
+        few = self.experts.suits_all_on_all(tokens, self.gate.top_k)
+        routed = self.experts.all_on_all if few else self.experts
+        return routed(tokens, experts, weights).view_as(x) + self.shared_experts(x)
 
 
 class LLaDA2MoeDecoderLayer(GradientCheckpointingLayer):
