@@ -25,6 +25,7 @@ class Canvas:
     """Committed text, the active block, and the counts so far.
 
     ids, states  of the active block's tokens, prompt excluded
+    committed    tokens in the blocks before; block: the active one, counted from 1
     commits      masks that became tokens; edits: tokens that became other tokens
     """
 
@@ -33,6 +34,8 @@ class Canvas:
     text: str = ""
     ids: list[int] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
+    committed: int = 0
+    first_block: int | None = None
     block: int = 0
     forwards: int = 0
     commits: int = 0
@@ -40,9 +43,12 @@ class Canvas:
 
     def update(self, event: Event) -> None:
         """Take the next "draft" or "commit" event."""
-        self.block = event.block
+        if self.first_block is None:  # the blocks before it hold nothing but prompt
+            self.first_block = event.block
+        self.block = event.block - self.first_block + 1
         if event.kind == "commit":
             self.text += event.text
+            self.committed += len(event.ids)
             self.ids, self.states = [], []
         elif event.kind == "draft":
             self.forwards += 1
@@ -65,8 +71,11 @@ class Canvas:
         return EDITED
 
     @property
-    def masks(self) -> int:
-        return self.states.count(MASK)
+    def tokens(self) -> int:
+        """Tokens written so far, up to the first that ends the text."""
+        special = set(self.tokenizer.all_special_ids) - {self.mask_token_id}
+        end = next((i + 1 for i, token in enumerate(self.ids) if token in special), None)
+        return self.committed + sum(state != MASK for state in self.states[:end])
 
     def pieces(self, newline: str = NEWLINE_SIGN) -> Iterator[tuple[str, str]]:
         """(state, text) of the active block, neighbours in one state together.
@@ -91,8 +100,8 @@ class Canvas:
         return "".join(f"[{text}]" if state == EDITED else text for state, text in self.pieces())
 
     def status(self) -> str:
-        rate = self.commits / self.forwards if self.forwards else 0.0
+        rate = self.tokens / self.forwards if self.forwards else 0.0
         return (
-            f"forward {self.forwards}  block {self.block}  commits {self.commits}  "
-            f"edits {self.edits}  {rate:.1f} tokens per forward"
+            f"forward {self.forwards:3}  block {self.block}  commits {self.commits:3}  "
+            f"edits {self.edits:2}  {rate:4.1f} tokens per forward"
         )

@@ -31,15 +31,17 @@ def ids(decoder):
 
 def test_states_of_a_token(canvas, ids):
     for text in ("____", "ab_$", "ax_$", "ax\n$"):
-        canvas.update(Event("draft", ids=ids(text)))
+        canvas.update(Event("draft", ids=ids(text), block=4))
     assert canvas.states == [DRAFT, EDITED, DRAFT, DRAFT]
     assert list(canvas.pieces()) == [(DRAFT, "a"), (EDITED, "x"), (DRAFT, "↵"), (DRAFT, "∎")]
     assert canvas.line() == "a[x]↵∎"
-    assert (canvas.forwards, canvas.commits, canvas.edits, canvas.masks) == (4, 4, 1, 0)
-    canvas.update(Event("commit", text="ax\n"))
+    assert (canvas.forwards, canvas.commits, canvas.edits) == (4, 4, 1)
+    canvas.update(Event("commit", text="ax\n", ids=ids("ax\n$"), block=4))
     assert (canvas.text, canvas.line()) == ("ax\n", "")
-    canvas.update(Event("draft", ids=ids("__"), block=1))
-    assert canvas.states == [MASK, MASK]
+    canvas.update(Event("draft", ids=ids("__b$$_"), block=5))
+    assert canvas.states == [MASK, MASK, DRAFT, DRAFT, DRAFT, MASK]
+    assert canvas.tokens == 4 + 2  # what follows the end does not count
+    assert canvas.block == 2
 
 
 def test_counts_are_those_of_the_stats(canvas, decoder):
@@ -77,8 +79,8 @@ def test_without_a_terminal_every_forward_is_a_line(run, checkpoint, decoder):
     assert code == 0
     lines = out.removesuffix(answer.texts[0] + "\n").split("\n")
     assert lines.pop() == ""
-    assert lines[0].startswith("forward 1  block 0  commits ")
-    assert all(line.startswith(f"forward {i}  ") for i, line in enumerate(lines, 1))
+    assert lines[0].startswith("forward   1  block 1  commits ")
+    assert all(line.startswith(f"forward {i:3}  ") for i, line in enumerate(lines, 1))
     assert "\x1b" not in "".join(lines) and any("░" in line for line in lines)
     assert any("[" in line for line in lines)
 
