@@ -28,7 +28,7 @@ _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
 def implementation(op: str) -> Callable:
     """The function that serves `op` now. Raises RuntimeError where the demanded back end cannot."""
     name = _chosen.get() or os.environ.get("FASTEDIT_BACKEND")
-    if name is not None:
+    if name:
         _check(name)
         return getattr(_modules()[name], op)
     for name in ORDER:

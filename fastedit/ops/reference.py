@@ -117,16 +117,18 @@ def sample(
     """
     length, vocab = logits.shape[1:]
     temperature = torch.where(sampling.temperature > 0.0, sampling.temperature, 1.0)
-    scores = _ban_(_finite(logits)[0], forbid) / temperature[:, None, None]
-    scores = scores.clamp_(max=_LARGEST)
+    scores = _ban_(_finite(logits)[0], forbid)
+    scores -= scores.amax(-1, keepdim=True)  # a small temperature must not overflow to ties
+    scores = scores.nan_to_num_(nan=-torch.inf, neginf=-torch.inf) / temperature[:, None, None]
 
     ranked, order = scores.sort(dim=-1, descending=True, stable=True)
     k = torch.where(sampling.top_k > 0, sampling.top_k, vocab).clamp(max=vocab)
     kth = ranked.gather(-1, (k - 1)[:, None, None].expand(-1, length, 1))
     ranked = ranked.masked_fill(ranked < kth, -torch.inf)
     mass = ranked.softmax(-1).nan_to_num(nan=0.0)
-    preceding = mass.cumsum(-1) - mass
-    ranked = ranked.masked_fill(preceding > sampling.top_p[:, None, None], -torch.inf)
+    preceding = torch.nn.functional.pad(mass.cumsum(-1)[..., :-1], (1, 0))
+    top_p = torch.where(sampling.top_p < 1.0, sampling.top_p, torch.inf)  # sums may pass 1
+    ranked = ranked.masked_fill(preceding > top_p[:, None, None], -torch.inf)
     probs = ranked.softmax(-1).nan_to_num(nan=0.0)
     probs = torch.zeros_like(probs).scatter(-1, order, probs)  # back to vocabulary order
 

@@ -1,0 +1,74 @@
+"""Which back end serves an operation, and what happens to one that cannot."""
+
+import math
+
+import pytest
+import torch
+
+from fastedit import ops
+from fastedit.ops import dispatch
+
+
+def call():
+    return ops.row_stats(torch.zeros(1, 4), torch.tensor([0]))
+
+
+def serving():
+    return {op: [name for name, s in row.items() if s == "in use"] for op, row in report().items()}
+
+
+def report():
+    return ops.backend_report()
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """A back end whose module does not exist."""
+    monkeypatch.setattr(dispatch, "_loaded", {})
+    monkeypatch.setattr(dispatch, "ORDER", {"broken": "fastedit.ops.broken"} | dispatch.ORDER)
+
+
+def test_the_report_names_one_back_end_in_use_and_a_reason_for_each_other():
+    assert {"row_stats", "joint_threshold_step_"} <= set(report())
+    for row in report().values():
+        assert list(row.values()).count("in use") == 1
+        assert set(row) == {"triton", "cpp", "reference"} and all(row.values())
+
+
+def test_use_backend_holds_inside_the_block_only(monkeypatch):
+    monkeypatch.delenv("FASTEDIT_BACKEND", raising=False)
+    before = serving()
+    with pytest.raises(KeyError), ops.use_backend("reference"):
+        assert all(names == ["reference"] for names in serving().values())
+        with ops.use_backend("reference"):
+            call()
+        assert all(names == ["reference"] for names in serving().values())
+        raise KeyError
+    assert serving() == before
+
+
+def test_the_environment_sets_the_default_and_a_block_overrules_it(monkeypatch, broken):
+    monkeypatch.setenv("FASTEDIT_BACKEND", "broken")
+    with pytest.raises(RuntimeError, match="broken"):
+        call()
+    with ops.use_backend("reference"):
+        assert math.isclose(call().prob.item(), 0.25)
+    monkeypatch.setenv("FASTEDIT_BACKEND", "reference")
+    assert all(names == ["reference"] for names in serving().values())
+    monkeypatch.setenv("FASTEDIT_BACKEND", "")
+    call()
+
+
+def test_an_unusable_back_end_raises_and_is_passed_over(broken):
+    with pytest.raises(RuntimeError, match=r"broken.*cannot run"), ops.use_backend("broken"):
+        pass
+    call()
+    assert "not part" in report()["row_stats"]["broken"]
+
+
+def test_an_unknown_back_end_is_named_with_the_known_ones(monkeypatch):
+    with pytest.raises(ValueError, match=r"'cuda'.*reference"), ops.use_backend("cuda"):
+        pass
+    monkeypatch.setenv("FASTEDIT_BACKEND", "cuda")
+    with pytest.raises(ValueError, match="cuda"):
+        call()
