@@ -1,0 +1,1 @@
+"""Training: noise, objective, optimiser and the recipe of the embedded checkpoint."""

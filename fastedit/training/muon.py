@@ -1,0 +1,53 @@
+"""Muon for matrices and stacks of matrices, such as the experts of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """The nearest semi-orthogonal matrix, roughly, of each matrix of `matrix` [..., m, n].
+
+    Five Newton-Schulz steps in bf16 with the coefficients of Keller Jordan's Muon
+    (KellerJordan/Muon, `muon.py`): singular values end between about 0.7 and 1.2.
+    """
+    x = matrix.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Nesterov momentum, orthogonalised per matrix. Parameters [m, n] or [experts, m, n].
+
+    `torch.optim.Muon` takes 2-D parameters only; stacked experts are 3-D.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+        if any(p.ndim < 2 for group in self.param_groups for p in group["params"]):
+            raise ValueError("Muon takes matrices and stacks of matrices")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            beta = group["momentum"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - beta)
+                update = orthogonalise(p.grad.lerp(buffer, beta))
+                scale = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
+                p.add_(update, alpha=-group["lr"] * scale)
