@@ -8,10 +8,12 @@ from .task import MARK, Task
 
 
 class ChainSum(Task):
-    """`45 + 3 - 62 =` is worked out as the lines `+045`, `+03 = +048`, `-62 = -014`, `#### -014`.
+    """`45 + 3 - 62 =` is worked out as `+45 = 545`, `+03 = 548`, `-62 = 486`, `#### -014`.
 
-    Numbers have a sign and a fixed width, so the place of every digit follows from the number of
-    terms: a model that drafts in parallel need not know one digit to place the next.
+    The running total starts from 500, so that none is negative: every digit then follows from two
+    digits and a carry, and the sign is settled once, in the answer. Numbers have a fixed width, so
+    the place of every digit follows from the number of terms: a model that drafts in parallel need
+    not know one digit to place the next.
     """
 
     name = "chain_sum"
@@ -23,12 +25,15 @@ class ChainSum(Task):
     }
 
     def solve(self, entry: dict[str, Any]) -> str:
-        """Widths: 3 digits for totals and 2 for terms, more where the difficulty asks for it."""
+        """Widths are those of the default difficulty, more where a harder one needs them."""
         digits = max(self.options["max_digits"], self.defaults["max_digits"])
-        first, *rest = entry["metadata"]["expression"].split()
-        total = int(first)
-        lines = [f"{total:+0{digits + 2}d}"]
-        for sign, number in zip(rest[::2], rest[1::2], strict=True):
+        terms = max(self.options["max_terms"], self.defaults["max_terms"])
+        largest = terms * (10**digits - 1)
+        width = len(str(2 * largest))
+        total = base = 5 * 10 ** (width - 1)
+        lines = []
+        words = ["+", *entry["metadata"]["expression"].split()]
+        for sign, number in zip(words[::2], words[1::2], strict=True):
             total += int(sign + number)
-            lines.append(f"{sign}{int(number):0{digits}d} = {total:+0{digits + 2}d}")
-        return "\n".join([*lines, f"{MARK} {total:+0{digits + 2}d}"])
+            lines.append(f"{sign}{int(number):0{digits}d} = {total:0{width}d}")
+        return "\n".join([*lines, f"{MARK} {total - base:+0{width + 1}d}"])

@@ -66,9 +66,9 @@ class Recipe:
     steps: int = 7000
     seed: int = 0
     vocab_size: int = 640
-    hidden_size: int = 128
-    layers: int = 5
-    experts: int = 8
+    hidden_size: int = 160
+    layers: int = 4
+    experts: int = 4
     raw_share: float = 0.2
     full_share: float = 0.1
     edit_rate: float = 0.1
@@ -81,7 +81,6 @@ class Recipe:
     balance_rate: float = 1e-3
     query_key_gain: float = 1.5
     rope_theta: float = 1000.0
-    rope_theta: float = 10000.0
     autocast: bool = True
     compile: bool = True
 
@@ -223,15 +222,15 @@ def build_model(recipe: Recipe, tokenizer: Any) -> LLaDA2MoeModelLM:
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=3 * width,
-        moe_intermediate_size=width // 2,
+        moe_intermediate_size=width,
         num_hidden_layers=recipe.layers,
-        num_attention_heads=max(2, width // 32),
+        num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
         num_experts=recipe.experts,
         num_experts_per_tok=2,
-        n_group=recipe.experts // 2,
-        topk_group=max(1, recipe.experts // 4),
+        n_group=1,
+        topk_group=1,
         rope_theta=recipe.rope_theta,
         max_position_embeddings=1024,
         initializer_range=width**-0.5,
