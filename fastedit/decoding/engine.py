@@ -78,6 +78,8 @@ class Engine:
             self.canvas.load(slot, request)
             request.entered = self.step
             if self.cache is not None:
+                for layer in self.cache.layers:  # a NaN left behind would pass through any mask
+                    layer.keys[slot] = layer.values[slot] = 0
                 self._prefill(self.cache, slot, request)
         self._place()
 
@@ -195,7 +197,8 @@ class Engine:
 
     def _check_bound(self, request: Request, slot: int, bad: bool, logits: Tensor) -> None:
         """Every forward commits a mask or spends budget: no block can take longer than this."""
-        bound = self.block_length - request.head + request.config.max_post_steps
+        head = 0 if request.config.strict_reference else request.head  # there, its masks count
+        bound = self.block_length - head + request.config.max_post_steps
         if self.step - request.entered <= bound:
             return
         if bad:
@@ -206,7 +209,8 @@ class Engine:
             raise RuntimeError(f"request {request.index} passed its bound of {bound} forwards")
 
     def _fail(self, request: Request, slot: int, logits: Tensor) -> None:
-        rows = ops.row_stats(logits[slot].contiguous(), self.canvas.ids[slot]).bad.tolist()
+        bad = ops.row_stats(logits[slot].contiguous(), self.canvas.ids[slot]).bad
+        rows = (bad & self.canvas.editable[slot]).tolist()
         offset = rows.index(True) if True in rows else request.head
         self._stop(request, slot, BadLogitsError(request.index, request.start + offset))
 

@@ -17,6 +17,7 @@ class TextTracker:
     def __init__(self, tokenizer: Any, stops: list[str]) -> None:
         self.tokenizer = tokenizer
         special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        special |= {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
         self.stop_ids = {special[stop] for stop in stops if stop in special}
         self.stops = [stop for stop in stops if stop not in special]
         self.text = ""
@@ -28,10 +29,10 @@ class TextTracker:
         kept = next((i + 1 for i, token in enumerate(ids) if token in self.stop_ids), None)
         ids = ids if kept is None else ids[:kept]
         self.text = self.decode(ids)
-        at = self._first_stop(self.text)
-        if at is not None:
+        if self._first_stop(self.text) is not None:
             kept = self._completed_by(ids)
-            self.text = self.text[:at]
+            self.text = self.decode(ids[:kept])  # of several stop texts, the first to be complete
+            self.text = self.text[: self._first_stop(self.text)]
         self.stopped = kept is not None
         return kept
 

@@ -124,6 +124,13 @@ def test_top_p_off_drops_nothing_however_long_the_tail(monkeypatch):
     assert float(tail[token]) < 2 * 2.0**-20
 
 
+def test_the_least_uniform_draws_the_first_token_with_any_mass(monkeypatch):
+    monkeypatch.setattr(reference, "uniform", lambda *key: torch.zeros(1, 1))
+    logits = torch.tensor([[[9.0, -math.inf, 0.0, 0.0]]])
+    token, prob = reference.sample(logits, sampling(1), torch.zeros(1), (0,))
+    assert (token.item(), prob.item()) == (2, 0.5)
+
+
 def test_confidence_is_the_probability_after_the_filters(backend):
     """Unfiltered a token has p = 1/5; two are left after top-k, with temperature 2 as without."""
     row = [2.0, 2.0, 1.99, 1.99, 1.99, -np.inf, 9.0]
