@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from fastedit.decoding.request import Request
 
@@ -17,9 +16,9 @@ def attach_streamer(streamer: Any, requests: list[Request]) -> None:
     Provisional ids go through `put_draft` only; a streamer with `_takes_logits` gets the block's
     logits there instead of its ids. Raises ValueError for more than one request.
     """
-    streamer.put(pad_sequence([request.prompt for request in requests], batch_first=True))
     if len(requests) != 1:
         raise ValueError(f"a streamer takes one prompt at a time, got {len(requests)}")
+    streamer.put(requests[0].prompt[None])
 
     def on_block(request: Request, ids: list[int]) -> None:
         if ids:

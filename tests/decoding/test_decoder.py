@@ -1,0 +1,132 @@
+"""`Decoder`: seeds, training mode, models of any kind."""
+
+import pytest
+import torch
+from fakes import ScriptedModel, hashed, saying
+
+from fastedit import DecodeConfig, Decoder
+
+V, MASK = 9, 8
+OPTIONS = {
+    "mask_token_id": MASK,
+    "eos_token_id": [],
+    "use_cache": False,
+    "block_length": 4,
+    "max_new_tokens": 6,
+    "max_post_steps": 1,
+}
+HOT = OPTIONS | {"temperature": 1.0, "editing_threshold": None}
+
+
+@pytest.fixture
+def decoder():
+    return Decoder(ScriptedModel(V, hashed(V, MASK, 1)))
+
+
+def draws(decoder, prompts, **options):
+    """(ids as lists, recorded seeds)"""
+    with pytest.warns(UserWarning, match="temperature"):
+        out = decoder.generate(prompts, **(HOT | options))
+    return [ids.tolist() for ids in out.sequences], [stats.seed for stats in out.stats]
+
+
+def test_one_seed_gives_equal_prompts_equal_text_in_any_batch(decoder):
+    one, two = torch.tensor([1, 2]), torch.tensor([3])
+    (alone,), seeds = draws(decoder, one, seed=7)
+    ids, _ = draws(decoder, [two, one, one], seed=7)
+    assert seeds == [7] and ids[1] == ids[2] == alone
+    assert draws(decoder, one, seed=8)[0] != [alone]
+    assert MASK not in alone
+
+
+def test_a_list_of_seeds_is_one_per_request(decoder):
+    prompts = [torch.tensor([1, 2])] * 3
+    ids, seeds = draws(decoder, prompts, seed=[4, 5, 4])
+    assert seeds == [4, 5, 4]
+    assert ids[0] == ids[2] != ids[1]
+    assert ids[:2] == [draws(decoder, prompts[0], seed=s)[0][0] for s in (4, 5)]
+
+
+def test_no_seed_is_a_fresh_one_that_repeats_the_result(decoder):
+    prompts = [torch.tensor([1, 2])] * 8
+    ids, seeds = draws(decoder, prompts)
+    assert len(set(seeds)) == 8 and len({tuple(i) for i in ids}) > 1
+    assert draws(decoder, prompts, seed=seeds) == (ids, seeds)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63 - 1, 2**63, 2**64 - 1])
+def test_seeds_beyond_63_bits_are_kept(decoder, seed):
+    ids, seeds = draws(decoder, torch.tensor([1]), seed=seed)
+    assert seeds == [seed] and ids == draws(decoder, torch.tensor([1]), seed=seed)[0]
+
+
+def test_draws_of_a_real_model_do_not_depend_on_the_cache(golden_model):
+    decoder = Decoder(golden_model)
+    prompts = torch.randint(7, 120, (2, 11), generator=torch.Generator().manual_seed(0))
+    options = {"mask_token_id": 127, "seed": 3, "block_length": 8, "max_new_tokens": 20}
+    cached = draws(decoder, prompts, use_cache=True, **options)
+    assert cached == draws(decoder, prompts, **options)
+    assert cached[0][0] == draws(decoder, prompts[0], use_cache=True, **options)[0][0]
+
+
+def test_greedy_needs_no_warning_and_ignores_top_k_and_top_p(decoder, recwarn):
+    plain = decoder.generate(torch.tensor([1]), **OPTIONS)
+    same = decoder.generate(torch.tensor([1]), top_k=1, top_p=0.1, seed=3, **OPTIONS)
+    assert plain.sequences[0].tolist() == same.sequences[0].tolist()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("sure", [{"top_k": 1}, {"top_p": 0.0}, {"temperature": 1e-6}])
+def test_a_draw_that_is_certain_is_the_best_token_with_confidence_one(decoder, sure):
+    ((first, *_),), _ = draws(decoder, torch.tensor([1, 2, 3]), max_new_tokens=1, **sure)
+    best = decoder.model.rule((1, 2, 3, MASK), 3)[:MASK].argmax()
+    assert first == best
+    decoder.model.calls.clear()
+    draws(decoder, torch.tensor([1]), max_new_tokens=3, threshold=0.999, max_post_steps=0, **sure)
+    assert len(decoder.model.calls) == 1
+
+
+def test_the_config_of_the_decoder_is_the_default_of_every_call():
+    model = ScriptedModel(V, saying([], V))
+    decoder = Decoder(model, config=DecodeConfig(**OPTIONS))
+    assert len(decoder.generate(torch.tensor([1])).sequences[0]) == 6
+    assert len(decoder.generate(torch.tensor([1]), gen_length=2).sequences[0]) == 2
+    assert decoder.config == DecodeConfig(**OPTIONS)
+
+
+def test_a_plain_function_is_a_model():
+    model = ScriptedModel(V, saying([], V, then=3))
+    out = Decoder(lambda **inputs: model(**inputs)).generate(torch.tensor([1]), **OPTIONS)
+    assert out.sequences[0].tolist() == [3] * 6
+
+
+def test_prompts_and_model_are_left_as_they_were(golden_model):
+    ids = torch.arange(10, 21)
+    kept = ids.clone()
+    decoder = Decoder(golden_model)
+    golden_model.train()
+    try:
+        options = {"mask_token_id": 127, "block_length": 8, "max_new_tokens": 9}
+        one = decoder.generate(ids, **options)
+        assert golden_model.training
+        next(events := decoder.stream(ids, **options))
+        assert not golden_model.training
+        events.close()
+        assert golden_model.training
+    finally:
+        golden_model.eval()
+    assert torch.equal(ids, kept)
+    assert one.sequences[0].tolist() == decoder.generate(ids, **options).sequences[0].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_logits_may_come_in_half_precision(dtype):
+    model = ScriptedModel(V, saying([], V, then=3))
+
+    def half(**inputs):
+        out = model(**inputs)
+        out.logits = out.logits.to(dtype)
+        return out
+
+    out = Decoder(half).generate(torch.tensor([1]), **OPTIONS)
+    assert out.sequences[0].tolist() == [3] * 6
