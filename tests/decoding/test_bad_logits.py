@@ -53,7 +53,7 @@ def test_bad_logits_of_a_prompt_position_do_not_matter(logits):
 
 def test_the_position_is_not_that_of_a_bad_prompt_position():
     bad = BAD["a NaN"]
-    rule = lambda seen, i: bad if i in (1, 6) else one_hot(1, V)  # noqa: E731
+    rule = lambda seen, i: bad if i in (4, 6) else one_hot(1, V)  # noqa: E731
     with pytest.raises(BadLogitsError) as caught:
         Decoder(ScriptedModel(V, rule)).generate(torch.tensor([0, 1, 1, 1, 1]), **OPTIONS)
     assert caught.value.position == 6

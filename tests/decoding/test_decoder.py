@@ -60,6 +60,15 @@ def test_seeds_beyond_63_bits_are_kept(decoder, seed):
     assert seeds == [seed] and ids == draws(decoder, torch.tensor([1]), seed=seed)[0]
 
 
+def test_draws_are_keyed_by_absolute_position():
+    decoder = Decoder(ScriptedModel(V, lambda seen, i: [0.0] * V))
+    options = {"seed": 1, "threshold": 0.0, "max_post_steps": 0}
+    (ids,), _ = draws(decoder, torch.arange(4), max_new_tokens=16, **options)
+    assert len({tuple(ids[i : i + 4]) for i in range(0, 16, 4)}) == 4
+    (tail,), _ = draws(decoder, torch.arange(8), max_new_tokens=12, **options)
+    assert tail == ids[4:]
+
+
 def test_draws_of_a_real_model_do_not_depend_on_the_cache(golden_model):
     decoder = Decoder(golden_model)
     prompts = torch.randint(7, 120, (2, 11), generator=torch.Generator().manual_seed(0))

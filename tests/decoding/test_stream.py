@@ -117,6 +117,12 @@ def test_a_stop_text_ends_before_an_eos_and_not_behind_it(tokenizer):
     assert (out.stats[0].finish_reason, out.sequences[0].tolist()) == ("eos", [70, EOS])
 
 
+def test_a_stop_text_saves_the_blocks_behind_it_whatever_an_eos_does(tokenizer):
+    decoder, options = speaker(tokenizer, "abcdefghij", stop="d", eos_early_stop=False)
+    decoder.generate(PROMPT, **options)
+    assert {len(call[0]) for call in decoder.model.calls} == {4, 8}
+
+
 def test_a_stop_text_ends_one_request_of_a_batch(tokenizer):
     decoder, options = speaker(tokenizer, "abcdefghij", stop="d")
     out = decoder.generate(["?", "???", "?" * 10], **options)
