@@ -24,11 +24,11 @@ PROMPTS = 16
 @pytest.fixture(scope="module")
 def setup():
     decoder = Decoder.from_pretrained("tiny")
-    problems = get_task("chain_sum").problems(PROMPTS)
-    template = decoder.tokenizer.apply_chat_template
+    task, template = get_task("chain_sum"), decoder.tokenizer.apply_chat_template
+    chats = [task.messages(problem.question) for problem in task.test_set(PROMPTS)]
     prompts = [
-        torch.tensor(template(p.messages, add_generation_prompt=True, return_dict=False))
-        for p in problems
+        torch.tensor(template(chat, add_generation_prompt=True, return_dict=False))
+        for chat in chats
     ]
     # Nothing ends early: every side decodes every block of 512 tokens.
     options = DecodeConfig.quality(max_new_tokens=NEW_TOKENS, eos_early_stop=False)

@@ -91,16 +91,22 @@ class Canvas:
         for tensor in (self.tokens, self.ids, self.editable):
             tensor[target] = tensor[source]
 
-    def step_(self, rows: slice, logits: Tensor, sampled: bool) -> None:
-        """Let the policy decide one step for the blocks in `rows`; logits [rows, L, V]."""
-        sampling = ops.Sampling(*(t[rows] for t in vars(self.sampling).values()))
-        self.policy.step_(
-            self.ids[rows],
+    def select(self, count: int) -> None:
+        """Let the next steps work on the first `count` slots."""
+        rows = slice(0, count)
+        self.rows, self.live_state = rows, self.state[rows]
+        self.live_ids, self.live_editable = self.ids[rows], self.editable[rows]
+        self.live_policy = self.policy[rows]
+        self.live_sampling = ops.Sampling(*(field[rows] for field in vars(self.sampling).values()))
+
+    def step_(self, logits: Tensor, sampled: bool) -> None:
+        """Let the policy decide one step for the selected blocks; logits [count, L, V]."""
+        self.live_policy.step_(
+            self.live_ids,
             logits,
-            self.editable[rows],
-            self.state[rows],
-            rows=rows,
+            self.live_editable,
+            self.live_state,
             mask_token_id=self.mask_token_id,
             strict_reference=self.strict,
-            sampling=sampling if sampled else None,
+            sampling=self.live_sampling if sampled else None,
         )

@@ -100,7 +100,7 @@ class Engine:
     def _place(self) -> None:
         """Positions and masks of the live blocks; needed again only when one of them moves."""
         starts = [request.start for request in self.live]
-        self.rows = slice(0, len(starts))
+        self.canvas.select(len(starts))
         self.sampled = any(request.config.temperature > 0.0 for request in self.live)
         if not starts:
             return
@@ -110,7 +110,7 @@ class Engine:
         columns = self.columns[: self.visible]
         within = columns < begin + self.block_length  # [n, T]
         if self.cache is not None:
-            self.cache.place(self.rows, starts, self.block_length, self.device)
+            self.cache.place(self.canvas.rows, starts, self.block_length, self.device)
             shape = (len(starts), 1, self.block_length, self.visible)
             self.mask = within[:, None, None, :].expand(shape)
         else:
@@ -121,16 +121,16 @@ class Engine:
     @torch.inference_mode()
     def _forward_and_decide(self) -> Tensor:
         """One forward of the live blocks and the decision on it; returns logits [n, L, V]."""
-        canvas, rows = self.canvas, self.rows
+        canvas = self.canvas
         if self.cache is not None:
-            logits = self._call(canvas.ids[rows], self.mask, self.positions)
+            logits = self._call(canvas.live_ids, self.mask, self.positions)
         else:
-            canvas.tokens[rows].scatter_(1, self.positions, canvas.ids[rows])
+            canvas.tokens[canvas.rows].scatter_(1, self.positions, canvas.live_ids)
             everywhere = self.columns[None, : self.visible].expand(len(self.live), -1)
-            logits = self._call(canvas.tokens[rows, : self.visible], self.mask, everywhere)
+            logits = self._call(canvas.tokens[canvas.rows, : self.visible], self.mask, everywhere)
             index = self.positions[..., None].expand(-1, -1, logits.shape[-1])
             logits = logits.gather(1, index)
-        canvas.step_(rows, logits, self.sampled)
+        canvas.step_(logits, self.sampled)
         return logits
 
     def _call(self, input_ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Engine:
         return finished
 
     def _flags(self) -> tuple[list[bool], list[bool], list[bool]]:
-        state = self.canvas.state[self.rows]
+        state = self.canvas.live_state
         return state.done.tolist(), state.dirty.tolist(), state.bad.tolist()
 
     def _end_block(

@@ -98,7 +98,7 @@ def _candidates(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Per position [B, L]: token, its confidence fp32, whether there is a candidate, bad logits."""
     scores, bad = _finite(logits)
-    token, prob, exists = _choose(scores, scores.softmax(-1), ids, forbid)
+    token, prob, exists = _best_(scores, ids, forbid)
     if sampling is not None:
         drawn, drawn_prob = sample(logits, sampling, state.forwards, forbid)
         draws = (sampling.temperature > 0.0)[:, None] & exists
@@ -166,6 +166,21 @@ def _choose(
     return token, torch.where(exists, _probability_of(probs, token), 0.0), exists
 
 
+def _best_(
+    scores: Tensor, current: Tensor, forbid: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_choose`, without a second tensor of the size of the logits. Overwrites `scores`."""
+    held = [scores[..., token].clone() for token in forbid]
+    best, token = _ban_(scores, forbid).max(-1)
+    for forbidden, score in zip(forbid, held, strict=True):
+        scores[..., forbidden] = score
+    top = scores.amax(-1).clamp(min=-_LARGEST)  # a row of -inf only
+    total = _row_sum(scores.sub_(top[..., None]).exp_())
+    exists = best > -torch.inf
+    prob = torch.where(exists, (best - top).exp() / total, 0.0)
+    return torch.where(exists, token, current), prob, exists
+
+
 def _ban_(scores: Tensor, forbid: tuple[int, ...]) -> Tensor:
     for token in forbid:
         scores[..., token] = -torch.inf
@@ -180,7 +195,8 @@ def _probability_of(probs: Tensor, token: Tensor) -> Tensor:
     return torch.where(inside, picked.nan_to_num(nan=0.0), 0.0)  # only -inf: no softmax
 
 
-def _row_sum(rows: Tensor, chunk: int = 4096) -> Tensor:
-    """Sum over the last dimension in a fixed order: torch splits a single long row over threads."""
-    padded = torch.nn.functional.pad(rows, (0, -rows.shape[-1] % chunk))
-    return padded.unflatten(-1, (-1, chunk)).sum(-1).sum(-1)
+def _row_sum(rows: Tensor) -> Tensor:
+    """Sum over the last dimension, the same for a row alone: torch would split it over threads."""
+    if rows.numel() != rows.shape[-1]:
+        return rows.sum(-1)
+    return rows.reshape(1, -1).expand(2, -1).sum(-1)[0].reshape(rows.shape[:-1])

@@ -21,6 +21,9 @@ class JointThreshold:
     max_post_steps: Tensor
     num_to_transfer: Tensor
 
+    def __getitem__(self, rows: slice) -> JointThreshold:
+        return JointThreshold(*(setting[rows] for setting in vars(self).values()))
+
     def step_(
         self,
         ids: Tensor,
@@ -28,22 +31,21 @@ class JointThreshold:
         editable: Tensor,
         state: ops.StepState,
         *,
-        rows: slice,
         mask_token_id: int,
         strict_reference: bool,
         sampling: ops.Sampling | None,
     ) -> None:
-        """One step for the blocks in `rows`; shapes as in `ops.joint_threshold_step_`."""
+        """One step for N blocks; shapes as in `ops.joint_threshold_step_`."""
         ops.joint_threshold_step_(
             ids,
             logits,
             editable,
             state,
             mask_token_id=mask_token_id,
-            threshold=self.threshold[rows],
-            editing_threshold=self.editing_threshold[rows],
-            max_post_steps=self.max_post_steps[rows],
-            num_to_transfer=self.num_to_transfer[rows],
+            threshold=self.threshold,
+            editing_threshold=self.editing_threshold,
+            max_post_steps=self.max_post_steps,
+            num_to_transfer=self.num_to_transfer,
             strict_reference=strict_reference,
             sampling=sampling,
         )

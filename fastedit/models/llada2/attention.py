@@ -110,7 +110,7 @@ class LLaDA2MoeAttention(nn.Module):
         self.head_dim = config.head_dim
         self.scaling = config.head_dim**-0.5
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.split_heads = (heads, kv_heads, kv_heads)
+        self.heads = (heads, kv_heads)
         self.groups = heads // kv_heads
         self.query_key_value = nn.Linear(
             config.hidden_size, (heads + 2 * kv_heads) * self.head_dim, bias=False
@@ -124,17 +124,15 @@ class LLaDA2MoeAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """`hidden` [B, Q, H] -> output [B, Q, H], and weights where the implementation has them."""
         batch, queries, _ = hidden.shape
-        qkv = self.query_key_value(hidden).view(batch, queries, -1, self.head_dim)
-        query, key, value = qkv.split(self.split_heads, dim=2)
-        query = rotate(self.query_layernorm(query).transpose(1, 2), *rotary)
-        key = rotate(self.key_layernorm(key).transpose(1, 2), *rotary)
-        value = value.transpose(1, 2)
+        qkv = self.query_key_value(hidden).view(batch, queries, -1, self.head_dim).transpose(1, 2)
+        query_key, value = qkv.split((sum(self.heads), self.heads[1]), dim=1)
+        query, key = rotate(self._normalise(query_key), *rotary).split(self.heads, dim=1)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention
         )
-        query = query.view(batch, -1, self.groups * queries, self.head_dim)
+        query = query.reshape(batch, -1, self.groups * queries, self.head_dim)
         output, weights = attention(
             self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
         )
@@ -142,3 +140,10 @@ class LLaDA2MoeAttention(nn.Module):
         if weights is not None:
             weights = weights.view(batch, -1, queries, key.shape[2])
         return self.dense(output.reshape(batch, queries, -1)), weights
+
+    def _normalise(self, query_key: Tensor) -> Tensor:
+        """Query and key norms of [B, heads + kv heads, Q, D] in one go: they share statistics."""
+        weights = (self.query_layernorm.weight, self.key_layernorm.weight)
+        scale = torch.cat([w.expand(n, 1, -1) for w, n in zip(weights, self.heads, strict=True)])
+        unit = F.rms_norm(query_key.float(), (self.head_dim,), eps=self.query_layernorm.eps)
+        return scale * unit.to(query_key.dtype)
