@@ -59,7 +59,6 @@ def test_the_position_is_not_that_of_a_bad_prompt_position():
     assert caught.value.position == 6
 
 
-@pytest.mark.xfail(strict=True, reason="the position is looked up in the block's last logits")
 def test_the_position_is_known_when_only_an_early_step_was_bad():
     def rule(seen, i):
         return BAD["a NaN"] if i == 2 and seen[i] == MASK else one_hot(1, V)
@@ -69,7 +68,6 @@ def test_the_position_is_known_when_only_an_early_step_was_bad():
     assert caught.value.position == 2
 
 
-@pytest.mark.xfail(strict=True, reason="the lookup does not forbid the mask token")
 def test_the_position_is_known_when_only_the_mask_is_finite():
     rule = fails_at(2, [-math.inf] * 6 + [0.0])
     with pytest.raises(BadLogitsError) as caught:

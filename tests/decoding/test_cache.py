@@ -101,3 +101,13 @@ def test_results_do_not_depend_on_a_budget_that_is_never_spent(golden_model):
     many, more = run(golden_model, ids, max_post_steps=500, **options)
     assert stats.forwards < 16 + 29
     assert (few, stats.forwards) == (many, more.forwards)
+
+
+def test_drafts_show_steps_and_no_commit_forwards(golden_model):
+    decoder = Decoder(golden_model)
+    options = BASE | {"editing_threshold": None, "max_post_steps": 0}
+    cached, plain = (
+        [(e.kind, e.ids, e.block, e.step) for e in decoder.stream(prompt(5), drafts=True, **more)]
+        for more in (options, options | {"use_cache": False})
+    )
+    assert cached == plain and len(cached) > 8

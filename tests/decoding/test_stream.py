@@ -3,7 +3,7 @@
 import pytest
 import torch
 from fakes import ScriptedModel, hashed, one_hot, saying
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastedit import Decoder
@@ -71,6 +71,7 @@ def first_stop(text, stops):
     block=st.integers(1, 6),
     early=st.booleans(),
 )
+@example(text="aabb", stops=["aabb", "ab"], block=5, early=True)
 def test_the_first_complete_stop_text_ends_everything(tokenizer, text, stops, block, early):
     decoder, options = speaker(
         tokenizer, text, block_length=block, stop=stops, eos_early_stop=early
