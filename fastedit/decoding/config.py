@@ -25,6 +25,7 @@ MODES = {
 }
 # Accepted because released code passes them; they have no effect in the released 2.1 loop.
 IGNORED = ("steps", "minimal_topk")
+_FP32_MAX = 3.4028234663852886e38
 
 
 class UnknownOptionError(TypeError, ValueError):
@@ -137,22 +138,24 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _number(least: float, most: float, words: str, optional: bool = False):
+    """Numbers beyond fp32 become inf, which is what they are in every comparison."""
+
     def check(value: Any) -> float | None:
         if value is None and optional:
             return None
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or math.isnan(value) or not least <= value <= most:
             raise ValueError(words)
-        return float(value)
+        return float(value) if value <= _FP32_MAX else math.inf
 
     return check
 
 
-def _integer(least: int, words: str, optional: bool = False):
+def _integer(least: int, words: str, optional: bool = False, most: float = math.inf):
     def check(value: Any) -> int | None:
         if value is None and optional:
             return None
-        if isinstance(value, bool) or int(value) != value or value < least:
+        if isinstance(value, bool) or int(value) != value or not least <= value <= most:
             raise ValueError(words)
         return int(value)
 
@@ -203,8 +206,8 @@ _SEED = _integer(-(2**63), "an integer")
 _CHECKS = {
     "threshold": _number(0.0, math.inf, "a number of at least 0"),
     "editing_threshold": _number(0.0, math.inf, "None (off) or a number of at least 0", True),
-    "max_post_steps": _integer(0, "an integer of at least 0"),
-    "num_to_transfer": _integer(1, "an integer of at least 1"),
+    "max_post_steps": _integer(0, "an integer from 0 to 2**31 - 1", most=2**31 - 1),
+    "num_to_transfer": _integer(1, "an integer from 1 to 2**31 - 1", most=2**31 - 1),
     "block_length": _integer(1, "an integer of at least 1"),
     "max_new_tokens": _integer(0, "an integer of at least 0"),
     "temperature": _number(0.0, 1e6, "a number of at least 0"),

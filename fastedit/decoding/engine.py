@@ -149,9 +149,11 @@ class Engine:
         finished, moved = [], False
         for slot in reversed(range(len(self.live))):  # a freed slot is filled from behind
             request = self.live[slot]
+            if bad[slot] and request.bad is None:
+                request.bad = self._bad_logits(request, slot, logits)
             if not done[slot]:
-                self._check_bound(request, slot, bad[slot], logits)
-            elif self._end_block(request, slot, dirty[slot], bad[slot], logits):
+                self._check_bound(request, slot)
+            elif self._end_block(request, slot, dirty[slot]):
                 moved = True
             if request.finished:
                 finished.append(request)
@@ -165,16 +167,14 @@ class Engine:
         state = self.canvas.live_state
         return state.done.tolist(), state.dirty.tolist(), state.bad.tolist()
 
-    def _end_block(
-        self, request: Request, slot: int, dirty: bool, bad: bool, logits: Tensor
-    ) -> bool:
+    def _end_block(self, request: Request, slot: int, dirty: bool) -> bool:
         """Commit a block that is done; True when the row moved on to its next block."""
         canvas = self.canvas
         if request.committed:  # the forward that only refreshed the KV is over
             request.stats.forwards += 1
         else:
-            if bad:
-                self._fail(request, slot, logits)
+            if request.bad:
+                self._stop(request, slot, request.bad)
                 return True
             self._count(request, slot)
             request.commit(canvas.ids[slot].tolist())
@@ -195,24 +195,27 @@ class Engine:
         stats.m2t_commits += int(state.m2t_commits[slot])
         stats.t2t_edits += int(state.t2t_edits[slot])
 
-    def _check_bound(self, request: Request, slot: int, bad: bool, logits: Tensor) -> None:
+    def _check_bound(self, request: Request, slot: int) -> None:
         """Every forward commits a mask or spends budget: no block can take longer than this."""
         head = 0 if request.config.strict_reference else request.head  # there, its masks count
         bound = self.block_length - head + request.config.max_post_steps
         if self.step - request.entered <= bound:
             return
-        if bad:
-            self._fail(request, slot, logits)
+        if request.bad:
+            self._stop(request, slot, request.bad)
         elif request.config.strict_reference:
             self._stop(request, slot, DecodeStalledError(request.index))
         else:
             raise RuntimeError(f"request {request.index} passed its bound of {bound} forwards")
 
-    def _fail(self, request: Request, slot: int, logits: Tensor) -> None:
-        bad = ops.row_stats(logits[slot].contiguous(), self.canvas.ids[slot]).bad
-        rows = (bad & self.canvas.editable[slot]).tolist()
-        offset = rows.index(True) if True in rows else request.head
-        self._stop(request, slot, BadLogitsError(request.index, request.start + offset))
+    def _bad_logits(self, request: Request, slot: int, logits: Tensor) -> BadLogitsError:
+        """The error that ends the block, with the first place where this step's logits are bad."""
+        canvas = self.canvas
+        mask = canvas.mask_token_id
+        forbid = () if canvas.strict or mask >= logits.shape[-1] else (mask,)
+        bad = ops.row_stats(logits[slot].contiguous(), canvas.ids[slot], forbid=forbid).bad
+        offset = int((bad & canvas.editable[slot]).int().argmax())
+        return BadLogitsError(request.index, request.start + offset)
 
     def _stop(self, request: Request, slot: int, error: RuntimeError) -> None:
         """End one request early; what it has committed so far stays its result."""

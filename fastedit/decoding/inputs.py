@@ -90,7 +90,12 @@ def _spell_out(ids: list[int], tokenizer: Any, mask_token_id: int) -> Tensor:
     """Replace the mask token by the ordinary tokens of its text: prompts cannot inject masks."""
     if mask_token_id in ids:
         text = tokenizer.convert_ids_to_tokens(mask_token_id)
-        plain = tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        pieces = (text[:1], text[1:])  # no tokenizer finds an added token in two halves of it
+        plain = [
+            token
+            for piece in pieces
+            for token in tokenizer(piece, add_special_tokens=False)["input_ids"]
+        ]
         ids = [piece for i in ids for piece in (plain if i == mask_token_id else [i])]
     return torch.tensor(ids, dtype=torch.int64)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fastedit.decoding.config import DecodeConfig
-from fastedit.decoding.results import DecodeStats
+from fastedit.decoding.results import BadLogitsError, DecodeStats
 from fastedit.decoding.text import TextTracker
 
 
@@ -38,6 +38,7 @@ class Request:
     error: RuntimeError | None = None
     start: int = 0  # absolute position of the active block
     entered: int = 0  # engine step at which the active block began
+    bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
 
     def __post_init__(self) -> None:

@@ -132,6 +132,8 @@ def _threshold(name: str, value: float | Tensor, ids: Tensor) -> Tensor:
         return _per_block(name, value, torch.float32, ids)
     if not value >= 0.0:
         raise ValueError(f"{name} must be at least 0, got {value}")
+    largest = torch.finfo(torch.float32).max
+    value = value if value <= largest else math.inf
     return torch.full(ids.shape[:1], value, dtype=torch.float32, device=ids.device)
 
 
@@ -139,8 +141,8 @@ def _count(name: str, value: int | Tensor, least: int, ids: Tensor) -> Tensor:
     """[B] int32."""
     if isinstance(value, Tensor):
         return _per_block(name, value, torch.int32, ids)
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}")
+    if not least <= value < 2**31:
+        raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
     return torch.full(ids.shape[:1], value, dtype=torch.int32, device=ids.device)
 
 

@@ -24,11 +24,11 @@ def row_stats(
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
     scores, bad = _finite(logits)
-    if temperature != 1.0:
-        scores = (scores / temperature).clamp_(max=_LARGEST)
-    probs = scores.softmax(-1)
     top = scores.amax(-1)
-    lse = torch.where(top == -torch.inf, top, top - probs.amax(-1).log())
+    # Relative to the best, so that a small temperature makes no ties by overflow.
+    probs = ((scores - top.clamp(min=-_LARGEST)[:, None]) / temperature).softmax(-1)
+    scaled = (top / temperature).clamp(-_LARGEST, _LARGEST)
+    lse = torch.where(top == -torch.inf, top, scaled - probs.amax(-1).log())
     token, prob, exists = _choose(scores, probs, current, forbid)
     return RowStats(
         token=token,
