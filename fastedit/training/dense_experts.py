@@ -6,15 +6,19 @@ routing, so `torch.compile` takes it whole. Results equal the "eager" implementa
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from fastedit.models.llada2.modeling import LLaDA2MoeSparseBlock
+
 DENSE = "fastedit_dense"
 
 
-def dense_experts(experts: nn.Module, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+def dense_experts(experts: Any, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
     """`hidden` [N, H], `chosen` and `weights` [N, k] -> [N, H]; leaves `experts.load` [E] behind.
 
     The load is how many tokens chose each expert, for `balance`.
@@ -34,9 +38,9 @@ def balance(model: nn.Module, rate: float) -> None:
     Loss-free balancing (arXiv 2408.15664): the bias only selects, so it needs no gradient.
     """
     for block in model.modules():
-        load = getattr(getattr(block, "experts", None), "load", None)
-        if load is not None:
-            load = load.float()
+        if isinstance(block, LLaDA2MoeSparseBlock):
+            experts: Any = block.experts
+            load = experts.load.float()
             block.gate.expert_bias += rate * torch.sign(load.mean() - load)
 
 

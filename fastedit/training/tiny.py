@@ -28,7 +28,7 @@ from fastedit.tasks import Task, get_task
 from .dense_experts import DENSE, balance
 from .muon import Muon
 from .noise import corrupt
-from .objective import EVEN, LossWeights, denoising_loss
+from .objective import EVEN, LossWeights, Objective, denoising_loss
 from .rows import Rows, build_rows
 from .state import load_state, save_state
 from .vocabulary import EOS, MASK, SPECIAL, build_tokenizer
@@ -173,13 +173,13 @@ class Trainer:
             "tokens_per_second": tokens / (time.perf_counter() - began),
         }
 
-    def _loss(self, rows: Rows, generator: torch.Generator) -> Any:
+    def _loss(self, rows: Rows, generator: torch.Generator) -> Objective:
         recipe, config = self.recipe, self.model.config
         noisy = corrupt(
             rows.clean,
             rows.response,
             block_size=config.block_size,
-            mask_token_id=config.mask_token_id,
+            mask_token_id=self.tokenizer.mask_token_id,
             full_share=recipe.full_share,
             edit_rate=recipe.edit_rate,
             candidates=self.candidates,
