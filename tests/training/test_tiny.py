@@ -11,8 +11,9 @@ import torch
 
 pytest.importorskip("reasoning_gym")
 
+from fastedit.training.recipe import Recipe, Source
 from fastedit.training.rows import build_rows
-from fastedit.training.tiny import Recipe, Source, Trainer, train
+from fastedit.training.tiny import Trainer, train
 
 TOY = Recipe(
     sources=(Source("chain_sum", 4), Source("leg_counting", 2)),
