@@ -103,15 +103,16 @@ def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str,
 def _batch(
     rows: list[Row], options: dict[str, Any], decoder: Decoder, raw: bool
 ) -> Iterator[dict[str, Any]]:
-    from fastedit.decoding import BadLogitsError, DecodeStalledError
+    from fastedit.decoding import RequestError
 
     prompts = [_prompt(row, decoder, raw) for row in rows]
     seeds = [_seed(row, decoder.config) for row in rows]
     try:
         out = decoder.generate(prompts, **options, seed=seeds)
-    except (BadLogitsError, DecodeStalledError) as error:  # raised for a batch of one
-        yield _record(rows[0], None, error)
-        return
+    except RequestError as error:  # raised for a batch of one
+        if error.output is None:
+            raise
+        out = error.output
     for row, text, stats, failure in zip(rows, out.texts or [], out.stats, out.errors, strict=True):
         yield _record(row, text, failure) | {"stats": stats.as_dict()}
 

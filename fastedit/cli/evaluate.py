@@ -13,16 +13,16 @@ import typer
 
 from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
-from fastedit.cli.errors import RequestFailedError, one_line
+from fastedit.cli.errors import one_line
 from fastedit.cli.report import result_lines
 from fastedit.cli.terminal import counting, plain, stdout_console
 from fastedit.tasks import get_task, task_names
 
 if TYPE_CHECKING:
-    from fastedit.decoding import Decoder
+    from fastedit.decoding import DecodeOutput, Decoder
     from fastedit.tasks import Task
 
-BATCH = 32
+BATCH = 32  # what the engine runs at once
 
 
 def evaluate(
@@ -49,12 +49,12 @@ def evaluate(
             raise ValueError(f"{name} must be at least 1; got {value}")
     problems = task.test_set(n)
     prompts = [task.messages(problem.question) for problem in problems]
-    decoder.generate(prompts[:1], **overrides)  # first calls allocate and compile
+    _generate(decoder, prompts[:1], overrides)  # first calls allocate and compile
     stats, scores, failed, seconds = [], [], 0, 0.0
     for start in range(0, n, batch_size):
         batch = prompts[start : start + batch_size]
         started = time.perf_counter()
-        out = decoder.generate(batch, **overrides)
+        out = _generate(decoder, batch, overrides)
         seconds += time.perf_counter() - started
         stats += out.stats
         failed += sum(error is not None for error in out.errors)
@@ -83,6 +83,18 @@ def evaluate(
     }
 
 
+def _generate(decoder: Decoder, prompts: list, overrides: dict[str, Any]) -> DecodeOutput:
+    """`Decoder.generate`, which raises the error of a request that is alone."""
+    from fastedit.decoding import RequestError
+
+    try:
+        return decoder.generate(prompts, **overrides)
+    except RequestError as error:
+        if error.output is None:
+            raise
+        return error.output
+
+
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson score interval of a proportion, 95 % by default; inside [0, 1], also at 0 and n."""
     share = successes / n
@@ -107,6 +119,10 @@ def evaluate_command(
     editing_threshold: options.EditingThreshold = None,
     max_new_tokens: options.MaxNewTokens = None,
     block_length: options.BlockLength = None,
+    max_post_steps: options.MaxPostSteps = None,
+    num_to_transfer: options.NumToTransfer = None,
+    mask_token_id: options.MaskTokenId = None,
+    eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
     seed: Annotated[int | None, typer.Option(help="Of the draws, when sampling.")] = None,
 ) -> None:
@@ -119,6 +135,10 @@ def evaluate_command(
         editing_threshold="none" if no_editing else editing_threshold,
         max_new_tokens=max_new_tokens,
         block_length=block_length,
+        max_post_steps=max_post_steps,
+        num_to_transfer=num_to_transfer,
+        mask_token_id=mask_token_id,
+        eos_token_id=eos_token_id,
         temperature=temperature,
         seed=seed,
     )
@@ -137,19 +157,15 @@ def evaluate_command(
         for line in result_lines(result):
             plain(console, line)
         plain(console, f"{task}, batches of {batch_size}, {result['hardware']}")
+    raise typer.Exit(1 if result["failed"] else 0)
 
 
 def _measured(decoder: Decoder, task: Task, n: int, batch_size: int) -> dict[str, Any]:
     from fastedit.cli.machine import hardware
-    from fastedit.decoding import BadLogitsError, DecodeStalledError
 
-    with one_line(
-        ValueError, TypeError
-    ):  # what a user may have got wrong, before it counts as a bug
+    # What a user may have got wrong, before it counts as a bug.
+    with one_line(ValueError, TypeError):
         decoder.stream(task.messages(task.test_set(n)[0].question))
-    try:
-        with counting(task.name, n) as advance:
-            result = evaluate(decoder, task, n, batch_size=batch_size, on_batch=advance)
-    except (BadLogitsError, DecodeStalledError) as error:
-        raise RequestFailedError(str(error)) from error
+    with counting(task.name, n) as advance:
+        result = evaluate(decoder, task, n, batch_size=batch_size, on_batch=advance)
     return result | {"hardware": hardware(decoder.device)}

@@ -60,6 +60,10 @@ def generate_command(
     editing_threshold: options.EditingThreshold = None,
     max_new_tokens: options.MaxNewTokens = None,
     block_length: options.BlockLength = None,
+    max_post_steps: options.MaxPostSteps = None,
+    num_to_transfer: options.NumToTransfer = None,
+    mask_token_id: options.MaskTokenId = None,
+    eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
     top_k: options.TopK = None,
@@ -77,6 +81,10 @@ def generate_command(
         editing_threshold=editing_threshold,
         max_new_tokens=max_new_tokens,
         block_length=block_length,
+        max_post_steps=max_post_steps,
+        num_to_transfer=num_to_transfer,
+        mask_token_id=mask_token_id,
+        eos_token_id=eos_token_id,
         temperature=temperature,
         top_p=top_p,
         top_k=top_k,
@@ -109,13 +117,13 @@ def _check_usage(
 
 
 def _answer(show: Any, decoder: Decoder, text: str, raw: bool) -> None:
-    from fastedit.decoding import BadLogitsError, DecodeStalledError
+    from fastedit.decoding import RequestError
 
     with one_line(ValueError, TypeError):  # everything is checked before the first forward
         events = decoder.stream(as_prompt(decoder, text, raw), drafts=show is _as_live)
     try:
         show(events, decoder)
-    except (BadLogitsError, DecodeStalledError) as error:
+    except RequestError as error:
         raise RequestFailedError(str(error).removeprefix("request 0: ")) from error
     except KeyboardInterrupt:
         typer.echo("\nfastedit: interrupted", err=True)

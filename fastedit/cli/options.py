@@ -43,6 +43,12 @@ EditingThreshold = Annotated[
 ]
 BlockLength = Annotated[int | None, _option("Tokens per block, as trained.", _DECODING)]
 MaxNewTokens = Annotated[int | None, _option("Generated tokens at most.", _DECODING)]
+MaxPostSteps = Annotated[
+    int | None, _option("Forwards of a block once it has no mask, at most.", _DECODING)
+]
+NumToTransfer = Annotated[int | None, _option("Least commits per forward.", _DECODING)]
+MaskTokenId = Annotated[int | None, _option("Where the checkpoint names none.", _DECODING)]
+EosTokenId = Annotated[list[int] | None, _option("Instead of the checkpoint's.", _DECODING)]
 Temperature = Annotated[float | None, _option("0 = greedy.", _DECODING)]
 TopP = Annotated[float | None, _option("Nucleus, when sampling.", _DECODING)]
 TopK = Annotated[int | None, _option("Best k, when sampling.", _DECODING)]

@@ -13,6 +13,7 @@ from fastedit.decoding.results import (
     DecodeStalledError,
     DecodeStats,
     Event,
+    RequestError,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "DecodeStats",
     "Decoder",
     "Event",
+    "RequestError",
 ]

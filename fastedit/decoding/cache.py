@@ -18,6 +18,7 @@ class BlockCache(Cache):
     """
 
     layers: list[Any]
+    keys_by_position = True
 
     def __init__(self, slots: int, length: int) -> None:
         self.slots, self.length = slots, length

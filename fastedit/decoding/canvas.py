@@ -74,8 +74,6 @@ class Canvas:
         self.ids[slot] = self.tokens[slot, block]
         self.editable[slot] = True
         self.editable[slot, : request.head] = False
-        if self.strict:  # the released loop treats a literal mask in the prompt as a mask
-            self.editable[slot] |= self.ids[slot] == self.mask_token_id
         self.sampling.start[slot] = request.start
         for field in self.state.fields():
             field[slot] = 0
@@ -101,10 +99,15 @@ class Canvas:
 
     def step_(self, logits: Tensor, sampled: bool) -> None:
         """Let the policy decide one step for the selected blocks; logits [count, L, V]."""
+        editable = self.live_editable
+        if (
+            self.strict
+        ):  # the released loop commits a literal mask of the prompt, and never edits it
+            editable = editable | (self.live_ids == self.mask_token_id)
         self.live_policy.step_(
             self.live_ids,
             logits,
-            self.live_editable,
+            editable,
             self.live_state,
             mask_token_id=self.mask_token_id,
             strict_reference=self.strict,

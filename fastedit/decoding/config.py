@@ -50,7 +50,7 @@ class DecodeConfig:
     stop               text or texts that end a generation
     mask_token_id      None: from the model's config, then from the tokenizer
     policy             decision rule, a name in `fastedit.policies.POLICIES`
-    strict_reference   let the mask token be chosen, as the released loop does
+    strict_reference   let the mask token be chosen, as the released loop does; draws stay ours
     use_cache          False recomputes the prefix at every forward
 
     Other spellings: gen_length, block_size, edit_threshold, max_post_edit_steps, mask_id, eos_id;
@@ -107,9 +107,8 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         field = ALIASES.get(name, name)
         if name in IGNORED:
-            if value is not None:
-                warnings.warn(f"{name} has no effect in LLaDA2.1 decoding", stacklevel=4)
-        elif name == "mode":
+            continue
+        if name == "mode":
             if value is not None and value not in MODES:
                 raise ValueError(f"mode must be one of {', '.join(MODES)}; got {value!r}")
         elif field not in known:
@@ -123,6 +122,9 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
             )
         else:
             values[field], spelled[field] = value, name
+    ignored = [name for name in IGNORED if options.get(name) is not None]
+    if ignored:
+        warnings.warn(f"no effect in LLaDA2.1 decoding: {', '.join(ignored)}", stacklevel=4)
     return MODES.get(options.get("mode") or "", {}) | values
 
 

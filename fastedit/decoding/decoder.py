@@ -83,20 +83,24 @@ class Decoder:
         requests, engine = self._prepare(prompts, attention_mask, overrides, allow_mask_in_prompt)
         if streamer is not None:
             attach_streamer(streamer, requests)
-        with self._evaluating():
-            for _ in engine.run():
-                pass
-        if streamer is not None:
-            streamer.end()
-        if len(requests) == 1 and requests[0].error is not None:
-            raise requests[0].error
+        try:
+            with self._evaluating():
+                for _ in engine.run():
+                    pass
+        finally:
+            if streamer is not None:
+                streamer.end()
         has_text = self.tokenizer is not None
-        return DecodeOutput(
+        out = DecodeOutput(
             sequences=[torch.tensor(r.generated, dtype=torch.int64) for r in requests],
             texts=[r.text.text for r in requests if r.text] if has_text else None,
             stats=[request.stats for request in requests],
             errors=[request.error for request in requests],
         )
+        if len(requests) == 1 and requests[0].error is not None:
+            requests[0].error.output = out
+            raise requests[0].error
+        return out
 
     def stream(self, prompt: Any, drafts: bool = False, **overrides: Any) -> Iterator[Event]:
         """Decode one prompt and yield events as they happen; see `Event`.

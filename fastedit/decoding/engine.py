@@ -6,6 +6,7 @@ slots are always the first n and every tensor of a step is a view.
 
 from __future__ import annotations
 
+import inspect
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.decoding.canvas import Canvas
 from fastedit.decoding.request import Request
-from fastedit.decoding.results import BadLogitsError, DecodeStalledError
+from fastedit.decoding.results import BadLogitsError, DecodeStalledError, RequestError
 
 if TYPE_CHECKING:
     from fastedit.decoding.cache import BlockCache
@@ -54,6 +55,9 @@ class Engine:
         self.slots, self.block_length = slots, first.block_length
         self.canvas = Canvas(slots, length, first, mask_token_id, device)
         self.cache = _new_cache(slots, length) if first.config.use_cache else None
+        # A prefill needs no logits; transformers' models can leave most of them out.
+        forward = inspect.signature(getattr(model, "forward", model)).parameters
+        self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
         self.offsets = torch.arange(self.block_length, device=device)
         self.columns = torch.arange(length, device=device)
 
@@ -92,9 +96,8 @@ class Engine:
             seen = self.columns[:stop] // self.block_length
             mask = seen[None, :] <= positions[:, None] // self.block_length
             cache.place(slice(slot, slot + 1), [start], stop - start, self.device)
-            self._call(
-                self.canvas.tokens[slot : slot + 1, start:stop], mask[None, None], positions[None]
-            )
+            ids = self.canvas.tokens[slot : slot + 1, start:stop]
+            self._call(ids, mask[None, None], positions[None], **self.last_logits_only)
             request.stats.prefill_forwards += 1
 
     def _place(self) -> None:
@@ -133,8 +136,9 @@ class Engine:
         canvas.step_(logits, self.sampled)
         return logits
 
-    def _call(self, input_ids: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+    def _call(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **options: int) -> Tensor:
         return self.model(
+            **options,
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
@@ -152,7 +156,7 @@ class Engine:
             if bad[slot] and request.bad is None:
                 request.bad = self._bad_logits(request, slot, logits)
             if not done[slot]:
-                self._check_bound(request, slot)
+                self._check_progress(request, slot, dirty[slot])
             elif self._end_block(request, slot, dirty[slot]):
                 moved = True
             if request.finished:
@@ -163,9 +167,9 @@ class Engine:
             self._place()
         return finished
 
-    def _flags(self) -> tuple[list[bool], list[bool], list[bool]]:
+    def _flags(self) -> list[list[bool]]:
         state = self.canvas.live_state
-        return state.done.tolist(), state.dirty.tolist(), state.bad.tolist()
+        return torch.stack((state.done, state.dirty, state.bad)).tolist()
 
     def _end_block(self, request: Request, slot: int, dirty: bool) -> bool:
         """Commit a block that is done; True when the row moved on to its next block."""
@@ -195,15 +199,20 @@ class Engine:
         stats.m2t_commits += int(state.m2t_commits[slot])
         stats.t2t_edits += int(state.t2t_edits[slot])
 
-    def _check_bound(self, request: Request, slot: int) -> None:
-        """Every forward commits a mask or spends budget: no block can take longer than this."""
-        head = 0 if request.config.strict_reference else request.head  # there, its masks count
-        bound = self.block_length - head + request.config.max_post_steps
-        if self.step - request.entered <= bound:
+    def _check_progress(self, request: Request, slot: int, changed: bool) -> None:
+        """Every forward commits a mask or spends budget: no block can take longer than this.
+
+        A greedy forward that changes nothing while masks are left would repeat itself for ever.
+        """
+        config = request.config
+        head = 0 if config.strict_reference else request.head  # there, its masks count
+        bound = self.block_length - head + config.max_post_steps
+        stuck = not changed and config.temperature == 0.0
+        if not stuck and self.step - request.entered <= bound:
             return
         if request.bad:
             self._stop(request, slot, request.bad)
-        elif request.config.strict_reference:
+        elif config.strict_reference:
             self._stop(request, slot, DecodeStalledError(request.index))
         else:
             raise RuntimeError(f"request {request.index} passed its bound of {bound} forwards")
@@ -217,7 +226,7 @@ class Engine:
         offset = int((bad & canvas.editable[slot]).int().argmax())
         return BadLogitsError(request.index, request.start + offset)
 
-    def _stop(self, request: Request, slot: int, error: RuntimeError) -> None:
+    def _stop(self, request: Request, slot: int, error: RequestError) -> None:
         """End one request early; what it has committed so far stays its result."""
         self._count(request, slot)
         request.error, request.finished = error, True

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,24 @@ def load(
 
     import fastedit.models.llada2  # noqa: F401  (registers the native classes)
 
-    path = str(TINY) if path_or_id == "tiny" else str(path_or_id)
+    path = str(TINY) if path_or_id == "tiny" else os.path.expanduser(path_or_id)
     folder = Path(path)
     if folder.is_dir():
         _check_folder(folder)
-    elif path.startswith((".", "/", "~")) or folder.exists():
+    elif path.startswith((".", "/")) or folder.exists():
         raise FileNotFoundError(f"{path} is not a folder with a checkpoint (config.json, weights)")
+    target = _device(device)
+    # With accelerate, shards go straight to the device instead of through the host's memory.
+    direct = target.type != "cpu" and importlib.util.find_spec("accelerate") is not None
     model: Any = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, revision=revision, use_safetensors=True, trust_remote_code=False
+        path,
+        dtype=dtype,
+        revision=revision,
+        device_map={"": target} if direct else None,
+        use_safetensors=True,
+        trust_remote_code=False,
     )
-    model = model.to(_device(device))
+    model = model.to(target)
     if adapter is not None:
         model = _merge(model, adapter)
     return model.eval(), _tokenizer(path, revision)
@@ -76,4 +86,8 @@ def _merge(model: Any, adapter: str) -> Any:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError("adapters need peft: pip install 'fastedit-dlm[train]'") from error
+    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").exists():
+        raise ValueError(
+            f"{adapter} has no adapter_model.safetensors; other formats can run code when loaded"
+        )
     return PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from fastedit.decoding.config import DecodeConfig
-from fastedit.decoding.results import BadLogitsError, DecodeStats
+from fastedit.decoding.results import BadLogitsError, DecodeStats, RequestError
 from fastedit.decoding.text import TextTracker
 
 
@@ -35,7 +35,7 @@ class Request:
     generated: list[int] = field(default_factory=list)
     stats: DecodeStats = field(default_factory=DecodeStats)
     finished: bool = False
-    error: RuntimeError | None = None
+    error: RequestError | None = None
     start: int = 0  # absolute position of the active block
     entered: int = 0  # engine step at which the active block began
     bad: BadLogitsError | None = None  # ends the request at the end of its block

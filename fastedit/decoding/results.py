@@ -8,7 +8,14 @@ from typing import Any
 from torch import Tensor
 
 
-class BadLogitsError(RuntimeError):
+class RequestError(RuntimeError):
+    """One request failed; `output` holds what it had committed, when `generate` raised this."""
+
+    index: int
+    output: DecodeOutput | None = None
+
+
+class BadLogitsError(RequestError):
     """The model returned NaN, +inf or no finite logit where a token had to be chosen.
 
     index: the request's place in the call; position: absolute position in its sequence.
@@ -22,7 +29,7 @@ class BadLogitsError(RuntimeError):
         self.index, self.position = index, position
 
 
-class DecodeStalledError(RuntimeError):
+class DecodeStalledError(RequestError):
     """strict_reference only: every position that should commit predicts the mask token."""
 
     def __init__(self, index: int) -> None:
@@ -85,7 +92,7 @@ class DecodeOutput:
     sequences: list[Tensor]
     texts: list[str] | None
     stats: list[DecodeStats]
-    errors: list[RuntimeError | None]
+    errors: list[RequestError | None]
 
 
 @dataclass

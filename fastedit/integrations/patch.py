@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 import warnings
 from typing import Any, TypeVar
@@ -18,10 +19,20 @@ Model = TypeVar("Model")
 def patch(model: Model) -> Model:
     """Give `model` the released LLaDA2.1 `generate` as a bound method; returns the model.
 
+    `generate(..., custom_generate=...)` still goes to the model's own.
+
     The model is called with a bool 4-D attention mask and a transformers Cache; pass
     `use_cache=False` to `generate` for a model that cannot use one.
     """
-    model.generate = types.MethodType(released_generate, model)  # type: ignore[attr-defined]
+    inherited = getattr(type(model), "generate", None)
+
+    @functools.wraps(released_generate)
+    def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
+        if inherited is not None and kwargs.get("custom_generate") is not None:
+            return inherited(model, *args, **kwargs)
+        return released_generate(model, *args, **kwargs)
+
+    model.generate = types.MethodType(generate, model)  # type: ignore[attr-defined]
     return model
 
 

@@ -16,7 +16,6 @@ from transformers.generation import (
     LogitsProcessorList,
     MaxLengthCriteria,
     StoppingCriteriaList,
-    StopStringCriteria,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -28,7 +27,7 @@ from fastedit.decoding import DecodeConfig, Decoder
 _UNSET: Any = object()
 # Covered by the decoder itself, from the same generation config.
 _OWN_PROCESSORS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
-_OWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria, StopStringCriteria)
+_OWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
 
 
 @dataclass
@@ -62,16 +61,19 @@ def generate(
     eos_early_stop: bool = _UNSET,
     strict_reference: bool = _UNSET,
     seed: int | list[int] | None = None,
-    tokenizer: Any = None,
+    stop: str | list[str] | None = None,
+    text_tokenizer: Any = None,
+    prefix_cache: bool = True,
     **model_kwargs: Any,
 ) -> Tensor | GenerateOutput:
     """Decode `input_ids` [B, P] (padded on either side, with an attention mask) by token editing.
 
     Returns ids [B, P + n], prompt included, padded behind each EOS with the pad token; a
-    `GenerateOutput` with `return_dict_in_generate`. Length, EOS, stop strings (with `tokenizer`)
-    and, under `do_sample`, temperature, top_k and top_p come from the generation config; the other
-    options are those of `DecodeConfig`. Raises ValueError for logits processors and stopping
-    criteria that need a left-to-right loop.
+    `GenerateOutput` with `return_dict_in_generate`. Length, EOS and, under `do_sample`,
+    temperature, top_k and top_p come from the generation config; the other options are those of
+    `DecodeConfig`. Two carry names of their own, since transformers keeps the usual ones to itself:
+    `stop` needs `text_tokenizer`, and `prefix_cache=False` is for models that take no Cache. Raises
+    ValueError for logits processors and stopping criteria that need a left-to-right loop.
     """
     _refuse("logits processor", logits_processor, _OWN_PROCESSORS)
     _refuse("stopping criterion", stopping_criteria, _OWN_CRITERIA)
@@ -88,10 +90,14 @@ def generate(
     config = DecodeConfig(
         mode=mode,
         seed=seed,
+        stop=stop,
+        use_cache=prefix_cache,
         **{name: value for name, value in given.items() if value is not _UNSET},
         **_from_generation_config(generation_config, input_ids.shape[1]),
     )
-    out = Decoder(model, tokenizer, config).generate(input_ids, model_kwargs.get("attention_mask"))
+    out = Decoder(model, text_tokenizer, config).generate(
+        input_ids, model_kwargs.get("attention_mask")
+    )
     error = next((error for error in out.errors if error is not None), None)
     if error is not None:
         raise error
@@ -110,7 +116,7 @@ def _from_generation_config(config: Any, prompt_length: int) -> dict[str, Any]:
     """The options of `DecodeConfig` that transformers' own configuration sets."""
     if config is None:
         return {}
-    options: dict[str, Any] = {"eos_token_id": config.eos_token_id, "stop": config.stop_strings}
+    options: dict[str, Any] = {"eos_token_id": config.eos_token_id}
     if config.max_new_tokens is not None:
         options["max_new_tokens"] = config.max_new_tokens
     elif config.max_length is not None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Purposes keep the random words of different uses apart.
-DRAFT, MASK, EDIT, DECODE = 0, 1, 2, 3
+# The purpose keeps the random words of different uses apart.
+DECODE = 3
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85

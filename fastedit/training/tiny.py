@@ -61,7 +61,18 @@ class Trainer:
         save_state(path, self.model, self.optimizers, facts)
 
     def load(self, path: Path) -> None:
-        self.step = load_state(path, self.model, self.optimizers)["step"]
+        """Go on from a state. Raises ValueError when it is that of another recipe."""
+        facts = load_state(path, self.model, self.optimizers)
+        self.step, saved = facts["step"], facts["recipe"]
+        current = json.loads(json.dumps(asdict(self.recipe)))
+        other = [name for name in current if name != "steps" and current[name] != saved[name]]
+        if other:
+            raise ValueError(f"{path} was trained with another {', '.join(other)}")
+        decaying = self.step > (1 - self.recipe.decay) * saved["steps"]
+        if decaying and current["steps"] != saved["steps"]:
+            raise ValueError(
+                f"{path} is in the decay of a run of {saved['steps']} steps; go on with as many"
+            )
 
     def export(self, folder: Path) -> None:
         """The checkpoint as the Hub has it: config, fp32 safetensors, tokenizer, generation."""

@@ -100,7 +100,8 @@ def test_table(run_eval):
         assert words in out
 
 
-def test_bad_logits_are_exit_code_1(run_eval, monkeypatch):
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_failed_requests_are_counted_and_make_exit_code_1(run_eval, monkeypatch, batch_size):
     from fastedit.models.llada2 import LLaDA2MoeModelLM
 
     forward = LLaDA2MoeModelLM.forward
@@ -111,8 +112,8 @@ def test_bad_logits_are_exit_code_1(run_eval, monkeypatch):
         return output
 
     monkeypatch.setattr(LLaDA2MoeModelLM, "forward", poisoned)
-    code, _, err = run_eval()
-    assert code == 1 and "bad logits" in err
+    code, out, _ = run_eval("--json", "--batch-size", batch_size)
+    assert code == 1 and json.loads(out)["failed"] == 3
 
 
 def test_comparison_fits_80_columns(decoder, task):

@@ -9,10 +9,23 @@ from transformers import TextStreamer
 
 import fastedit
 
-RELEASED = (
-    "inputs temperature block_length steps gen_length top_p top_k eos_early_stop minimal_topk "
-    "threshold editing_threshold max_post_steps eos_id mask_id num_to_transfer"
-).split()
+RELEASED = {
+    "inputs": inspect.Parameter.empty,
+    "temperature": 0.0,
+    "block_length": 32,
+    "steps": 32,
+    "gen_length": 2048,
+    "top_p": None,
+    "top_k": None,
+    "eos_early_stop": False,
+    "minimal_topk": 1,
+    "threshold": 0.95,
+    "editing_threshold": 0.9,
+    "max_post_steps": 16,
+    "eos_id": 156892,
+    "mask_id": 156895,
+    "num_to_transfer": 1,
+}
 
 
 @pytest.fixture
@@ -21,12 +34,18 @@ def patched(golden_model):
     return fastedit.patch(copy.copy(golden_model))
 
 
-def test_names_and_order_are_the_released_ones(patched):
-    signature = inspect.signature(patched.generate)
-    positional = [p.name for p in signature.parameters.values() if p.kind != p.KEYWORD_ONLY]
-    assert positional == RELEASED
-    assert signature.parameters["threshold"].default == 0.95
-    assert signature.parameters["eos_early_stop"].default is False
+def test_names_order_and_defaults_are_the_released_ones(patched):
+    parameters = inspect.signature(patched.generate).parameters.values()
+    positional = {p.name: p.default for p in parameters if p.kind != p.KEYWORD_ONLY}
+    assert list(positional.items()) == list(RELEASED.items())
+
+
+def test_a_custom_generate_still_reaches_transformers(patched):
+    def given(model, input_ids, **_):
+        return input_ids + 1
+
+    out = patched.generate(torch.tensor([[3, 4]]), custom_generate=given)
+    assert out.tolist() == [[4, 5]]
 
 
 def test_golden_cases_through_the_released_signature(patched, golden_cases):

@@ -71,3 +71,9 @@ def test_left_to_right_processors_and_criteria_are_refused_by_name(golden_model)
         golden_model.generate(prompt, logits_processor=LogitsProcessorList([Bigrams()]), **OPTIONS)
     with pytest.raises(ValueError, match="Never"):
         golden_model.generate(prompt, stopping_criteria=[Never()], **OPTIONS)
+
+
+def test_a_model_without_a_cache_decodes_the_same(golden_model, golden_cases):
+    prompt = torch.tensor([golden_cases[1]["prompt"]])
+    with_cache = golden_model.generate(prompt, **OPTIONS)
+    assert golden_model.generate(prompt, prefix_cache=False, **OPTIONS).equal(with_cache)

@@ -117,7 +117,8 @@ def _token_positions(attention_mask: Tensor) -> Tensor:
 
 
 def _checked_4d(mask: Tensor, shape: torch.Size) -> Tensor:
-    if mask.ndim != 4 or mask.shape[0] not in (1, shape[0]) or mask.shape[2] != shape[1]:
+    fits = mask.ndim == 4 and mask.shape[0] in (1, shape[0]) and mask.shape[1] == 1
+    if not fits or mask.shape[2] != shape[1]:
         raise ValueError(
             f"attention_mask must be [batch, keys] or [batch, 1, queries, keys] for "
             f"{shape[0]} rows of {shape[1]} queries, got {list(mask.shape)}"

@@ -87,7 +87,8 @@ class LLaDA2MoeExperts(nn.Module):
 
     def suits_all_on_all(self, tokens: Tensor, top_k: int) -> bool:
         few = len(tokens) <= 64 and self.num_experts <= 4 * top_k
-        return few and tokens.device.type == "cpu" and not torch.is_grad_enabled()
+        plain = tokens.device.type == "cpu" and tokens.dtype == torch.float32
+        return few and plain and not torch.is_grad_enabled()
 
 
 class LLaDA2MoeSparseBlock(nn.Module):
@@ -204,7 +205,10 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         blocks = None
         if self.config.expert_capacity is not None:
             blocks = routing_blocks(
-                positions.expand(hidden.shape[:2]), mask, self.config.block_size
+                positions.expand(hidden.shape[:2]),
+                mask,
+                self.config.block_size,
+                getattr(past_key_values, "keys_by_position", False),
             )
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
         mask = convert_mask(mask, self.config._attn_implementation, groups, hidden)

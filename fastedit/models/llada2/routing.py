@@ -19,8 +19,12 @@ class RoutingBlocks(NamedTuple):
     votes: Tensor | None  # [B*Q] bool, False: padding, has no say in the pool; None: all vote
 
 
-def routing_blocks(positions: Tensor, mask: Tensor | None, block_size: int) -> RoutingBlocks:
+def routing_blocks(
+    positions: Tensor, mask: Tensor | None, block_size: int, keys_by_position: bool = False
+) -> RoutingBlocks:
     """Blocks of a forward from token `positions` [B, Q] and its bool `mask` [1 or B, 1, Q, K].
+
+    The tokens' own keys are the last Q of the K, or, with `keys_by_position`, key p is position p.
 
     A block is a run of consecutive tokens whose positions increase within one aligned block, so
     the halves of a doubled sequence and packed documents stay apart. A token that may not attend
@@ -32,8 +36,13 @@ def routing_blocks(positions: Tensor, mask: Tensor | None, block_size: int) -> R
     new[:, 1:] = (block[:, 1:] != block[:, :-1]) | (positions[:, 1:] <= positions[:, :-1])
     votes = None
     if mask is not None:
-        own = mask[:, 0].diagonal(offset=mask.shape[-1] - queries, dim1=-2, dim2=-1)
-        votes = own.expand(batch, queries).reshape(-1)
+        if keys_by_position:
+            every = mask[:, 0].expand(batch, -1, -1)
+            own = every.gather(-1, positions[..., None])
+        else:
+            own = mask[:, 0].diagonal(offset=mask.shape[-1] - queries, dim1=-2, dim2=-1)
+            own = own.expand(batch, queries)
+        votes = own.reshape(-1)
     return RoutingBlocks(new.reshape(-1).cumsum(0) - 1, votes)
 
 
