@@ -28,7 +28,7 @@ tiny: $(READY)  # about an hour on two cores; goes on where it stopped
 
 # Rebuilt when the dependencies change; the package itself is installed in place.
 $(READY): pyproject.toml
-	@echo "Setting up $(VENV): one download of about 250 MB, then a minute or two of unpacking."
+	@echo "Setting up $(VENV): about 250 MB where pip finds a CPU build of torch, several GB with CUDA."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[dev]'
 	@touch $@
