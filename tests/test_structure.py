@@ -90,3 +90,8 @@ def test_import_is_light():
         "assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_placeholder_is_left_in_the_docs():
+    for file in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *PACKAGE.rglob("*.md")]:
+        assert "@@" not in file.read_text(), file
