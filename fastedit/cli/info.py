@@ -18,7 +18,7 @@ from fastedit.cli.terminal import stdout_console
 
 PACKAGES = ("torch", "transformers", "safetensors", "numpy", "triton", "peft", "reasoning-gym")
 FOREIGN = "fastedit"  # a video editor that installs under our import name
-NAME_WIDTH = 16
+NAME_WIDTH = 24
 
 
 def info_command(

@@ -45,7 +45,10 @@ def vocab_size(model: Any) -> int | None:
 
 def check_id(name: str, value: int, vocab: int | None) -> int:
     if value < 0 or (vocab is not None and value >= vocab):
-        raise ValueError(f"{name}={value} lies outside the model's vocabulary [0, {vocab})")
+        raise ValueError(
+            f"{name}={value} lies outside the model's vocabulary [0, {vocab}): pass {name} "
+            "(mask_id or eos_id in the released generate) as this checkpoint has it"
+        )
     return int(value)
 
 

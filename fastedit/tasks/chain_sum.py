@@ -8,7 +8,7 @@ from .task import MARK, Task
 
 
 class ChainSum(Task):
-    """`45 + 3 - 62 =` is worked out as `+45 = 545`, `+03 = 548`, `-62 = 486`, `#### -014`.
+    """`27 + 45 - 86 =` is worked out as `+27 = 527`, `+45 = 572`, `-86 = 486`, `#### -014`.
 
     The running total starts from 500, so that none is negative: every digit then follows from two
     digits and a carry, and the sign is settled once, in the answer. Numbers have a fixed width, so
