@@ -53,21 +53,24 @@ class Task:
         """The worked solution of a reasoning-gym entry; ends in `#### answer`."""
         raise NotImplementedError
 
+    def entry(self, dataset: Any, index: int) -> dict[str, Any]:
+        """Entry `index` of a reasoning-gym data set, as this task asks it."""
+        return dataset[index]
+
     def problem(self, index: int, seed: int = 0) -> Problem:
         """Problem number `index` (0 to 2**40 - 1) of the stream `seed`, whatever its split."""
         if not 0 <= index < _ENTRIES_PER_SEED:
             raise IndexError(f"index={index} is outside [0, 2**40)")
         # reasoning-gym seeds an entry by seed + index: far apart, streams share no entry.
-        entry = self._dataset(seed * _ENTRIES_PER_SEED)[index]
-        return Problem(entry["question"], self.solve(entry), entry)
+        return self._problem(self.entry(self._dataset(seed * _ENTRIES_PER_SEED), index))
 
     def training(self, seed: int = 0, start: int = 0) -> Iterator[Problem]:
         """Endless problems of the stream `seed` from index `start`, without held-out questions."""
         dataset = self._dataset(seed * _ENTRIES_PER_SEED)
         for index in range(start, _ENTRIES_PER_SEED):
-            entry = dataset[index]
+            entry = self.entry(dataset, index)
             if not is_held_out(entry["question"]):
-                yield Problem(entry["question"], self.solve(entry), entry)
+                yield self._problem(entry)
 
     def test_set(self, size: int = 500) -> list[Problem]:
         """The first `size` different held-out questions: always the same, a prefix of larger sets.
@@ -79,10 +82,10 @@ class Task:
         while len(found) < size:
             if tries > 1000 + 200 * size:
                 raise ValueError(f"{self.name} has fewer than {size} held-out questions")
-            entry = dataset[tries]
+            entry = self.entry(dataset, tries)
             tries += 1
             if is_held_out(entry["question"]):
-                found[entry["question"]] = Problem(entry["question"], self.solve(entry), entry)
+                found[entry["question"]] = self._problem(entry)
         return list(found.values())
 
     def messages(self, question: str) -> list[dict[str, str]]:
@@ -98,6 +101,9 @@ class Task:
         """Judge a generated solution with reasoning-gym's own scorer."""
         credit = float(self._scorer.score_answer(self.extract(text), problem.entry))
         return Score(credit == 1.0, credit)
+
+    def _problem(self, entry: dict[str, Any]) -> Problem:
+        return Problem(entry["question"], self.solve(entry), entry)
 
     def _dataset(self, seed: int) -> Any:
         try:

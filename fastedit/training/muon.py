@@ -12,10 +12,11 @@ from torch import Tensor
 def orthogonalise(matrix: Tensor) -> Tensor:
     """The nearest semi-orthogonal matrix, roughly, of each matrix of `matrix` [..., m, n].
 
-    Five Newton-Schulz steps in bf16 with the coefficients of Keller Jordan's Muon
-    (KellerJordan/Muon, `muon.py`): singular values end between about 0.7 and 1.2.
+    Five Newton-Schulz steps with the coefficients of Keller Jordan's Muon (KellerJordan/Muon,
+    `muon.py`): singular values end between about 0.7 and 1.2. In the matrix's own dtype, since a
+    CPU without bf16 units takes longer over bf16 products than over the rest of the step.
     """
-    x = matrix.bfloat16()
+    x = matrix
     tall = x.shape[-2] > x.shape[-1]
     if tall:
         x = x.mT
@@ -23,7 +24,7 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     for _ in range(5):
         gram = x @ x.mT
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return (x.mT if tall else x).to(matrix.dtype)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):

@@ -22,7 +22,7 @@ class Source:
 
     task: str
     rows: int
-    options: dict[str, int] = field(default_factory=dict)
+    options: dict[str, float] = field(default_factory=dict)
     until: int | None = None
 
 
@@ -31,19 +31,19 @@ def _sources() -> tuple[Source, ...]:
     # stay on a plateau for thousands of steps. Sums of single digits, which can be approached
     # through their size, lead out of it.
     return (
-        Source("chain_sum", 96, {"max_terms": 2, "max_digits": 1}, until=1000),
-        Source("chain_sum", 64, {"max_terms": 2}),
-        Source("chain_sum", 40, {"min_terms": 3}),
+        Source("chain_sum", 64, {"max_terms": 2, "max_digits": 1}, until=800),
+        Source("chain_sum", 64, {"max_terms": 2, "mixed_share": 0.3}),
+        Source("chain_sum", 40, {"min_terms": 3, "mixed_share": 0.3}),
         Source("leg_counting", 16),
     )
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained on what, for how long. `autocast`: products in bf16, weights in fp32."""
+    """What is trained on what, for how long; all of it in fp32."""
 
     sources: tuple[Source, ...] = field(default_factory=_sources)
-    steps: int = 7000
+    steps: int = 3000
     seed: int = 0
     vocab_size: int = 640
     hidden_size: int = 160
@@ -57,11 +57,10 @@ class Recipe:
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     warmup: int = 100
-    decay: float = 0.3
+    decay: float = 0.4
     balance_rate: float = 1e-3
     query_key_gain: float = 1.5
     rope_theta: float = 1000.0
-    autocast: bool = True
     compile: bool = True
 
     def rate(self, step: int) -> float:

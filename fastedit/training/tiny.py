@@ -142,16 +142,15 @@ class Trainer:
             lookalike_share=recipe.lookalike_share,
             generator=generator,
         )
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.autocast):
-            return denoising_loss(
-                self.trunk,
-                self.model.lm_head,
-                noisy,
-                rows.clean,
-                rows.response,
-                block_size=config.block_size,
-                weights=recipe.weights,
-            )
+        return denoising_loss(
+            self.trunk,
+            self.model.lm_head,
+            noisy,
+            rows.clean,
+            rows.response,
+            block_size=config.block_size,
+            weights=recipe.weights,
+        )
 
     def _update(self, factor: float) -> None:
         rates = (self.recipe.muon_lr, self.recipe.adam_lr)

@@ -15,10 +15,11 @@ SPECIAL = [
     "<|role_end|>",
 ]
 # Runs of words stay together, so that a phrase which every question repeats becomes one token;
-# digits stand alone; operators and punctuation take the blanks around them.
+# digits stand alone; operators and punctuation take the blanks around them. With the colon inside
+# its phrase, a sum of two terms and its solution fill one block of 32 to the last token.
 _PIECES = (
     r"\d| ?[+\-*=#>]+ ?|[,:;?!.\n]+ ?"
-    r"| ?[^\s\d+\-*=#>,:;?!.]+(?: [^\s\d+\-*=#>,:;?!.]+)*|\s+"
+    r"| ?[^\s\d+\-*=#>,:;?!.]+(?: [^\s\d+\-*=#>,:;?!.]+)*(?:: )?|\s+"
 )
 # LLaDA2's chat format, one special token per role.
 CHAT_TEMPLATE = (

@@ -39,6 +39,23 @@ def terms_of(question: str) -> list[int]:
     return [int(term) for term in re.findall(r"[+-]?\d+", expression.replace(" ", ""))]
 
 
+def test_mixed_chain_sums_have_numbers_of_both_lengths_and_right_answers():
+    task = get_task("chain_sum", mixed_share=0.5)
+    plain = get_task("chain_sum")
+    mixed = changed = 0
+    for index in range(1000):
+        problem, before = task.problem(index), plain.problem(index)
+        terms = terms_of(problem.question)
+        assert int(problem.entry["answer"]) == sum(terms)
+        assert task.score(problem.solution, problem).exact
+        mixed += len({len(str(abs(term))) for term in terms}) > 1
+        changed += problem.question != before.question
+    assert 100 < mixed <= changed < 300  # half of the half with two digits
+    assert task.problem(5) == get_task("chain_sum", mixed_share=0.5).problem(5)
+    with pytest.raises(ValueError, match="mixed_share=2"):
+        get_task("chain_sum", mixed_share=2)
+
+
 def test_leg_counting_lines_add_up():
     for problem in itertools.islice(get_task("leg_counting").training(seed=4), 2000):
         *lines, last = problem.solution.split("\n")

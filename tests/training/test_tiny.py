@@ -22,7 +22,6 @@ TOY = Recipe(
     layers=2,
     experts=4,
     warmup=2,
-    autocast=False,
     compile=False,
 )
 
