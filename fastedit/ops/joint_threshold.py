@@ -109,7 +109,7 @@ def joint_threshold_step_(
     forbidden = {int(token) for token in forbid}
     if not strict_reference and 0 <= mask_token_id < vocab:
         forbidden.add(int(mask_token_id))
-    implementation("joint_threshold_step_")(
+    implementation("joint_threshold_step_", logits.device.type)(
         ids,
         logits,
         editable,

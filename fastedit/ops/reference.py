@@ -12,10 +12,12 @@ from fastedit.ops.joint_threshold import StepState
 from fastedit.ops.row_stats import RowStats
 from fastedit.ops.sampling import DECODE, Sampling, uniform
 
+DEVICES = ()  # chosen by default only where no other back end serves
+
 _LARGEST = torch.finfo(torch.float32).max
 
 
-def why_not() -> str | None:
+def why_not(device: str) -> str | None:
     return None
 
 
@@ -26,9 +28,11 @@ def row_stats(
     scores, bad = _finite(logits)
     top = scores.amax(-1)
     # Relative to the best, so that a small temperature makes no ties by overflow.
-    probs = ((scores - top.clamp(min=-_LARGEST)[:, None]) / temperature).softmax(-1)
+    weights = ((scores - top.clamp(min=-_LARGEST)[:, None]) / temperature).exp()
+    total = _row_sum(weights)
+    probs = weights / total[:, None]  # bit for bit what the decision step compares
     scaled = (top / temperature).clamp(-_LARGEST, _LARGEST)
-    lse = torch.where(top == -torch.inf, top, scaled - probs.amax(-1).log())
+    lse = torch.where(top == -torch.inf, top, scaled + total.log())
     token, prob, exists = _choose(scores, probs, current, forbid)
     return RowStats(
         token=token,

@@ -68,7 +68,7 @@ def row_stats(
         )
     if not temperature > 0.0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    return implementation("row_stats")(
+    return implementation("row_stats", logits.device.type)(
         logits, current, forbid=tuple(forbid), temperature=float(temperature), entropy=entropy
     )
 
