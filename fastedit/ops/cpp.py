@@ -87,11 +87,10 @@ def row_stats(
     """Contract: `fastedit.ops.row_stats`."""
     rows = len(logits)
     current = current.contiguous()
-    floats = torch.empty((4 if entropy else 3, rows), dtype=torch.float32)
     token = torch.empty(rows, dtype=torch.int64)
+    prob, prob_current, lse = (torch.empty(rows, dtype=torch.float32) for _ in range(3))
+    spread = torch.empty(rows, dtype=torch.float32) if entropy else None
     bad = torch.empty(rows, dtype=torch.bool)
-    prob, prob_current, lse = floats[:3]
-    spread = floats[3] if entropy else None
     arguments = _RowStats(
         _logits(logits[None], forbid),
         rows,
@@ -127,7 +126,7 @@ def joint_threshold_step_(
     dense = [tensor.contiguous() for tensor in written]
     read = [editable, threshold, editing_threshold, max_post_steps, num_to_transfer]
     if sampling is not None:
-        read += vars(sampling).values()
+        read += sampling.fields()
     read = [tensor.contiguous() for tensor in read]  # kept alive until the call is over
     pointers = [tensor.data_ptr() for tensor in read]
     arguments = _Step(

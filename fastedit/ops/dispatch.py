@@ -90,7 +90,7 @@ def backend_report(device: str | None = None) -> dict[str, dict[str, str]]:
 @cache
 def _default(op: str, device: str) -> Callable:
     for name in ORDER:
-        if not _why_not(name, op, device) and device in _module(name).DEVICES:
+        if not _why_not(name, op, device) and device in getattr(_module(name), "DEVICES", ()):
             return getattr(_module(name), op)
     return getattr(_module("reference"), op)
 

@@ -43,7 +43,15 @@ class StepState:
         return cls(*counters, *flags)
 
     def fields(self) -> tuple[Tensor, ...]:
-        return tuple(vars(self).values())
+        return (
+            self.post_steps,
+            self.forwards,
+            self.m2t_commits,
+            self.t2t_edits,
+            self.done,
+            self.dirty,
+            self.bad,
+        )
 
     def __getitem__(self, rows: slice) -> StepState:
         """A view of some blocks; steps on it show in the whole."""
@@ -109,18 +117,35 @@ def joint_threshold_step_(
     forbidden = {int(token) for token in forbid}
     if not strict_reference and 0 <= mask_token_id < vocab:
         forbidden.add(int(mask_token_id))
+    settings = (
+        _threshold("threshold", threshold, ids),
+        _threshold(
+            "editing_threshold", math.inf if editing_threshold is None else editing_threshold, ids
+        ),
+        _count("max_post_steps", max_post_steps, 0, ids),
+        _count("num_to_transfer", num_to_transfer, 1, ids),
+    )
+    if torch.compiler.is_compiling():
+        draws = (None,) * 5 if sampling is None else sampling.fields()
+        torch.ops.fastedit.joint_threshold_step_(
+            ids,
+            logits,
+            editable,
+            *state.fields(),
+            int(mask_token_id),
+            *settings,
+            sorted(forbidden),
+            *draws,
+        )
+        return
+    names = ("threshold", "editing_threshold", "max_post_steps", "num_to_transfer")
     implementation("joint_threshold_step_", logits.device.type)(
         ids,
         logits,
         editable,
         state,
         mask_token_id=int(mask_token_id),
-        threshold=_threshold("threshold", threshold, ids),
-        editing_threshold=_threshold(
-            "editing_threshold", math.inf if editing_threshold is None else editing_threshold, ids
-        ),
-        max_post_steps=_count("max_post_steps", max_post_steps, 0, ids),
-        num_to_transfer=_count("num_to_transfer", num_to_transfer, 1, ids),
+        **dict(zip(names, settings, strict=True)),
         forbid=tuple(sorted(forbidden)),
         sampling=sampling,
     )
