@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all bench lint tiny clean
+.PHONY: demo test test-all sanitize bench lint tiny clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -14,6 +14,13 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest -q
+
+sanitize: $(READY)  # AddressSanitizer and UBSan over the tests of the C++ back end
+	cmake -S csrc -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTEDIT_SANITIZE=ON
+	cmake --build build/sanitize
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	$(BIN)/python tests/ops/sanitized.py build/sanitize/libfastedit_cpu.so
 
 bench: $(READY)
 	$(BIN)/pytest benchmarks --benchmark-only
