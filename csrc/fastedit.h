@@ -7,7 +7,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 1
+#define FASTEDIT_ABI 2
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -35,6 +35,15 @@ typedef struct {
     float* entropy; /* NULL: not wanted */
     uint8_t* bad;
 } fe_row_stats_args;
+
+/* [rows] each; `sum` of exp(logit - max), `token` -1 where none may be chosen. */
+typedef struct {
+    fe_logits logits;
+    int64_t rows;
+    float *max, *sum, *best;
+    int64_t* token;
+    uint8_t* bad;
+} fe_row_partials_args;
 
 /* Per block, [blocks] each; NULL temperature: every row is greedy. */
 typedef struct {
@@ -70,6 +79,7 @@ int32_t fe_use_instruction_set(const char* name);
 void fe_use_openmp(void* gomp_parallel);
 
 int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads);
+int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads);
 int32_t fe_joint_threshold_step(const fe_step_args* args, int32_t threads);
 
 /* First word of Philox4x32-10 under `seed` at counter (c0, c1, c2, c3). */

@@ -73,13 +73,34 @@ int32_t fe_use_instruction_set(const char* name) {
 
 void fe_use_openmp(void* gomp_parallel) { use_openmp(gomp_parallel); }
 
+static std::vector<Place> first_rows(int64_t count) {
+    std::vector<Place> rows(size_t(count), Place{0, 0});
+    for (int64_t r = 0; r < count; ++r) rows[size_t(r)].place = r;
+    return rows;
+}
+
+int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads) {
+    if (!servable(args->logits)) return -1;
+    const auto states =
+        read_rows(args->logits, first_rows(args->rows), float(kLog2e), false, threads);
+    for (int64_t r = 0; r < args->rows; ++r) {
+        const RowState& state = states[size_t(r)];
+        args->max[r] = state.max;
+        const float one = row_reader().power(state.max, float(kLog2e), state.reference);
+        args->sum[r] = state.max > -kInf ? state.sum / one : 0.0f;
+        args->best[r] = state.best;
+        args->token[r] = state.index;
+        args->bad[r] = state.bad;
+    }
+    return 0;
+}
+
 int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads) {
     const fe_logits& logits = args->logits;
     if (!servable(logits)) return -1;
-    std::vector<Place> rows(size_t(args->rows));
-    for (int64_t r = 0; r < args->rows; ++r) rows[size_t(r)] = {0, r};
     const double scale = kLog2e / args->temperature;
-    const auto states = read_rows(logits, rows, float(scale), args->entropy != nullptr, threads);
+    const auto states = read_rows(logits, first_rows(args->rows), float(scale),
+                                  args->entropy != nullptr, threads);
     for (int64_t r = 0; r < args->rows; ++r) {
         const RowState& state = states[size_t(r)];
         const int64_t current = args->current[r];

@@ -15,7 +15,7 @@ from fastedit.ops.row_stats import LOGIT_DTYPES, RowStats
 from fastedit.ops.sampling import Sampling
 
 DEVICES = ("cpu",)
-ABI = 1
+ABI = 2
 LIBRARY = Path(__file__).with_name(
     "libfastedit_cpu.dylib" if sys.platform == "darwin" else "libfastedit_cpu.so"
 )
@@ -38,6 +38,14 @@ class _RowStats(ctypes.Structure):
         ("current", ctypes.c_void_p),
         ("temperature", ctypes.c_double),
         *((n, ctypes.c_void_p) for n in "token prob prob_current lse entropy bad".split()),
+    )
+
+
+class _RowPartials(ctypes.Structure):
+    _fields_ = (
+        ("logits", _Logits),
+        ("rows", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in "max sum best token bad".split()),
     )
 
 
@@ -105,6 +113,17 @@ def row_stats(
     )
     _check(_library().fe_row_stats(ctypes.byref(arguments), torch.get_num_threads()))
     return RowStats(token, prob, prob_current, lse, spread, bad)
+
+
+def row_partials(logits: Tensor, *, forbid: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Contract: `fastedit.ops.row_partials`; the fields in order, ids within the shard."""
+    rows = len(logits)
+    kinds = (*[torch.float32] * 3, torch.int64, torch.bool)
+    fields = tuple(torch.empty(rows, dtype=kind) for kind in kinds)
+    pointers = [field.data_ptr() for field in fields]
+    arguments = _RowPartials(_logits(logits[None], forbid), rows, *pointers)
+    _check(_library().fe_row_partials(ctypes.byref(arguments), torch.get_num_threads()))
+    return fields
 
 
 def joint_threshold_step_(

@@ -44,6 +44,15 @@ def row_stats(
     )
 
 
+def row_partials(logits: Tensor, *, forbid: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Contract: `fastedit.ops.row_partials`; the fields in order, ids within the shard."""
+    scores, bad = _finite(logits)
+    top = scores.amax(-1)
+    total = _row_sum((scores - top.clamp(min=-_LARGEST)[:, None]).exp())
+    best, token = _ban_(scores, forbid).max(-1)
+    return top, total, best, torch.where(best > -torch.inf, token, -1), bad
+
+
 def joint_threshold_step_(
     ids: Tensor,
     logits: Tensor,
@@ -59,12 +68,37 @@ def joint_threshold_step_(
     sampling: Sampling | None,
 ) -> None:
     """Contract: `fastedit.ops.joint_threshold_step_`."""
+    decide_(
+        ids,
+        _candidates(ids, logits, state, forbid, sampling),
+        editable,
+        state,
+        mask_token_id=mask_token_id,
+        threshold=threshold,
+        editing_threshold=editing_threshold,
+        max_post_steps=max_post_steps,
+        num_to_transfer=num_to_transfer,
+    )
+
+
+def decide_(
+    ids: Tensor,
+    candidates: tuple[Tensor, ...],
+    editable: Tensor,
+    state: StepState,
+    *,
+    mask_token_id: int,
+    threshold: Tensor,
+    editing_threshold: Tensor,
+    max_post_steps: Tensor,
+    num_to_transfer: Tensor,
+) -> None:
+    """The rule, from what `_candidates` returns: who commits, who is edited, what is counted."""
+    token, prob, candidate, bad = candidates
     masked = (ids == mask_token_id) & editable
     had_mask = masked.any(-1)
     spent = ~had_mask & (state.post_steps >= max_post_steps)
     active = ~(state.done | spent)
-
-    token, prob, candidate, bad = _candidates(ids, logits, state, forbid, sampling)
 
     # M2T: every mask above the threshold, at least `num_to_transfer` of them.
     above = masked & candidate & (prob > threshold[:, None])
