@@ -1,0 +1,9 @@
+"""Triton kernels for block-wise diffusion decoding. They know tensors and nothing else.
+
+| module | what is in it |
+|---|---|
+| `splits` | how a row is cut, what is kept of each piece, and how the pieces are put together again |
+| `arrivals` | the workspace, and how the last program to finish a row or a block finds out |
+| `row_stats` | kernel: a few numbers per row of logits |
+| `joint_threshold` | kernel: a whole decision step for a batch of blocks |
+"""
