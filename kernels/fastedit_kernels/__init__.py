@@ -2,7 +2,7 @@
 
 | module | what is in it |
 |---|---|
-| `splits` | how a row is cut, what is kept of each piece, and how the pieces are put together again |
+| `splits` | how a row is cut, what is kept of each piece, how the pieces are merged |
 | `arrivals` | the workspace, and how the last program to finish a row or a block finds out |
 | `row_stats` | kernel: a few numbers per row of logits |
 | `joint_threshold` | kernel: a whole decision step for a batch of blocks |

@@ -10,11 +10,12 @@ and tile widths follow from the vocabulary alone, so no result depends on the nu
 | +inf | the largest finite fp32 | yes |
 """
 
+import torch
 import triton
 import triton.language as tl
 
-TILE = 1024  # 8 logits for each of 128 threads: one 16-byte load each of bf16, two of fp32
-WARPS = 4
+TILE = 1024  # 8 logits for each of 128 threads: one 16-byte load of bf16, two of fp32
+WARPS = 2 if torch.version.hip else 4  # AMD's data-centre GPUs have 64 threads in a warp
 WIDEST = 8192  # 64 logits per thread in registers
 
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -70,14 +71,14 @@ def reduce_split(
     TILES: tl.constexpr = (SPLIT + TILE - 1) // TILE
     lane = tl.arange(0, TILE)
     peak = tl.full([TILE], -float("inf"), tl.float32)
-    place = start + lane
-    broken = lane < 0
+    tile = tl.zeros([TILE], tl.int32)
+    broken = tl.zeros([TILE], tl.int32)
     tiles = ()  # stay in registers: the split is read once
     for t in tl.static_range(TILES):
         cols = start + t * TILE + lane
         x, wrong = load_tile(row, cols, (t * TILE + lane < SPLIT) & (cols < vocab))
-        broken |= wrong
-        place = tl.where(x > peak, cols, place)
+        broken |= wrong.to(tl.int32)
+        tile = tl.where(x > peak, t, tile)
         peak = tl.maximum(peak, x)
         tiles += (x,)
     top = tl.max(peak, 0)
@@ -91,21 +92,23 @@ def reduce_split(
         if ENTROPY:
             weighted += tl.where(e > 0.0, (tiles[t] - base) * e, 0.0)
 
-    # Few splits hold a forbidden id; the others need no second look.
+    # Few splits hold a forbidden id; those are read again, from the cache.
     banned = False
     for k in range(n_forbid):
         f = tl.load(forbid + k)
         banned |= (f >= start) & (f < start + SPLIT)
     if banned:
         peak = tl.full([TILE], -float("inf"), tl.float32)
-        for t in tl.static_range(TILES):
-            cols = start + t * TILE + lane
-            x = ban(tiles[t], cols, forbid, n_forbid)
-            place = tl.where(x > peak, cols, place)
+        for again in range(TILES):
+            cols = start + again * TILE + lane
+            inside = (again * TILE + lane < SPLIT) & (cols < vocab)
+            x, _ = load_tile(row, cols, inside)
+            x = ban(x, cols, forbid, n_forbid)
+            tile = tl.where(x > peak, again, tile)
             peak = tl.maximum(peak, x)
     best = tl.max(peak, 0)
-    token = tl.min(tl.where(peak == best, place, NEVER), 0)
-    bad = tl.max(broken.to(tl.int32), 0)
+    token = start + tl.min(tl.where(peak == best, tile * TILE + lane, NEVER), 0)
+    bad = tl.max(broken, 0)
     return top, tl.sum(total, 0), tl.sum(weighted, 0), best, token, bad
 
 
