@@ -91,6 +91,7 @@ def joint_threshold_step_(
         max_post_steps.contiguous(),
         num_to_transfer.contiguous(),
         forbid,
+        sampling and [value.contiguous() for value in vars(sampling).values()],
     )
     for field, new in zip(state.fields(), fields, strict=True):
         if new is not field:  # it was strided

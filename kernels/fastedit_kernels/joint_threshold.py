@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from fastedit_kernels.arrivals import id_list, is_last, workspace
+from fastedit_kernels.sampling import draw, uniform
 from fastedit_kernels.splits import (
     LOG2E,
     NEVER,
@@ -141,6 +142,11 @@ def joint_threshold_kernel(
     done,
     dirty,
     bad,
+    temperature,
+    top_k,
+    top_p,
+    seed,
+    start,
     forbid,
     n_forbid,
     numbers,
@@ -155,6 +161,7 @@ def joint_threshold_kernel(
     SPLITS: tl.constexpr,
     TILE: tl.constexpr,
     PLACES: tl.constexpr,
+    SAMPLING: tl.constexpr,
 ):
     groups = tl.cdiv(splits, per_program)
     r = tl.program_id(0) // groups
@@ -197,10 +204,28 @@ def joint_threshold_kernel(
                 spot, splits, LOG2E, numbers, tokens, spots, SPLITS, False
             )
             exists = best > -float("inf")
-            tl.store(
-                numbers + 3 * spots + r, tl.where(exists, share(best, top, total, LOG2E), -1.0)
-            )
+            prob = share(best, top, total, LOG2E)
+            if SAMPLING:
+                heat = tl.load(temperature + b)
+                if exists & (heat > 0.0):
+                    u = uniform(tl.load(seed + b), tl.load(start + b) + i, tl.load(forwards + b))
+                    token, prob = draw(
+                        row,
+                        vocab,
+                        best,
+                        heat,
+                        tl.load(top_k + b),
+                        tl.load(top_p + b),
+                        u,
+                        forbid,
+                        n_forbid,
+                        splits,
+                        SPLIT,
+                        SPLITS,
+                        TILE,
+                    )
             wrong = (broken != 0) | (best == -float("inf"))
+            tl.store(numbers + 3 * spots + r, tl.where(exists, prob, -1.0))
             tl.store(tokens + spots + r, tl.where(wrong, ~token, token))
         if is_last(counters + rows + b, length):
             decide(
@@ -239,12 +264,14 @@ def joint_threshold_step_(
     max_post_steps: torch.Tensor,
     num_to_transfer: torch.Tensor,
     forbid: tuple[int, ...],
+    sampling: Sequence[torch.Tensor] | None,
 ) -> None:
     """One step on ids [B, L] and `state`, in place; no allocation after the first, no host sync.
 
     logits [B, L, V] fp32, bf16 or fp16 with a contiguous last dimension; editable [B, L] bool;
     thresholds [B] fp32, counts [B] int32. state: post_steps, forwards, m2t_commits, t2t_edits
-    [B] int32, done, dirty, bad [B] bool. Everything [B] is contiguous.
+    [B] int32, done, dirty, bad [B] bool. sampling: temperature [B] fp32 (0 = greedy), top_k [B]
+    int64, top_p [B] fp32, seed, start [B] int64. Everything [B] is contiguous.
     """
     blocks, length, vocab = logits.shape
     rows = blocks * length
@@ -265,6 +292,7 @@ def joint_threshold_step_(
         max_post_steps,
         num_to_transfer,
         *state,
+        *(sampling or [None] * 5),
         id_list(ids.device, forbid),
         len(forbid),
         work.numbers,
@@ -279,5 +307,6 @@ def joint_threshold_step_(
         SPLITS=triton.next_power_of_2(splits),
         TILE=TILE,
         PLACES=triton.next_power_of_2(length),
+        SAMPLING=sampling is not None,
         num_warps=WARPS,
     )
