@@ -1,0 +1,98 @@
+"""The operations as Triton kernels: CUDA and ROCm devices, or a CPU under Triton's interpreter."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from fastedit.ops import reference
+from fastedit.ops.joint_threshold import StepState
+from fastedit.ops.row_stats import RowStats
+from fastedit.ops.sampling import Sampling
+
+DEVICES = ("cuda",)  # ROCm devices have this type too
+
+
+def why_not(device_type: str | None = None) -> str | None:
+    """Why the kernels cannot serve tensors on `device_type` (None: on any device), or None.
+
+    With TRITON_INTERPRET=1 they run on every device, very slowly: for tests of their logic.
+    """
+    for package in ("triton", "fastedit_kernels"):
+        if importlib.util.find_spec(package) is None:
+            return f"needs {package}"
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        return None
+    if not torch.cuda.is_available():
+        return "no CUDA or ROCm device (TRITON_INTERPRET=1 interprets the kernels on a CPU)"
+    if device_type not in (None, *DEVICES):
+        return f"the kernels run on CUDA and ROCm devices, not on {device_type}"
+    return None
+
+
+@functools.cache
+def _kernels():
+    from fastedit_kernels import joint_threshold, row_stats
+
+    return row_stats.row_stats, joint_threshold.joint_threshold_step_
+
+
+def row_stats(
+    logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
+) -> RowStats:
+    """Contract: `fastedit.ops.row_stats`."""
+    return RowStats(*_kernels()[0](logits, current, forbid, temperature, entropy))
+
+
+def joint_threshold_step_(
+    ids: Tensor,
+    logits: Tensor,
+    editable: Tensor,
+    state: StepState,
+    *,
+    mask_token_id: int,
+    threshold: Tensor,
+    editing_threshold: Tensor,
+    max_post_steps: Tensor,
+    num_to_transfer: Tensor,
+    forbid: tuple[int, ...],
+    sampling: Sampling | None,
+) -> None:
+    """Contract: `fastedit.ops.joint_threshold_step_`."""
+    if ids.numel() == 0:  # blocks without positions still count their steps
+        reference.joint_threshold_step_(
+            ids,
+            logits,
+            editable,
+            state,
+            mask_token_id=mask_token_id,
+            threshold=threshold,
+            editing_threshold=editing_threshold,
+            max_post_steps=max_post_steps,
+            num_to_transfer=num_to_transfer,
+            forbid=forbid,
+            sampling=sampling,
+        )
+        return
+    fields = [field.contiguous() for field in state.fields()]
+    _kernels()[1](
+        ids,
+        logits,
+        editable,
+        fields,
+        mask_token_id,
+        threshold.contiguous(),
+        editing_threshold.contiguous(),
+        max_post_steps.contiguous(),
+        num_to_transfer.contiguous(),
+        forbid,
+        sampling and [value.contiguous() for value in vars(sampling).values()],
+    )
+    for field, new in zip(state.fields(), fields, strict=True):
+        if new is not field:  # it was strided
+            field.copy_(new)

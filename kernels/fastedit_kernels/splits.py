@@ -1,0 +1,185 @@
+"""How a row of logits is cut into splits, what is kept of each, and how they are merged.
+
+A split is reduced by one program, in registers, to 16 bytes: the best logit, the sum of
+exponentials below it, the best allowed logit and its token (20 bytes with the entropy's sum). Split
+and tile widths follow from the vocabulary alone, so no result depends on the number of rows.
+
+| logit | read as | row is bad |
+|---|---|---|
+| NaN | -inf | yes |
+| +inf | the largest finite fp32 | yes |
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+TILE = 1024  # 8 logits for each of 128 threads: one 16-byte load of bf16, two of fp32
+WARPS = 2 if torch.version.hip else 4  # AMD's data-centre GPUs have 64 threads in a warp
+WIDEST = 8192  # 64 logits per thread in registers
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LARGEST = tl.constexpr(3.4028234663852886e38)
+NEVER = tl.constexpr(2**31 - 1)
+
+
+def split_width(vocab: int) -> int:
+    """Columns per split. 32 equal ones where tiles fill them well and 16-byte loads stay whole."""
+    if vocab % 512 == 0 and TILE <= vocab // 32 <= WIDEST:
+        return vocab // 32
+    return min(WIDEST, triton.cdiv(vocab, TILE) * TILE)
+
+
+def splits_per_program(rows: int, splits: int) -> int:
+    """Consecutive splits that one program reduces: enough programs for a large GPU, no more."""
+    return max(1, min(splits, rows * splits // 1024))
+
+
+@triton.jit
+def load_tile(row, cols, inside):
+    """fp32 logits [TILE] of `row` with no NaN and no +inf left, and which of them were either."""
+    x = tl.load(row + cols, mask=inside, other=-float("inf")).to(tl.float32)
+    broken = ~(x < float("inf"))
+    return tl.where(x == x, tl.minimum(x, LARGEST), -float("inf")), broken
+
+
+@triton.jit
+def ban(x, cols, forbid, n_forbid):
+    """`x` [TILE] with -inf at the forbidden ids."""
+    for k in range(n_forbid):
+        x = tl.where(cols == tl.load(forbid + k), -float("inf"), x)
+    return x
+
+
+@triton.jit
+def reduce_split(
+    row,
+    start,
+    vocab,
+    scale,
+    forbid,
+    n_forbid,
+    SPLIT: tl.constexpr,
+    TILE: tl.constexpr,
+    ENTROPY: tl.constexpr,
+):
+    """(top, total, weighted, best, token, bad) of columns [start, start + SPLIT) of one row.
+
+    top is the largest logit, total = sum exp2((x - top) * scale), weighted the same sum weighted
+    with (x - top); best and token are the largest allowed logit and the lowest id that has it.
+    """
+    TILES: tl.constexpr = (SPLIT + TILE - 1) // TILE
+    lane = tl.arange(0, TILE)
+    peak = tl.full([TILE], -float("inf"), tl.float32)
+    tile = tl.zeros([TILE], tl.int32)
+    broken = tl.zeros([TILE], tl.int32)
+    tiles = ()  # stay in registers: the split is read once
+    for t in tl.static_range(TILES):
+        cols = start + t * TILE + lane
+        x, wrong = load_tile(row, cols, (t * TILE + lane < SPLIT) & (cols < vocab))
+        broken |= wrong.to(tl.int32)
+        tile = tl.where(x > peak, t, tile)
+        peak = tl.maximum(peak, x)
+        tiles += (x,)
+    top = tl.max(peak, 0)
+
+    base = tl.where(top > -float("inf"), top, 0.0)  # (-inf) - (-inf) is NaN
+    total = tl.zeros([TILE], tl.float32)
+    weighted = tl.zeros([TILE], tl.float32)
+    for t in tl.static_range(TILES):
+        e = tl.exp2((tiles[t] - base) * scale)
+        total += e
+        if ENTROPY:
+            weighted += tl.where(e > 0.0, (tiles[t] - base) * e, 0.0)
+
+    # Few splits hold a forbidden id; those are read again, from the cache.
+    banned = False
+    for k in range(n_forbid):
+        f = tl.load(forbid + k)
+        banned |= (f >= start) & (f < start + SPLIT)
+    if banned:
+        peak = tl.full([TILE], -float("inf"), tl.float32)
+        for again in range(TILES):
+            cols = start + again * TILE + lane
+            inside = (again * TILE + lane < SPLIT) & (cols < vocab)
+            x, _ = load_tile(row, cols, inside)
+            x = ban(x, cols, forbid, n_forbid)
+            tile = tl.where(x > peak, again, tile)
+            peak = tl.maximum(peak, x)
+    best = tl.max(peak, 0)
+    token = start + tl.min(tl.where(peak == best, tile * TILE + lane, NEVER), 0)
+    bad = tl.max(broken, 0)
+    return top, tl.sum(total, 0), tl.sum(weighted, 0), best, token, bad
+
+
+@triton.jit
+def reduce_splits(
+    row,
+    first,
+    last,
+    spot,
+    vocab,
+    scale,
+    forbid,
+    n_forbid,
+    numbers,
+    tokens,
+    spots,
+    SPLIT: tl.constexpr,
+    TILE: tl.constexpr,
+    ENTROPY: tl.constexpr,
+):
+    """Reduce splits [first, last) of one row; `spot` is the place of its split 0 in the workspace.
+
+    numbers holds one plane of `spots` fp32 each for top, total, best and weighted.
+    """
+    for k in range(first, last):
+        top, total, weighted, best, token, bad = reduce_split(
+            row, k * SPLIT, vocab, scale, forbid, n_forbid, SPLIT, TILE, ENTROPY
+        )
+        here = numbers + spot + k
+        tl.store(here, top)
+        tl.store(here + spots, total)
+        tl.store(here + 2 * spots, best)
+        if ENTROPY:
+            tl.store(here + 3 * spots, weighted)
+        tl.store(tokens + spot + k, tl.where(bad != 0, ~token, token))  # the sign carries the flag
+
+
+@triton.jit
+def merge_splits(
+    spot, splits, scale, numbers, tokens, spots, SPLITS: tl.constexpr, ENTROPY: tl.constexpr
+):
+    """(top, total, weighted, best, token, bad) of a whole row from what its splits left behind.
+
+    SPLITS is `splits`, rounded up to a power of two. Read past the first-level cache, which may
+    hold what stood there before.
+    """
+    k = tl.arange(0, SPLITS)
+    here = numbers + spot + k
+    low = -float("inf")
+    tops = tl.load(here, mask=k < splits, other=low, cache_modifier=".cg")
+    totals = tl.load(here + spots, mask=k < splits, other=0.0, cache_modifier=".cg")
+    bests = tl.load(here + 2 * spots, mask=k < splits, other=low, cache_modifier=".cg")
+    coded = tl.load(tokens + spot + k, mask=k < splits, other=0, cache_modifier=".cg")
+
+    top = tl.max(tops, 0)
+    base = tl.where(top > low, top, 0.0)
+    shrink = tl.exp2((tops - base) * scale)  # 0 for a split of -inf only
+    total = tl.sum(totals * shrink, 0)
+    weighted = 0.0
+    if ENTROPY:
+        sums = tl.load(here + 3 * spots, mask=k < splits, other=0.0, cache_modifier=".cg")
+        moved = sums + tl.where(shrink > 0.0, tops - base, 0.0) * totals
+        weighted = tl.sum(moved * shrink, 0)
+    best = tl.max(bests, 0)
+    token = tl.min(tl.where(bests == best, tl.where(coded < 0, ~coded, coded), NEVER), 0)
+    bad = tl.max((coded < 0).to(tl.int32), 0)
+    return top, total, weighted, best, token, bad
+
+
+@triton.jit
+def share(x, top, total, scale):
+    """Softmax probability of logit `x`, 0 where it is -inf. Division rounds as IEEE demands."""
+    p = tl.div_rn(tl.exp2((x - tl.where(top > -float("inf"), top, 0.0)) * scale), total)
+    return tl.where(x > -float("inf"), p, 0.0)
