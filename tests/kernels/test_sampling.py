@@ -90,7 +90,9 @@ def test_ties_at_both_cutoffs_and_logits_that_are_not_numbers(triton):
 
 def test_a_greedy_row_beside_drawing_ones_is_greedy(triton):
     logits = torch.randn(2, 4, 50, generator=torch.Generator().manual_seed(6))
-    mixed = settings(temperature=[0.0, 1.0], top_k=[1, 0], top_p=[0.1, 1.0], seed=[1, 1], start=[0, 0])
+    mixed = settings(
+        temperature=[0.0, 1.0], top_k=[1, 0], top_p=[0.1, 1.0], seed=[1, 1], start=[0, 0]
+    )
     greedy = outcome(triton, logits, None)[0]
     assert torch.equal(outcome(triton, logits, mixed)[0][0], greedy[0])
     assert not torch.equal(outcome(triton, logits, mixed)[0][1], greedy[1])
