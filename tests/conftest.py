@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    # Read when a kernel is defined: without a GPU, the kernels are tested in Triton's interpreter.
+if not torch.cuda.is_available():  # before anything imports Triton: it looks when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import fields
 
 import numpy as np
@@ -14,6 +15,11 @@ from fastedit import ops
 MASK, A, B, C = 3, 0, 1, 2  # in hand-made blocks the vocabulary is A, B, C and the mask
 STATE = [field.name for field in fields(ops.StepState)]
 QUALITY = {"mask_token_id": MASK, "threshold": 0.7, "editing_threshold": 0.5, "max_post_steps": 16}
+
+
+def interpreted(backend: str) -> bool:
+    """Whether every program of a kernel takes milliseconds, so that a test must do with few."""
+    return backend == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def row(token: int, p: float, vocab: int = 4) -> list[float]:

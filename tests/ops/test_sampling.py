@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from blocks import interpreted
 
 from fastedit import ops
 from fastedit.ops import reference
@@ -55,6 +56,8 @@ def sampling(blocks, **options):
 def draw(backend, logits, how, forwards=0, threshold=0.0, **options):
     """Tokens [B, L] that a step commits into all-mask blocks; `logits` [V] or [B, L, V]."""
     blocks = len(how.seed)
+    if interpreted(backend) and np.ndim(logits) == 1:
+        pytest.skip("5000 draws are too many for the interpreter; tests/kernels has fewer")
     logits = torch.as_tensor(logits, dtype=torch.float32)
     logits = logits.expand(blocks, 5000, -1).contiguous() if logits.dim() == 1 else logits
     ids = torch.full(logits.shape[:2], MASK)
@@ -157,7 +160,7 @@ def test_extreme_logits_draw_what_is_left(backend):
 
 def test_draws_do_not_depend_on_the_batch(backend, two_threads):
     generator = torch.Generator().manual_seed(1)
-    logits = torch.randn(6, 8, 7, generator=generator)
+    logits = torch.randn(6, 2 if interpreted(backend) else 8, 7, generator=generator)
     how = sampling(
         6,
         temperature=[0.5, 1.0, 0.0, 2.0, 1.0, 1.0],
