@@ -11,9 +11,10 @@ import transformers
 
 ROOT = Path(__file__).parents[1]
 DECODE = """
-import fastedit
+import fastedit, fastedit.ops
 QUESTION = "State the final answer to the following arithmetic problem: 3 + 4 ="
 assert "site-packages" in fastedit.__file__, fastedit.__file__
+assert fastedit.ops.backend_report("cpu")["row_stats"]["cpp"] == "in use"
 out = fastedit.Decoder.from_pretrained("tiny").generate(
     [[{"role": "user", "content": QUESTION}]]
 )
@@ -41,7 +42,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     assert "fastedit/py.typed" in names
     assert "fastedit/assets/tiny/model.safetensors" in names
-    assert {name.split("/")[0].split("-")[0] for name in names} == {"fastedit", "fastedit_dlm"}
+    assert any(name.startswith("fastedit/ops/libfastedit_cpu.") for name in names)
+    roots = {name.split("/")[0].split("-")[0] for name in names}
+    assert roots == {"fastedit", "fastedit_kernels", "fastedit_dlm"}
+    assert "-py3-none-" in wheel.name  # a C ABI: one wheel per platform
 
 
 def test_a_fresh_environment_decodes_with_the_embedded_checkpoint(wheel, tmp_path):
