@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all bench lint tiny clean
+.PHONY: demo test test-all sanitize bench lint tiny clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -14,6 +14,13 @@ test: lint
 
 test-all: lint
 	$(BIN)/pytest -q
+
+sanitize: $(READY)  # AddressSanitizer and UBSan over the tests of the C++ back end
+	cmake -S csrc -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTEDIT_SANITIZE=ON
+	cmake --build build/sanitize
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	$(BIN)/python tests/ops/sanitized.py build/sanitize/libfastedit_cpu.so
 
 bench: $(READY)
 	$(BIN)/pytest benchmarks --benchmark-only
@@ -26,8 +33,8 @@ lint: $(READY)
 tiny: $(READY)  # about an hour on two cores; goes on where it stopped
 	$(BIN)/python -m fastedit.training.tiny --output build/tiny --resume
 
-# Rebuilt when the dependencies change; the package itself is installed in place.
-$(READY): pyproject.toml
+# Rebuilt when the dependencies or the C++ sources change; the package itself is installed in place.
+$(READY): pyproject.toml $(wildcard csrc/*.cpp csrc/*.h) csrc/CMakeLists.txt
 	@echo "Setting up $(VENV): about 250 MB where pip finds a CPU build of torch, several GB with CUDA."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[dev]'

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from fastedit import __version__
+from fastedit.cli.bench import bench_command
 from fastedit.cli.demo import demo_command
 from fastedit.cli.errors import CommandLineError
 from fastedit.cli.evaluate import evaluate_command
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate_command)
 app.command("eval")(evaluate_command)
+app.command("bench")(bench_command)
 app.command("info")(info_command)
 app.command("demo")(demo_command)
 

@@ -95,7 +95,7 @@ class Canvas:
         self.rows, self.live_state = rows, self.state[rows]
         self.live_ids, self.live_editable = self.ids[rows], self.editable[rows]
         self.live_policy = self.policy[rows]
-        self.live_sampling = ops.Sampling(*(field[rows] for field in vars(self.sampling).values()))
+        self.live_sampling = ops.Sampling(*(field[rows] for field in self.sampling.fields()))
 
     def step_(self, logits: Tensor, sampled: bool) -> None:
         """Let the policy decide one step for the selected blocks; logits [count, L, V]."""

@@ -1,8 +1,9 @@
 """Which back end serves which operation.
 
-A back end is a module with functions named like the operations and one `why_not()`, which returns
-None where the back end can run and else the reason. The first back end in `ORDER` that can run and
-has the operation serves it; `FASTEDIT_BACKEND` or `use_backend` overrules that choice.
+A back end is a module with functions named like the operations, `DEVICES`, the device types it
+serves by default, and `why_not(device)`, which returns None where it can run on tensors there and
+else the reason. The first back end in `ORDER` that serves the device, can run and has the operation
+is taken; `FASTEDIT_BACKEND` or `use_backend` overrules that choice.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import cache
 from types import ModuleType
+
+import torch
 
 # Fastest first. The names are those of the design; a name without a module is reported as such.
 ORDER = {
@@ -20,77 +24,96 @@ ORDER = {
     "cpp": "fastedit.ops.cpp",
     "reference": "fastedit.ops.reference",
 }
-OPERATIONS = ("row_stats", "joint_threshold_step_")
+OPERATIONS = ("row_stats", "row_partials", "joint_threshold_step_")
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
 
 
-def implementation(op: str) -> Callable:
-    """The function that serves `op` now. Raises RuntimeError where the demanded back end cannot."""
-    name = _chosen.get() or os.environ.get("FASTEDIT_BACKEND")
-    if name:
-        _check(name)
-        return getattr(_modules()[name], op)
-    for name in ORDER:
-        module = _modules()[name]
-        if isinstance(module, ModuleType) and hasattr(module, op):
-            return getattr(module, op)
-    raise AssertionError("the reference serves every operation")
+def implementation(op: str, device: str) -> Callable:
+    """The function that serves `op` for tensors on a device of type `device`, now.
+
+    Raises RuntimeError where a back end was demanded that cannot.
+    """
+    name = demanded()
+    if name is None:
+        return _default(op, device)
+    reason = _why_not(name, op, device)
+    if reason:
+        raise RuntimeError(f"back end {name!r} cannot run here: {reason}")
+    return getattr(_module(name), op)
+
+
+def demanded() -> str | None:
+    """The back end that `use_backend` or `FASTEDIT_BACKEND` asks for. ValueError if unknown."""
+    name = _chosen.get() or os.environ.get("FASTEDIT_BACKEND") or None
+    if name is not None and name not in ORDER:
+        raise ValueError(f"unknown back end {name!r}; choose one of {', '.join(ORDER)}")
+    return name
 
 
 @contextlib.contextmanager
-def use_backend(name: str) -> Iterator[None]:
+def use_backend(name: str, device: str | None = None) -> Iterator[None]:
     """Serve every operation from back end `name` ("reference", "cpp", "triton") inside the block.
 
-    Raises ValueError for an unknown name and RuntimeError where that back end cannot run.
+    Raises ValueError for an unknown name and RuntimeError where that back end cannot run on tensors
+    of `device` (default: on no kind of device that is here).
     """
-    _check(name)
     token = _chosen.set(name)
     try:
+        demanded()
+        reasons = [_why_not(name, None, kind) for kind in ([device] if device else _devices())]
+        if all(reasons):
+            raise RuntimeError(f"back end {name!r} cannot run here: {reasons[0]}")
         yield
     finally:
         _chosen.reset(token)
 
 
-def backend_report() -> dict[str, dict[str, str]]:
-    """Per operation: the back end in use, and for each other one why it does not serve here."""
+def backend_report(device: str | None = None) -> dict[str, dict[str, str]]:
+    """Per operation: the back end in use for tensors on `device`, and why each other one is not.
+
+    `device`: a device type; default: the GPU where there is one, else the CPU.
+    """
+    device = device or _devices()[0]
     report = {}
     for op in OPERATIONS:
-        serving = implementation(op).__module__
+        serving = implementation(op, device).__module__
         report[op] = {
-            name: "in use" if ORDER[name] == serving else _reason(name, op) for name in ORDER
+            name: "in use"
+            if path == serving
+            else _why_not(name, op, device) or "available, not chosen"
+            for name, path in ORDER.items()
         }
     return report
 
 
-def _reason(name: str, op: str) -> str:
-    module = _modules()[name]
+@cache
+def _default(op: str, device: str) -> Callable:
+    for name in ORDER:
+        if not _why_not(name, op, device) and device in getattr(_module(name), "DEVICES", ()):
+            return getattr(_module(name), op)
+    return getattr(_module("reference"), op)
+
+
+@cache
+def _why_not(name: str, op: str | None, device: str) -> str | None:
+    module = _module(name)
     if isinstance(module, str):
         return module
-    return "available, not chosen" if hasattr(module, op) else f"does not have {op}"
+    if op is not None and not hasattr(module, op):
+        return f"does not have {op}"
+    return module.why_not(device)
 
 
-def _check(name: str) -> None:
-    if name not in ORDER:
-        raise ValueError(f"unknown back end {name!r}; choose one of {', '.join(ORDER)}")
-    module = _modules()[name]
-    if isinstance(module, str):
-        raise RuntimeError(f"back end {name!r} cannot run here: {module}")
+@cache
+def _module(name: str) -> ModuleType | str:
+    """A back end's module, or the reason why there is none."""
+    path = ORDER[name]
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        return "not part of this release" if error.name == path else f"needs {error.name}"
 
 
-_loaded: dict[str, ModuleType | str] = {}
-
-
-def _modules() -> dict[str, ModuleType | str]:
-    """Back end name -> its module, or the reason why it cannot run. Looked up once."""
-    if not _loaded:
-        for name, path in ORDER.items():
-            try:
-                module = importlib.import_module(path)
-                _loaded[name] = module.why_not() or module
-            except ModuleNotFoundError as error:
-                missing = (
-                    "not part of this release" if error.name == path else f"needs {error.name}"
-                )
-                _loaded[name] = missing
-    return _loaded
+def _devices() -> list[str]:
+    return ["cuda", "cpu"] if torch.cuda.is_available() else ["cpu"]

@@ -43,7 +43,15 @@ class StepState:
         return cls(*counters, *flags)
 
     def fields(self) -> tuple[Tensor, ...]:
-        return tuple(vars(self).values())
+        return (
+            self.post_steps,
+            self.forwards,
+            self.m2t_commits,
+            self.t2t_edits,
+            self.done,
+            self.dirty,
+            self.bad,
+        )
 
     def __getitem__(self, rows: slice) -> StepState:
         """A view of some blocks; steps on it show in the whole."""
@@ -93,37 +101,67 @@ def joint_threshold_step_(
     Source: the released LLaDA2.1 decoding loop; LLaDA2.1 report (arXiv 2602.08676), eq. 1-3.
     """
     check_logits(logits, 3)
-    blocks, vocab = ids.shape[0], logits.shape[-1]
+    vocab = logits.shape[-1]
     check_forbid(forbid, vocab)
     if ids.dtype != torch.int64 or ids.shape != logits.shape[:2]:
         raise ValueError(
             f"ids must be int64 {list(logits.shape[:2])} to match logits; "
             f"got {ids.dtype} {list(ids.shape)}"
         )
-    if editable.dtype != torch.bool or editable.shape != ids.shape:
-        raise ValueError(
-            f"editable must be bool {list(ids.shape)}; got {editable.dtype} {list(editable.shape)}"
-        )
-    if state.done.shape != (blocks,):
-        raise ValueError(f"state is for {state.done.shape[0]} blocks, ids has {blocks}")
+    settings = step_settings(
+        ids, editable, state, threshold, editing_threshold, max_post_steps, num_to_transfer
+    )
     forbidden = {int(token) for token in forbid}
     if not strict_reference and 0 <= mask_token_id < vocab:
         forbidden.add(int(mask_token_id))
-    implementation("joint_threshold_step_")(
+    if torch.compiler.is_compiling():
+        draws = (None,) * 5 if sampling is None else sampling.fields()
+        torch.ops.fastedit.joint_threshold_step_(
+            ids,
+            logits,
+            editable,
+            *state.fields(),
+            int(mask_token_id),
+            *settings.values(),
+            sorted(forbidden),
+            *draws,
+        )
+        return
+    implementation("joint_threshold_step_", logits.device.type)(
         ids,
         logits,
         editable,
         state,
         mask_token_id=int(mask_token_id),
-        threshold=_threshold("threshold", threshold, ids),
-        editing_threshold=_threshold(
-            "editing_threshold", math.inf if editing_threshold is None else editing_threshold, ids
-        ),
-        max_post_steps=_count("max_post_steps", max_post_steps, 0, ids),
-        num_to_transfer=_count("num_to_transfer", num_to_transfer, 1, ids),
+        **settings,
         forbid=tuple(sorted(forbidden)),
         sampling=sampling,
     )
+
+
+def step_settings(
+    ids: Tensor,
+    editable: Tensor,
+    state: StepState,
+    threshold: float | Tensor,
+    editing_threshold: float | Tensor | None,
+    max_post_steps: int | Tensor,
+    num_to_transfer: int | Tensor,
+) -> dict[str, Tensor]:
+    """The settings of a step as tensors [B]. Raises ValueError for what does not fit `ids`."""
+    if editable.dtype != torch.bool or editable.shape != ids.shape:
+        raise ValueError(
+            f"editable must be bool {list(ids.shape)}; got {editable.dtype} {list(editable.shape)}"
+        )
+    if state.done.shape != ids.shape[:1]:
+        raise ValueError(f"state is for {state.done.shape[0]} blocks, ids has {ids.shape[0]}")
+    edits = math.inf if editing_threshold is None else editing_threshold
+    return {
+        "threshold": _threshold("threshold", threshold, ids),
+        "editing_threshold": _threshold("editing_threshold", edits, ids),
+        "max_post_steps": _count("max_post_steps", max_post_steps, 0, ids),
+        "num_to_transfer": _count("num_to_transfer", num_to_transfer, 1, ids),
+    }
 
 
 def _threshold(name: str, value: float | Tensor, ids: Tensor) -> Tensor:

@@ -12,10 +12,12 @@ from fastedit.ops.joint_threshold import StepState
 from fastedit.ops.row_stats import RowStats
 from fastedit.ops.sampling import DECODE, Sampling, uniform
 
+DEVICES = ()  # chosen by default only where no other back end serves
+
 _LARGEST = torch.finfo(torch.float32).max
 
 
-def why_not() -> str | None:
+def why_not(device: str) -> str | None:
     return None
 
 
@@ -26,9 +28,11 @@ def row_stats(
     scores, bad = _finite(logits)
     top = scores.amax(-1)
     # Relative to the best, so that a small temperature makes no ties by overflow.
-    probs = ((scores - top.clamp(min=-_LARGEST)[:, None]) / temperature).softmax(-1)
+    weights = ((scores - top.clamp(min=-_LARGEST)[:, None]) / temperature).exp()
+    total = _row_sum(weights)
+    probs = weights / total[:, None]  # bit for bit what the decision step compares
     scaled = (top / temperature).clamp(-_LARGEST, _LARGEST)
-    lse = torch.where(top == -torch.inf, top, scaled - probs.amax(-1).log())
+    lse = torch.where(top == -torch.inf, top, scaled + total.log())
     token, prob, exists = _choose(scores, probs, current, forbid)
     return RowStats(
         token=token,
@@ -38,6 +42,15 @@ def row_stats(
         entropy=_row_sum(torch.special.entr(probs.nan_to_num(nan=0.0))) if entropy else None,
         bad=bad | ~exists,
     )
+
+
+def row_partials(logits: Tensor, *, forbid: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Contract: `fastedit.ops.row_partials`; the fields in order, ids within the shard."""
+    scores, bad = _finite(logits)
+    top = scores.amax(-1)
+    total = _row_sum((scores - top.clamp(min=-_LARGEST)[:, None]).exp())
+    best, token = _ban_(scores, forbid).max(-1)
+    return top, total, best, torch.where(best > -torch.inf, token, -1), bad
 
 
 def joint_threshold_step_(
@@ -55,12 +68,37 @@ def joint_threshold_step_(
     sampling: Sampling | None,
 ) -> None:
     """Contract: `fastedit.ops.joint_threshold_step_`."""
+    decide_(
+        ids,
+        _candidates(ids, logits, state, forbid, sampling),
+        editable,
+        state,
+        mask_token_id=mask_token_id,
+        threshold=threshold,
+        editing_threshold=editing_threshold,
+        max_post_steps=max_post_steps,
+        num_to_transfer=num_to_transfer,
+    )
+
+
+def decide_(
+    ids: Tensor,
+    candidates: tuple[Tensor, ...],
+    editable: Tensor,
+    state: StepState,
+    *,
+    mask_token_id: int,
+    threshold: Tensor,
+    editing_threshold: Tensor,
+    max_post_steps: Tensor,
+    num_to_transfer: Tensor,
+) -> None:
+    """The rule, from what `_candidates` returns: who commits, who is edited, what is counted."""
+    token, prob, candidate, bad = candidates
     masked = (ids == mask_token_id) & editable
     had_mask = masked.any(-1)
     spent = ~had_mask & (state.post_steps >= max_post_steps)
     active = ~(state.done | spent)
-
-    token, prob, candidate, bad = _candidates(ids, logits, state, forbid, sampling)
 
     # M2T: every mask above the threshold, at least `num_to_transfer` of them.
     above = masked & candidate & (prob > threshold[:, None])

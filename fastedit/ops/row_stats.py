@@ -68,7 +68,12 @@ def row_stats(
         )
     if not temperature > 0.0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    return implementation("row_stats")(
+    if torch.compiler.is_compiling():
+        token, prob, prob_current, lse, spread, bad = torch.ops.fastedit.row_stats(
+            logits, current, list(forbid), float(temperature), entropy
+        )
+        return RowStats(token, prob, prob_current, lse, spread if entropy else None, bad)
+    return implementation("row_stats", logits.device.type)(
         logits, current, forbid=tuple(forbid), temperature=float(temperature), entropy=entropy
     )
 

@@ -36,6 +36,9 @@ class Sampling:
     seed: Tensor
     start: Tensor
 
+    def fields(self) -> tuple[Tensor, ...]:
+        return (self.temperature, self.top_k, self.top_p, self.seed, self.start)
+
 
 def uniform(seed: Tensor, position: Tensor, forward: Tensor, purpose: int) -> Tensor:
     """One fp32 uniform in [0, 1) per element, from 24 bits of one Philox word.

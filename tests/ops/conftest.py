@@ -15,7 +15,13 @@ def works(name: str) -> bool:
         return False
 
 
-@pytest.fixture(scope="module", params=[name for name in ORDER if works(name)])
+def parameter(name: str):
+    """Triton's interpreter takes a thousand times as long as the others: `make test-all`."""
+    interpreted = name == "triton" and not torch.cuda.is_available()
+    return pytest.param(name, marks=[pytest.mark.slow] if interpreted else [])
+
+
+@pytest.fixture(scope="module", params=[parameter(name) for name in ORDER if works(name)])
 def backend(request):
     return request.param
 

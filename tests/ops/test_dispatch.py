@@ -24,8 +24,13 @@ def report():
 @pytest.fixture
 def broken(monkeypatch):
     """A back end whose module does not exist."""
-    monkeypatch.setattr(dispatch, "_loaded", {})
     monkeypatch.setattr(dispatch, "ORDER", {"broken": "fastedit.ops.broken"} | dispatch.ORDER)
+    remembered = (dispatch._default, dispatch._why_not, dispatch._module)
+    for cached in remembered:
+        cached.cache_clear()
+    yield
+    for cached in remembered:
+        cached.cache_clear()
 
 
 def test_the_report_names_one_back_end_in_use_and_a_reason_for_each_other():

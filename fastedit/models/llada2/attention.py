@@ -18,14 +18,13 @@ def convert_mask(mask: Tensor | None, implementation: str | None, groups: int, l
     """`mask` (bool [1 or B, 1, Q, K] or None) for `implementation`, once per forward.
 
     Repeated for the `groups` query heads that share a key head: [1 or B, 1, groups * Q, K].
-    sdpa takes bool, flex_attention a BlockMask, eager (and anything registered by a user) an
-    additive mask in the dtype of the activations `like` [B, Q, H].
+    flex_attention takes a BlockMask, the others (and anything registered by a user) an additive
+    mask in the dtype of the activations `like` [B, Q, H]. SDPA would take bool too, and then make
+    this very tensor once per layer.
     """
     if mask is None:
         return None
     mask = open_empty_rows(mask).repeat(1, 1, groups, 1)
-    if implementation == "sdpa":
-        return mask
     if implementation == "flex_attention":
         return flex_mask(mask)
     zero = torch.zeros((), dtype=like.dtype, device=like.device)
@@ -77,6 +76,8 @@ class LLaDA2MoeRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype == torch.float32:  # no cast in between: one operation
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
 
 

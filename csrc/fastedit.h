@@ -1,0 +1,91 @@
+/* C ABI of the CPU back end. Plain pointers and sizes: one library serves every torch version.
+ *
+ * Contracts: fastedit/ops/row_stats.py and fastedit/ops/joint_threshold.py. Shapes and strides are
+ * in elements; rows of logits are contiguous over the vocabulary. Every function returns 0, or -1
+ * for an argument it cannot serve (unknown dtype, empty vocabulary). Nothing is kept between calls.
+ */
+#pragma once
+#include <stdint.h>
+
+#define FASTEDIT_ABI 2
+
+#pragma GCC visibility push(default)
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { FE_FP32 = 0, FE_BF16 = 1, FE_FP16 = 2 };
+
+/* logits[b, i] starts at data + b * block_stride + i * row_stride. */
+typedef struct {
+    const void* data;
+    int64_t vocab, block_stride, row_stride;
+    const int64_t* forbid; /* ids that are never chosen, ascending */
+    int64_t forbid_count;
+    int64_t dtype;
+} fe_logits;
+
+typedef struct {
+    fe_logits logits; /* rows of one block */
+    int64_t rows;
+    const int64_t* current;
+    double temperature;
+    int64_t* token;
+    float *prob, *prob_current, *lse;
+    float* entropy; /* NULL: not wanted */
+    uint8_t* bad;
+} fe_row_stats_args;
+
+/* [rows] each; `sum` of exp(logit - max), `token` -1 where none may be chosen. */
+typedef struct {
+    fe_logits logits;
+    int64_t rows;
+    float *max, *sum, *best;
+    int64_t* token;
+    uint8_t* bad;
+} fe_row_partials_args;
+
+/* Per block, [blocks] each; NULL temperature: every row is greedy. */
+typedef struct {
+    const float* temperature;
+    const int64_t* top_k;
+    const float* top_p;
+    const int64_t *seed, *start;
+} fe_sampling;
+
+typedef struct {
+    fe_logits logits;
+    int64_t blocks, length;
+    int64_t* ids;
+    const uint8_t* editable;
+    int64_t mask_token_id;
+    const float *threshold, *editing_threshold;
+    const int32_t *max_post_steps, *num_to_transfer;
+    int32_t *post_steps, *forwards, *m2t_commits, *t2t_edits;
+    uint8_t *done, *dirty, *bad;
+    fe_sampling sampling;
+} fe_step_args;
+
+int32_t fe_abi_version(void);
+
+/* Instruction set in use: "avx512", "avx2" or "portable". */
+const char* fe_instruction_set(void);
+
+/* Use another one. Returns -1 where this processor or this build does not have it. */
+int32_t fe_use_instruction_set(const char* name);
+
+/* Run on the threads of an OpenMP runtime that is already loaded: the address of its GOMP_parallel.
+ * Without one, threads are started per call. */
+void fe_use_openmp(void* gomp_parallel);
+
+int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads);
+int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads);
+int32_t fe_joint_threshold_step(const fe_step_args* args, int32_t threads);
+
+/* First word of Philox4x32-10 under `seed` at counter (c0, c1, c2, c3). */
+uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3);
+
+#ifdef __cplusplus
+}
+#endif
+#pragma GCC visibility pop

@@ -1,0 +1,129 @@
+// One read of a row: what is kept of it, how parts merge, and the code that reads per instruction set.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include "fastedit.h"
+
+namespace fastedit {
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kLargest = std::numeric_limits<float>::max();
+constexpr double kLog2e = 1.44269504088896341, kLn2 = 0.693147180559945309;
+
+constexpr int64_t kTile = 2048;    // fits the first-level cache, so its second pass is free
+constexpr int64_t kSplit = 16384;  // unit of parallel work; a function of nothing but this constant
+
+// Exponents are powers of two: t = x * scale - reference with scale = log2(e) / temperature. The
+// reference is the maximum's exponent rounded to an integer, so moving it multiplies by a power of
+// two, which is exact.
+struct RowState {
+    float max = -kInf;        // over all ids
+    float best = -kInf;       // over the ids that may be chosen
+    int64_t index = -1;       // of `best`, the lowest
+    double reference = -kInf;
+    float sum = 0.0f;         // of 2^t over the ids
+    float weighted = 0.0f;    // of t * 2^t
+    bool bad = false;         // NaN or +inf was seen
+
+    void include(float logit, double scale) {
+        if (!(logit > max)) return;
+        max = logit;
+        raise(std::rint(logit * scale));
+    }
+
+    void raise(double to) {
+        if (to > reference && sum > 0.0f) {
+            const double shift = reference - to, factor = std::exp2(shift);
+            weighted = float(factor * (weighted + std::fmax(shift, -2000.0) * sum));
+            sum = float(factor * sum);
+        }
+        reference = to;
+    }
+
+    // `other` covers higher ids. The order of merges is fixed, so are the bits.
+    void merge(RowState other) {
+        bad |= other.bad;
+        if (other.best > best) best = other.best, index = other.index;
+        if (other.max == -kInf) return;
+        max = std::fmax(max, other.max);
+        const double to = std::fmax(reference, other.reference);
+        raise(to);
+        other.raise(to);
+        sum += other.sum;
+        weighted += other.weighted;
+    }
+};
+
+struct RowReader {
+    const char* name;
+    // Ids [begin, end) of the row at `row`.
+    RowState (*read)(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
+                     float scale, bool entropy);
+    // 2^(x * scale - reference), with the very bits that `read` adds up: equal logits share evenly.
+    float (*power)(float x, float scale, double reference);
+    // out[i] = exp(z[i]) for z <= 0.
+    void (*exponentials)(const float* z, int64_t count, float* out);
+};
+
+extern const RowReader kPortable, kAvx2, kAvx512;
+const RowReader& row_reader();
+
+// `scale` in full; rows were read with it rounded to fp32, which shifts all of a row alike and the
+// logits far below the maximum a little more: those are not taken over.
+inline float probability(const RowState& state, float logit, double scale) {
+    if (state.max == -kInf) return 0.0f;
+    const float used = float(scale);
+    if (logit == state.max) return row_reader().power(logit, used, state.reference) / state.sum;
+    const double top = state.max * double(used) - state.reference;
+    return float(std::exp2((double(logit) - state.max) * scale + top) / state.sum);
+}
+
+inline int64_t element_size(int64_t dtype) { return dtype == FE_FP32 ? 4 : 2; }
+
+inline const char* row_at(const fe_logits& logits, int64_t block, int64_t place) {
+    const int64_t offset = block * logits.block_stride + place * logits.row_stride;
+    return static_cast<const char*>(logits.data) + offset * element_size(logits.dtype);
+}
+
+inline float from_bf16(uint16_t bits) {
+    const uint32_t wide = uint32_t(bits) << 16;
+    float value;
+    __builtin_memcpy(&value, &wide, 4);
+    return value;
+}
+
+inline float from_fp16(uint16_t bits) {
+    const uint32_t sign = uint32_t(bits & 0x8000) << 16, exponent = bits >> 10 & 31;
+    const uint32_t fraction = bits & 0x3ff;
+    if (exponent == 0) {  // zero and subnormals: fraction * 2^-24, exact
+        const float value = float(fraction) * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    const uint32_t wide = sign | (exponent == 31 ? 255u : exponent + 112) << 23 | fraction << 13;
+    float value;
+    __builtin_memcpy(&value, &wide, 4);
+    return value;
+}
+
+inline float logit_at(const void* row, int64_t dtype, int64_t id) {
+    if (dtype == FE_FP32) return static_cast<const float*>(row)[id];
+    const uint16_t bits = static_cast<const uint16_t*>(row)[id];
+    return dtype == FE_BF16 ? from_bf16(bits) : from_fp16(bits);
+}
+
+// NaN counts as -inf and +inf as the largest number.
+inline float finite(float x) { return x != x ? -kInf : x > kLargest ? kLargest : x; }
+
+// `count` logits from id `begin` on, finite, with -inf for what may not be chosen.
+inline void allowed_logits(const void* row, const fe_logits& logits, int64_t begin, int64_t count,
+                           float* out) {
+    for (int64_t i = 0; i < count; ++i) out[i] = finite(logit_at(row, logits.dtype, begin + i));
+    for (int64_t f = 0; f < logits.forbid_count; ++f) {
+        const int64_t place = logits.forbid[f] - begin;
+        if (place >= 0 && place < count) out[place] = -kInf;
+    }
+}
+
+}  // namespace fastedit

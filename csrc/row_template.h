@@ -1,0 +1,246 @@
+// Reading a row, written once for every instruction set.
+//
+// A tile is read twice: for its maximum, which comes from memory, and for the sum of exponentials,
+// which comes from the first-level cache. `V` is a set of vector operations of width V::kWidth.
+#pragma once
+#include <algorithm>
+
+#include "row.h"
+
+namespace fastedit {
+namespace {
+
+constexpr int kUnroll = 4;  // independent accumulators hide the latency of max and add
+
+template <class V>
+struct Reader {
+    using F = typename V::F;
+    static constexpr int64_t kStep = kUnroll * V::kWidth;
+
+    // kUnroll vectors, in any fixed order: halves of a 16-bit pair come apart more cheaply than in
+    // theirs.
+    template <int dtype>
+    static void load(const void* from, int64_t i, F* out) {
+        for (int u = 0; u < kUnroll; u += 2, i += 2 * V::kWidth) {
+            if constexpr (dtype == FE_FP32) {
+                const float* p = static_cast<const float*>(from) + i;
+                out[u] = V::load(p), out[u + 1] = V::load(p + V::kWidth);
+            } else {
+                const uint16_t* p = static_cast<const uint16_t*>(from) + i;
+                if constexpr (dtype == FE_BF16)
+                    V::load_bf16_pairs(p, out[u], out[u + 1]);
+                else
+                    out[u] = V::load_fp16(p), out[u + 1] = V::load_fp16(p + V::kWidth);
+            }
+        }
+    }
+
+    // visit(kUnroll vectors) for all of the tile, the last ones padded with -inf. `ahead`: the
+    // next tile is fetched meanwhile, since this one's arithmetic leaves the memory idle.
+    template <int dtype, bool ahead, class Visit>
+    static void steps(const void* from, int64_t count, Visit visit) {
+        F x[kUnroll];
+        const int64_t whole = count - count % kStep;
+        for (int64_t i = 0; i < whole; i += kStep) {
+            if constexpr (ahead) {
+                const char* next = static_cast<const char*>(from) + (kTile + i) * element_size(dtype);
+                for (int64_t line = 0; line < kStep * element_size(dtype); line += 64)
+                    __builtin_prefetch(next + line);
+            }
+            load<dtype>(from, i, x);
+            visit(x);
+        }
+        if (whole == count) return;
+        float buffer[kStep];
+        for (int64_t i = 0; i < kStep; ++i)
+            buffer[i] = whole + i < count ? logit_at(from, dtype, whole + i) : -kInf;
+        load<FE_FP32>(buffer, 0, x);
+        visit(x);
+    }
+
+    // Largest of the tile without its NaNs; `nan`: there are some.
+    template <int dtype>
+    static float largest(const void* from, int64_t count, bool& nan) {
+        F top[kUnroll];
+        typename V::M odd = V::none();
+        for (F& t : top) t = V::set(-kInf);
+        steps<dtype, false>(from, count, [&](const F* x) {
+            for (int u = 0; u < kUnroll; u += 2) odd = V::either(odd, V::unordered(x[u], x[u + 1]));
+            for (int u = 0; u < kUnroll; ++u) top[u] = V::max(x[u], top[u]);  // top where x is NaN
+        });
+        nan = V::any(odd);
+        float lanes[V::kWidth];
+        V::store(lanes, V::max(V::max(top[0], top[1]), V::max(top[2], top[3])));
+        return *std::max_element(lanes, lanes + V::kWidth);
+    }
+
+    template <int dtype>
+    static F load_one(const void* from, int64_t i) {
+        if constexpr (dtype == FE_FP32) return V::load(static_cast<const float*>(from) + i);
+        const uint16_t* half = static_cast<const uint16_t*>(from) + i;
+        if constexpr (dtype == FE_BF16) return V::load_bf16(half);
+        return V::load_fp16(half);
+    }
+
+    template <int dtype>
+    static int64_t first(const void* from, int64_t count, float value) {
+        const F wanted = V::set(value);
+        int64_t i = 0;
+        for (; i + V::kWidth <= count; i += V::kWidth) {
+            const unsigned bits = V::equal_bits(load_one<dtype>(from, i), wanted);
+            if (bits) return i + __builtin_ctz(bits);
+        }
+        while (logit_at(from, dtype, i) != value) ++i;
+        return i;
+    }
+
+    // 2^(x * scale - reference). Far below the reference everything counts 2^-125: nothing, beside
+    // what the maximum counts.
+    struct Exponential {
+        F least, scale, shift, reference;
+
+        Exponential(float scale, double reference)
+            : least(V::set(exponential_floor(scale, reference))), scale(V::set(scale)),
+              // 1.5 * 2^23 rounds to integers, and leaves the exponent in the lowest bits.
+              shift(V::set(float(12582912.0 - reference))), reference(V::set(float(reference))) {}
+
+        F clamp(F x) const { return V::max(x, least); }
+
+        F operator()(F x) const {
+            const F shifted = V::fma(x, scale, shift);
+            const F r = V::fms(x, scale, V::sub(shifted, shift));
+            F p = V::set(1.32647145e-3f);
+            p = V::fma(p, r, V::set(9.67151392e-3f));
+            p = V::fma(p, r, V::set(5.55073395e-2f));
+            p = V::fma(p, r, V::set(2.40222424e-1f));
+            p = V::fma(p, r, V::set(6.93147004e-1f));
+            p = V::fma(p, r, V::set(1.0f));
+            return V::scale_by_power(p, shifted);
+        }
+    };
+    static constexpr double kFar = 1 << 21;  // beyond, `shifted` has no room for a fraction
+
+    static float power(float x, float scale, double reference) {
+        if (std::fabs(reference) > kFar || x <= exponential_floor(scale, reference))
+            return float(std::exp2(x * double(scale) - reference));
+        const Exponential exponential(scale, reference);
+        float lanes[V::kWidth];
+        V::store(lanes, exponential(exponential.clamp(V::set(x))));
+        return lanes[0];
+    }
+
+    static float exponential_floor(float scale, double reference) {
+        return float((reference - 125.0) / scale);
+    }
+
+    template <int dtype, bool entropy>
+    static void add_exponentials(const void* from, int64_t count, float scale, RowState& state) {
+        if (std::fabs(state.reference) > kFar) {
+            for (int64_t i = 0; i < count; ++i) {
+                const double t = std::fmax(logit_at(from, dtype, i) * double(scale) - state.reference,
+                                           -1000.0);
+                state.sum += float(std::exp2(t));
+                state.weighted += float(t * std::exp2(t));
+            }
+            return;
+        }
+        F sum[kUnroll], weighted[kUnroll];
+        for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = V::set(0.0f);
+        const Exponential exponential(scale, state.reference);
+        steps<dtype, true>(from, count, [&](const F* x) {
+            for (int u = 0; u < kUnroll; ++u) {
+                const F held = exponential.clamp(x[u]), e = exponential(held);
+                sum[u] = V::add(sum[u], e);
+                if constexpr (entropy) {
+                    const F t = V::fms(held, exponential.scale, exponential.reference);
+                    weighted[u] = V::fma(t, e, weighted[u]);
+                }
+            }
+        });
+        state.sum += total(sum);
+        if constexpr (entropy) state.weighted += total(weighted);
+    }
+
+    static float total(const F* parts) {
+        float lanes[V::kWidth], sum = 0.0f;
+        V::store(lanes, V::add(V::add(parts[0], parts[1]), V::add(parts[2], parts[3])));
+        for (float lane : lanes) sum += lane;
+        return sum;
+    }
+
+    // One tile whose largest logit is `top`. `allowed`: the same tile without its forbidden ids,
+    // where it has any.
+    template <int dtype>
+    static void add_tile(const void* from, int64_t count, float top, const float* allowed,
+                         int64_t begin, float scale, bool entropy, RowState& state) {
+        bool nan;
+        const float best = allowed ? largest<FE_FP32>(allowed, count, nan) : top;
+        if (best > state.best) {
+            state.best = best;
+            state.index = begin + (allowed ? first<FE_FP32>(allowed, count, best)
+                                           : first<dtype>(from, count, best));
+        }
+        if (top == -kInf) return;
+        state.include(top, scale);
+        if (entropy)
+            add_exponentials<dtype, true>(from, count, scale, state);
+        else
+            add_exponentials<dtype, false>(from, count, scale, state);
+    }
+
+    template <int dtype>
+    static RowState read_as(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
+                            float scale, bool entropy) {
+        RowState state;
+        float allowed[kTile], clean[kTile];
+        for (int64_t at = begin; at < end; at += kTile) {
+            const int64_t count = std::min(kTile, end - at);
+            const void* from = static_cast<const char*>(row) + at * element_size(dtype);
+            const auto inside = [&](int64_t id) { return id >= at && id < at + count; };
+            const bool closed = std::any_of(logits.forbid, logits.forbid + logits.forbid_count, inside);
+            if (closed) allowed_logits(row, logits, at, count, allowed);
+            const float* choice = closed ? allowed : nullptr;
+            bool nan;
+            float top = largest<dtype>(from, count, nan);
+            if (!nan && top < kInf) {
+                add_tile<dtype>(from, count, top, choice, at, scale, entropy, state);
+                continue;
+            }
+            state.bad = true;
+            for (int64_t i = 0; i < count; ++i) clean[i] = finite(logit_at(from, dtype, i));
+            top = largest<FE_FP32>(clean, count, nan);
+            add_tile<FE_FP32>(clean, count, top, choice, at, scale, entropy, state);
+        }
+        return state;
+    }
+
+    static RowState read(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
+                         float scale, bool entropy) {
+        switch (logits.dtype) {
+            case FE_FP32: return read_as<FE_FP32>(row, logits, begin, end, scale, entropy);
+            case FE_BF16: return read_as<FE_BF16>(row, logits, begin, end, scale, entropy);
+            default: return read_as<FE_FP16>(row, logits, begin, end, scale, entropy);
+        }
+    }
+
+    static void exponentials(const float* z, int64_t count, float* out) {
+        const Exponential exponential(kLog2e, 0.0);
+        float buffer[V::kWidth];
+        for (int64_t i = 0; i < count; i += V::kWidth) {
+            const bool whole = i + V::kWidth <= count;
+            const F x = V::load(whole ? z + i : tail_of(z + i, count - i, buffer));
+            // exp(-inf) is 0 here, where every weight may be as small.
+            const F e = V::where_above(x, exponential.least, exponential(exponential.clamp(x)));
+            V::store(buffer, e);
+            std::copy(buffer, buffer + std::min<int64_t>(V::kWidth, count - i), out + i);
+        }
+    }
+
+    static const float* tail_of(const float* z, int64_t count, float* buffer) {
+        for (int64_t i = 0; i < V::kWidth; ++i) buffer[i] = i < count ? z[i] : -kInf;
+        return buffer;
+    }
+};
+
+}  // namespace
+}  // namespace fastedit

@@ -1,0 +1,72 @@
+"""The operations as torch custom operators: schema, fakes, and graphs that go around them."""
+
+import pytest
+import torch
+from blocks import MASK, QUALITY, values
+
+from fastedit import ops
+
+SETTINGS = (
+    torch.tensor([0.7, 0.3]),
+    torch.tensor([0.5, float("inf")]),
+    torch.tensor([16, 1], dtype=torch.int32),
+    torch.tensor([1, 2], dtype=torch.int32),
+)
+
+
+def example(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 5, 7, generator=generator) * 3
+    ids = torch.randint(0, 7, (2, 5), generator=generator)
+    ids[:, ::2] = MASK
+    return ids, logits, torch.ones(2, 5).bool(), ops.StepState.new(2)
+
+
+def sampling():
+    fields = ([1.0, 0.0], [3, 0], [0.9, 1.0], [5, 6], [0, 32])
+    kinds = (torch.float32, torch.int64, torch.float32, torch.int64, torch.int64)
+    return ops.Sampling(*(torch.tensor(f, dtype=k) for f, k in zip(fields, kinds, strict=True)))
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_row_stats_passes_opcheck(entropy):
+    _, logits, *_ = example()
+    arguments = (logits[0], torch.tensor([0, 1, 2, 3, 9]), [1], 0.7, entropy)
+    torch.library.opcheck(torch.ops.fastedit.row_stats.default, arguments)
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_the_step_passes_opcheck(draws):
+    ids, logits, editable, state = example()
+    fields = sampling().fields() if draws else (None,) * 5
+    arguments = (ids, logits, editable, *state.fields(), MASK, *SETTINGS, [0], *fields)
+    torch.library.opcheck(torch.ops.fastedit.joint_threshold_step_.default, arguments)
+
+
+def test_a_compiled_step_is_one_graph_and_decides_alike():
+    def loop(ids, logits, editable, state, draws):
+        for _ in range(2):
+            ops.joint_threshold_step_(ids, logits, editable, state, sampling=draws, **QUALITY)
+        return ids * 1
+
+    compiled = torch.compile(loop, fullgraph=True, backend="aot_eager")
+    for draws in (None, sampling()):
+        for seed in range(3):
+            one, other = example(seed), example(seed)
+            assert loop(*one, draws).equal(compiled(*other, draws))
+            assert values(one[3]) == values(other[3])
+            assert one[0].equal(other[0])
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_compiled_statistics_are_the_same(entropy):
+    def shifted(logits, current):
+        stats = ops.row_stats(logits + 1, current, forbid=[2], entropy=entropy)
+        return stats.token, stats.prob, stats.entropy, stats.bad
+
+    compiled = torch.compile(shifted, fullgraph=True, backend="aot_eager")
+    _, logits, *_ = example()
+    for rows in (5, 3):
+        arguments = (logits[0, :rows], torch.arange(rows))
+        for got, want in zip(compiled(*arguments), shifted(*arguments), strict=True):
+            assert got is want is None or got.equal(want)
