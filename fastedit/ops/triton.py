@@ -37,16 +37,23 @@ def why_not(device_type: str | None = None) -> str | None:
 
 @functools.cache
 def _kernels():
-    from fastedit_kernels import joint_threshold, row_stats
+    import fastedit_kernels.joint_threshold
+    import fastedit_kernels.row_partials
+    import fastedit_kernels.row_stats
 
-    return row_stats.row_stats, joint_threshold.joint_threshold_step_
+    return fastedit_kernels
 
 
 def row_stats(
     logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
-    return RowStats(*_kernels()[0](logits, current, forbid, temperature, entropy))
+    return RowStats(*_kernels().row_stats.row_stats(logits, current, forbid, temperature, entropy))
+
+
+def row_partials(logits: Tensor, *, forbid: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """Contract: `fastedit.ops.row_partials`; the fields in order, ids within the shard."""
+    return _kernels().row_partials.row_partials(logits, forbid)
 
 
 def joint_threshold_step_(
@@ -80,7 +87,7 @@ def joint_threshold_step_(
         )
         return
     fields = [field.contiguous() for field in state.fields()]
-    _kernels()[1](
+    _kernels().joint_threshold.joint_threshold_step_(
         ids,
         logits,
         editable,

@@ -99,7 +99,7 @@ def reduce_split(
         banned |= (f >= start) & (f < start + SPLIT)
     if banned:
         peak = tl.full([TILE], -float("inf"), tl.float32)
-        for again in range(TILES):
+        for again in range(tl.cdiv(tl.minimum(vocab - start, SPLIT), TILE)):
             cols = start + again * TILE + lane
             inside = (again * TILE + lane < SPLIT) & (cols < vocab)
             x, _ = load_tile(row, cols, inside)

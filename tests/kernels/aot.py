@@ -1,0 +1,150 @@
+"""Compile the kernels for GPUs that are not here, and say what became of them.
+
+`python tests/kernels/aot.py` prints the table of docs/kernels.md; with --json, the facts behind it.
+Compiling needs Triton's compiler, not a GPU, and kernels that are not interpreted.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ["TRITON_INTERPRET"] = "0"
+
+import triton
+from fastedit_kernels import joint_threshold, row_stats, splits
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+POINTERS = {
+    "*i64": "ids current token_out top_k seed start",
+    "*fp32": "threshold editing_threshold numbers top_p prob_out prob_current_out lse_out "
+    "entropy_out",
+    "*i32": "max_post_steps num_to_transfer post_steps forwards m2t_commits t2t_edits forbid "
+    "tokens counters",
+    "*i1": "done dirty bad editable bad_out",
+}
+TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
+SIXTEENS = {"logits", "stride", "logits_block", "logits_stride", "vocab"}
+DRAWS = ("temperature", "top_k", "top_p", "seed", "start")
+
+LLADA2, QWEN = 157184, 151936  # vocabularies: 32 splits of 4912, and 19 of at most 8192
+VARIANTS = [  # kernel, vocabulary, logits, multiples of 16 everywhere, targets
+    ("row_stats", LLADA2, "bf16", True, TARGETS),
+    ("row_stats", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
+    ("row_stats", LLADA2, "fp32", True, ["sm_90", "gfx942"]),
+    ("joint_threshold", LLADA2, "bf16", True, TARGETS),
+    ("joint_threshold", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
+    ("joint_threshold", QWEN, "bf16", True, ["sm_90", "gfx942"]),
+    ("joint_threshold with sampling", LLADA2, "bf16", True, ["sm_90", "gfx942"]),
+]
+
+
+def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTarget):
+    sampling = kernel.endswith("sampling")
+    stats = kernel == "row_stats"
+    fn = row_stats.row_stats_kernel if stats else joint_threshold.joint_threshold_kernel
+    width = splits.split_width(vocab)
+    many = triton.next_power_of_2(triton.cdiv(vocab, width))
+    fixed = {"SPLIT": width, "SPLITS": many, "TILE": splits.TILE}
+    if stats:
+        fixed["ENTROPY"] = True
+        kinds = TYPES | {"temperature": "fp32"}
+    else:
+        fixed |= {"PLACES": 32, "SAMPLING": sampling}
+        fixed |= {} if sampling else dict.fromkeys(DRAWS)
+        kinds = TYPES | {"temperature": "*fp32"}
+    signature = {
+        name: "constexpr" if name in fixed else kinds.get(name, "i32") for name in fn.arg_names
+    }
+    signature["logits"] = f"*{logits}"
+    at = {name: (i,) for i, name in enumerate(fn.arg_names)}
+    attrs = {at[n]: [["tt.divisibility", 16]] for n in SIXTEENS & set(at)} if aligned else {}
+    source = ASTSource(fn, signature, {at[n]: value for n, value in fixed.items()}, attrs)
+    warps = 128 // target.warp_size
+    return triton.compile(source, target=target, options={"num_warps": warps}).asm
+
+
+def events(code: str, **words: str) -> list[str]:
+    """Which of the named instructions follow each other, in the order of the text."""
+    found = []
+    for line in code.splitlines():
+        found += [name for name, word in words.items() if word in line]
+    return found
+
+
+def nvidia(ptx: str) -> dict:
+    arch = re.search(r"\.target (\w+)", ptx)[1]
+    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    if "100" in arch and ptxas.with_name("ptxas-blackwell").exists():
+        ptxas = ptxas.with_name("ptxas-blackwell")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "kernel.ptx")
+        source.write_text(ptx)
+        done = subprocess.run(
+            [ptxas, "-v", f"-arch={arch}", source, "-o", Path(folder, "kernel.cubin")],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    return {
+        "registers": int(re.search(r"Used (\d+) registers", done.stderr)[1]),
+        "spills": int(re.search(r"(\d+) bytes spill stores", done.stderr)[1]),
+        "wide": len(re.findall(r"ld\.global\S*\.v4", ptx)),
+        "narrow": len(re.findall(r"ld\.global\S*\.b16", ptx)),
+        "order": events(ptx, barrier="bar.sync", atomic="atom.", store="st.global"),
+    }
+
+
+def amd(assembly: str) -> dict:
+    def number(what):
+        return int(re.search(rf"\.{what}:\s*(\d+)", assembly)[1])
+
+    return {
+        "registers": number("vgpr_count"),
+        "spills": number("vgpr_spill_count"),
+        "wide": assembly.count("global_load_dwordx4"),
+        "narrow": len(re.findall(r"global_load_(?:ushort|short)", assembly)),
+        "order": events(
+            assembly, barrier="s_barrier", atomic="global_atomic_add", store="global_store"
+        ),
+    }
+
+
+def report() -> list[dict]:
+    rows = []
+    for kernel, vocab, logits, aligned, names in VARIANTS:
+        for name in names:
+            asm = compiled(kernel, vocab, logits, aligned, TARGETS[name])
+            facts = nvidia(asm["ptx"]) if "ptx" in asm else amd(asm["amdgcn"])
+            variant = {"kernel": kernel, "vocab": vocab, "logits": logits, "aligned": aligned}
+            rows.append(variant | {"target": name} | facts)
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    lines = [
+        "| kernel | vocabulary | logits | 16-byte aligned | target | registers per thread "
+        "| spilled bytes | 16-byte loads | 2-byte loads |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        aligned = "yes" if row["aligned"] else "no"
+        cells = (row["kernel"], row["vocab"], row["logits"], aligned, row["target"])
+        cells += (row["registers"], row["spills"], row["wide"], row["narrow"])
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    found = report()
+    print(json.dumps(found) if "--json" in sys.argv else table(found))
