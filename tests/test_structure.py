@@ -57,6 +57,23 @@ def test_arrows_go_down_only():
     assert not wrong
 
 
+def test_kernels_know_tensors_and_nothing_else():
+    files = list((ROOT / "kernels").rglob("*.py"))
+    named = {
+        name.split(".")[0]
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert files and named <= {"dataclasses", "collections", "torch", "triton", "fastedit_kernels"}
+
+
 def test_every_room_is_known():
     rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"}
     assert rooms - {"assets"} <= set.union(*LAYERS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +29,10 @@ def why_not(device_type: str | None = None) -> str | None:
     import triton
 
     if triton.knobs.runtime.interpret:
-        return None
+        old = (
+            triton.__version__.startswith("3.6") and np.lib.NumpyVersion(np.__version__) >= "2.4.0"
+        )
+        return "the interpreter of Triton 3.6 needs numpy below 2.4" if old else None
     if not torch.cuda.is_available():
         return "no CUDA or ROCm device (TRITON_INTERPRET=1 interprets the kernels on a CPU)"
     if device_type not in (None, *DEVICES):
@@ -44,16 +49,27 @@ def _kernels():
     return fastedit_kernels
 
 
+def _on(device: torch.device) -> contextlib.AbstractContextManager:
+    """Triton launches on the current device, wherever its arguments are."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)
+
+
 def row_stats(
     logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
-    return RowStats(*_kernels().row_stats.row_stats(logits, current, forbid, temperature, entropy))
+    with _on(logits.device):
+        return RowStats(
+            *_kernels().row_stats.row_stats(logits, current, forbid, temperature, entropy)
+        )
 
 
 def row_partials(logits: Tensor, *, forbid: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Contract: `fastedit.ops.row_partials`; the fields in order, ids within the shard."""
-    return _kernels().row_partials.row_partials(logits, forbid)
+    with _on(logits.device):
+        return _kernels().row_partials.row_partials(logits, forbid)
 
 
 def joint_threshold_step_(
@@ -87,19 +103,20 @@ def joint_threshold_step_(
         )
         return
     fields = [field.contiguous() for field in state.fields()]
-    _kernels().joint_threshold.joint_threshold_step_(
-        ids,
-        logits,
-        editable,
-        fields,
-        mask_token_id,
-        threshold.contiguous(),
-        editing_threshold.contiguous(),
-        max_post_steps.contiguous(),
-        num_to_transfer.contiguous(),
-        forbid,
-        sampling and [value.contiguous() for value in vars(sampling).values()],
-    )
+    with _on(logits.device):
+        _kernels().joint_threshold.joint_threshold_step_(
+            ids,
+            logits,
+            editable,
+            fields,
+            mask_token_id,
+            threshold.contiguous(),
+            editing_threshold.contiguous(),
+            max_post_steps.contiguous(),
+            num_to_transfer.contiguous(),
+            forbid,
+            sampling and [value.contiguous() for value in vars(sampling).values()],
+        )
     for field, new in zip(state.fields(), fields, strict=True):
         if new is not field:  # it was strided
             field.copy_(new)

@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "0"
 
 import triton
-from fastedit_kernels import joint_threshold, row_stats, splits
+from fastedit_kernels import joint_threshold, row_partials, row_stats, splits
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -27,8 +27,8 @@ TARGETS = {
 }
 POINTERS = {
     "*i64": "ids current token_out top_k seed start",
-    "*fp32": "threshold editing_threshold numbers top_p prob_out prob_current_out lse_out "
-    "entropy_out",
+    "*fp32": "threshold editing_threshold numbers temperature top_p prob_out prob_current_out "
+    "lse_out entropy_out top_out total_out best_out",
     "*i32": "max_post_steps num_to_transfer post_steps forwards m2t_commits t2t_edits forbid "
     "tokens counters",
     "*i1": "done dirty bad editable bad_out",
@@ -42,6 +42,7 @@ VARIANTS = [  # kernel, vocabulary, logits, multiples of 16 everywhere, targets
     ("row_stats", LLADA2, "bf16", True, TARGETS),
     ("row_stats", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
     ("row_stats", LLADA2, "fp32", True, ["sm_90", "gfx942"]),
+    ("row_partials", LLADA2 // 8, "bf16", True, ["sm_90", "gfx942"]),
     ("joint_threshold", LLADA2, "bf16", True, TARGETS),
     ("joint_threshold", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
     ("joint_threshold", QWEN, "bf16", True, ["sm_90", "gfx942"]),
@@ -51,18 +52,20 @@ VARIANTS = [  # kernel, vocabulary, logits, multiples of 16 everywhere, targets
 
 def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTarget):
     sampling = kernel.endswith("sampling")
-    stats = kernel == "row_stats"
-    fn = row_stats.row_stats_kernel if stats else joint_threshold.joint_threshold_kernel
+    fn = {
+        "row_stats": row_stats.row_stats_kernel,
+        "row_partials": row_partials.row_partials_kernel,
+    }.get(kernel, joint_threshold.joint_threshold_kernel)
     width = splits.split_width(vocab)
     many = triton.next_power_of_2(triton.cdiv(vocab, width))
     fixed = {"SPLIT": width, "SPLITS": many, "TILE": splits.TILE}
-    if stats:
+    kinds = dict(TYPES)
+    if kernel == "row_stats":
         fixed["ENTROPY"] = True
-        kinds = TYPES | {"temperature": "fp32"}
-    else:
+        kinds["temperature"] = "fp32"
+    elif fn is joint_threshold.joint_threshold_kernel:
         fixed |= {"PLACES": 32, "SAMPLING": sampling}
         fixed |= {} if sampling else dict.fromkeys(DRAWS)
-        kinds = TYPES | {"temperature": "*fp32"}
     signature = {
         name: "constexpr" if name in fixed else kinds.get(name, "i32") for name in fn.arg_names
     }

@@ -41,7 +41,7 @@ def test_nothing_spills(code):
 def test_aligned_logits_are_read_sixteen_bytes_at_a_time(code):
     for row in code:
         if row["aligned"]:  # a single number, the current or the drawn token's, stays narrow
-            least = 5 * (2 if row["logits"] == "fp32" else 1)
+            least = 10 if row["logits"] == "fp32" else 5 if row["vocab"] > 100_000 else 1
             assert row["wide"] >= least and row["narrow"] <= 1, row
         else:
             assert row["wide"] == 0 and row["narrow"] >= 40, row
@@ -75,7 +75,7 @@ def test_a_missing_barrier_would_be_seen(order, good):
 def test_results_are_published_before_arrival(code):
     """A barrier stands between the stores of all threads and the one thread's atomic."""
     for row in code:
-        assert row["order"].count("atomic") == (1 if row["kernel"] == "row_stats" else 2)
+        assert row["order"].count("atomic") == (1 if "row" in row["kernel"] else 2)
         assert published(row["order"]), row
 
 
