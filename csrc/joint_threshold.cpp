@@ -102,8 +102,9 @@ struct Step {
                 if (c.prob > commit_above) chosen.push_back(r);
             }
         }
-        const auto least = std::min<size_t>(masks.size(), size_t(args.num_to_transfer[block]));
-        if (chosen.size() < size_t(args.num_to_transfer[block])) {
+        const size_t wanted = size_t(std::max<int32_t>(0, args.num_to_transfer[block]));
+        const size_t least = std::min(masks.size(), wanted);
+        if (chosen.size() < wanted) {
             std::stable_sort(masks.begin(), masks.end(), [&](int64_t a, int64_t b) {
                 return candidates[a].prob > candidates[b].prob;
             });

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 #include "parallel.h"
 
@@ -10,13 +13,19 @@ namespace {
 
 const RowReader* const kReaders[] = {&kAvx512, &kAvx2, &kPortable};
 
+#if defined(__x86_64__)
+bool has_f16c() {  // __builtin_cpu_supports knows it from GCC 11 on only
+    unsigned a, b, c = 0, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+}
+#endif
+
 bool runs_here(const RowReader* reader) {
     if (!reader->read) return false;  // not in this build
 #if defined(__x86_64__)
     if (reader == &kAvx512) return __builtin_cpu_supports("avx512f");
     if (reader == &kAvx2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("f16c");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #endif
     return true;
 }
@@ -115,7 +124,7 @@ int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads) {
                            : -kInf;
         if (args->entropy)
             args->entropy[r] = any
-                ? float((std::log2(double(state.sum)) - state.weighted / state.sum) * kLn2)
+                ? float(std::max(0.0, (std::log2(double(state.sum)) - state.weighted / state.sum) * kLn2))
                 : 0.0f;
         args->bad[r] = state.bad || !exists;
     }

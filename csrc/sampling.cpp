@@ -98,7 +98,7 @@ Draw draw(const void* data, const fe_logits& logits, float max, float temperatur
             for (int64_t i = 0; i < n; ++i)
                 if (key_of(z[i]) >= cut.key) mass += weight[i];
         });
-        cut = cut_at(row, cut, double(top_p) * mass, [](float weight) { return double(weight); });
+        cut = cut_at(row, cut, std::max(0.0, double(top_p)) * mass, [](float weight) { return double(weight); });
     }
 
     // First the mass of what is left, then the id at which the running mass passes the uniform.

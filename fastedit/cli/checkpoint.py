@@ -34,14 +34,15 @@ def load_decoder(
         from transformers.utils import logging
 
         from fastedit.decoding import Decoder
-        from fastedit.ops import backend_report
+        from fastedit.ops.dispatch import implementation
 
-        backend_report()  # a FASTEDIT_BACKEND that cannot run is found here, not at the first step
         if checkpoint == "tiny" or Path(checkpoint).is_dir():
             logging.disable_progress_bar()
         decoder = Decoder.from_pretrained(
             checkpoint, config, adapter=adapter, dtype=dtype, device=device, revision=revision
         )
+        # A FASTEDIT_BACKEND that cannot run is found here, not at the first step.
+        implementation("joint_threshold_step_", decoder.device.type)
     if console.is_terminal:
         seconds = time.perf_counter() - started
         console.print(f"loaded {checkpoint} on {decoder.device} in {seconds:.1f} s", style="dim")

@@ -116,7 +116,7 @@ def _print(report: dict[str, Any], console: Console) -> None:
     else:
         line("checkpoint tiny", f"missing ({checkpoint['path']})")
     for operation, backends in report["backends"].items():
-        serving = next(name for name, state in backends.items() if state == "in use")
+        serving = next((name for name, state in backends.items() if state == "in use"), "none")
         line(operation, serving)
         for name, state in backends.items():
             if state != "in use":

@@ -75,15 +75,17 @@ def backend_report(device: str | None = None) -> dict[str, dict[str, str]]:
     `device`: a device type; default: the GPU where there is one, else the CPU.
     """
     device = device or _devices()[0]
-    report = {}
+    report: dict[str, dict[str, str]] = {}
+    demand = demanded()
     for op in OPERATIONS:
-        serving = implementation(op, device).__module__
-        report[op] = {
-            name: "in use"
-            if path == serving
-            else _why_not(name, op, device) or "available, not chosen"
-            for name, path in ORDER.items()
-        }
+        serving = ORDER[demand] if demand else _default(op, device).__module__
+        report[op] = {}
+        for name, path in ORDER.items():
+            reason = _why_not(name, op, device)
+            if name == demand and reason:
+                reason = f"demanded, but cannot run: {reason}"
+            state = "in use" if path == serving else "available, not chosen"
+            report[op][name] = reason or state
     return report
 
 

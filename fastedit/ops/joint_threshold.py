@@ -108,6 +108,11 @@ def joint_threshold_step_(
             f"ids must be int64 {list(logits.shape[:2])} to match logits; "
             f"got {ids.dtype} {list(ids.shape)}"
         )
+    if ids.device != logits.device:
+        raise ValueError(f"ids are on {ids.device}, logits are on {logits.device}")
+    if sampling is not None:
+        for (name, field), dtype in zip(vars(sampling).items(), _SAMPLING_DTYPES, strict=True):
+            _check_per_block(f"sampling.{name}", field, dtype, ids)
     settings = step_settings(
         ids, editable, state, threshold, editing_threshold, max_post_steps, num_to_transfer
     )
@@ -149,12 +154,14 @@ def step_settings(
     num_to_transfer: int | Tensor,
 ) -> dict[str, Tensor]:
     """The settings of a step as tensors [B]. Raises ValueError for what does not fit `ids`."""
-    if editable.dtype != torch.bool or editable.shape != ids.shape:
+    fits = editable.dtype == torch.bool and editable.shape == ids.shape
+    if not fits or editable.device != ids.device:
         raise ValueError(
-            f"editable must be bool {list(ids.shape)}; got {editable.dtype} {list(editable.shape)}"
+            f"editable must be bool {list(ids.shape)} on {ids.device}; got {editable.dtype} "
+            f"{list(editable.shape)} on {editable.device}"
         )
-    if state.done.shape != ids.shape[:1]:
-        raise ValueError(f"state is for {state.done.shape[0]} blocks, ids has {ids.shape[0]}")
+    for (name, field), dtype in zip(vars(state).items(), _STATE_DTYPES, strict=True):
+        _check_per_block(f"state.{name}", field, dtype, ids)
     edits = math.inf if editing_threshold is None else editing_threshold
     return {
         "threshold": _threshold("threshold", threshold, ids),
@@ -184,10 +191,19 @@ def _count(name: str, value: int | Tensor, least: int, ids: Tensor) -> Tensor:
     return torch.full(ids.shape[:1], value, dtype=torch.int32, device=ids.device)
 
 
-def _per_block(name: str, value: Tensor, dtype: torch.dtype, ids: Tensor) -> Tensor:
-    if value.shape != ids.shape[:1] or value.dtype != dtype:
+_STATE_DTYPES = (*[torch.int32] * 4, *[torch.bool] * 3)
+_SAMPLING_DTYPES = (torch.float32, torch.int64, torch.float32, torch.int64, torch.int64)
+
+
+def _check_per_block(name: str, value: Tensor, dtype: torch.dtype, ids: Tensor) -> None:
+    """Back ends take bare addresses: what does not fit must not reach them."""
+    if value.shape != ids.shape[:1] or value.dtype != dtype or value.device != ids.device:
         raise ValueError(
-            f"{name} must be a number or {dtype} [{ids.shape[0]}]; "
-            f"got {value.dtype} {list(value.shape)}"
+            f"{name} must be {dtype} [{ids.shape[0]}] on {ids.device}, one value per block of ids; "
+            f"got {value.dtype} {list(value.shape)} on {value.device}"
         )
+
+
+def _per_block(name: str, value: Tensor, dtype: torch.dtype, ids: Tensor) -> Tensor:
+    _check_per_block(f"{name}, where it is no number,", value, dtype, ids)
     return value

@@ -165,7 +165,9 @@ def sample(
     ranked = ranked.masked_fill(ranked < kth, -torch.inf)
     mass = ranked.softmax(-1).nan_to_num(nan=0.0)
     preceding = torch.nn.functional.pad(mass.cumsum(-1)[..., :-1], (1, 0))
-    top_p = torch.where(sampling.top_p < 1.0, sampling.top_p, torch.inf)  # sums may pass 1
+    top_p = torch.where(
+        sampling.top_p < 1.0, sampling.top_p.clamp(min=0.0), torch.inf
+    )  # sums may pass 1
     ranked = ranked.masked_fill(preceding > top_p[:, None, None], -torch.inf)
     probs = ranked.softmax(-1).nan_to_num(nan=0.0)
     probs = torch.zeros_like(probs).scatter(-1, order, probs)  # back to vocabulary order

@@ -1,4 +1,4 @@
-"""The operations as torch custom operators, `torch.ops.fastedit.*`, for graphs and compilers.
+"""Statistics and step as torch custom operators, `torch.ops.fastedit.*`, for compilers.
 
 `torch.compile(fullgraph=True)` goes around them; each calls the back end that serves it when it
 runs. Eager code takes the functions of `fastedit.ops` instead, which call the back end directly: a

@@ -47,7 +47,7 @@ def row_stats(
                  fp32 from these values
     current      [R] int64, the token that each row holds now; outside [0, V) its probability is 0
     forbid       token ids that may not be chosen; they stay in the softmax denominator
-    temperature  logits are divided by it first; > 0
+    temperature  logits are divided by it first; 1e-30 to 1e30
 
     | logits of a row | treated as | bad |
     |---|---|---|
@@ -57,7 +57,7 @@ def row_stats(
     | no finite candidate | token = current, prob = 0 | yes |
 
     Never raises for logit values and never synchronises. Raises TypeError or ValueError for wrong
-    dtypes, shapes, forbidden ids outside [0, V) and a temperature that is not positive.
+    dtypes, shapes, devices, forbidden ids outside [0, V) and a temperature out of range.
     """
     check_logits(logits, 2)
     check_forbid(forbid, logits.shape[-1])
@@ -66,8 +66,10 @@ def row_stats(
             f"current must be int64 [{logits.shape[0]}], one token per row of logits; "
             f"got {current.dtype} {list(current.shape)}"
         )
-    if not temperature > 0.0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    if current.device != logits.device:
+        raise ValueError(f"current is on {current.device}, logits are on {logits.device}")
+    if not 1e-30 <= temperature <= 1e30:
+        raise ValueError(f"temperature must be from 1e-30 to 1e30, got {temperature}")
     if torch.compiler.is_compiling():
         token, prob, prob_current, lse, spread, bad = torch.ops.fastedit.row_stats(
             logits, current, list(forbid), float(temperature), entropy

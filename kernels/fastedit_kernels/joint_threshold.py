@@ -173,8 +173,7 @@ def joint_threshold_kernel(
     may = tl.load(block_editable + i * editable_stride) != 0
     masked = tl.load(block_ids + i * ids_stride) == mask_token_id
     editing = tl.load(editing_threshold + b) < float("inf")
-    # Nothing that this depends on changes for a row that is not read, so a program that starts
-    # after the block was decided agrees with the row's other programs.
+    # A block is decided after all of its programs have arrived, so these are the old ids for all.
     read = may & (masked | editing) & (tl.load(done + b) == 0)
 
     row = logits + b.to(tl.int64) * logits_block + i.to(tl.int64) * logits_stride

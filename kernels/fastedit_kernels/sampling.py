@@ -112,7 +112,7 @@ def draw(
         cut = kth_rank(row, vocab, best, top_k, forbid, n_forbid, WIDE)
     if top_p < 1.0:
         _, mass = above(row, vocab, best, scale, cut - 1, forbid, n_forbid, WIDE)
-        limit = top_p * mass
+        limit = tl.maximum(top_p, 0.0) * mass
         cut = nucleus_rank(row, vocab, best, scale, cut, limit, forbid, n_forbid, WIDE)
         _, mass = above(row, vocab, best, scale, cut, forbid, n_forbid, WIDE)
         each = tl.exp2((number_of(cut) - best) * scale)

@@ -77,3 +77,10 @@ def test_an_unknown_back_end_is_named_with_the_known_ones(monkeypatch):
     monkeypatch.setenv("FASTEDIT_BACKEND", "cuda")
     with pytest.raises(ValueError, match="cuda"):
         call()
+
+
+def test_a_demanded_back_end_that_cannot_run_is_reported(monkeypatch, broken):
+    monkeypatch.setenv("FASTEDIT_BACKEND", "broken")
+    for row in ops.backend_report("cpu").values():
+        assert row["broken"].startswith("demanded, but cannot run")
+        assert "in use" not in row.values()
