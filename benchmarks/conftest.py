@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import platform
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -23,37 +26,53 @@ def pytest_configure(config):
 
 @pytest.fixture
 def report(request):
-    """Add one row to the closing table: `report(suite, **columns)`."""
+    """Add one row to the closing table: `report(suite, saved=None, **columns)`.
 
-    def add(suite: str, **columns):
-        request.config.stash[ROWS].append({"suite": suite, **columns})
+    `saved` goes into the JSON in place of the columns.
+    """
+
+    def add(suite: str, saved: dict | None = None, **columns):
+        request.config.stash[ROWS].append((suite, columns, saved or columns))
 
     return add
 
 
 def machine() -> dict:
+    """Where and when: hardware, versions, the commit with a + where files differ from it."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": model[0] if model else platform.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "capability": torch.cuda.get_device_capability() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
+        "triton": _triton(),
         "python": platform.python_version(),
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip() or None,
+        "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _triton() -> str | None:
+    try:
+        return importlib.import_module("triton").__version__
+    except ImportError:
+        return None
 
 
 def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[ROWS]
-    for suite in dict.fromkeys(row["suite"] for row in rows):
-        table = [{k: v for k, v in row.items() if k != "suite"} for row in rows]
-        table = [line for row, line in zip(rows, table, strict=True) if row["suite"] == suite]
+    for suite in dict.fromkeys(name for name, *_ in rows):
         terminalreporter.section(suite)
-        terminalreporter.line(markdown(table))
+        terminalreporter.line(markdown([columns for name, columns, _ in rows if name == suite]))
         if config.getoption("save"):
             folder = Path(config.getoption("save"))
             folder.mkdir(parents=True, exist_ok=True)
-            content = {"machine": machine(), "rows": table}
+            saved = [row for name, _, row in rows if name == suite]
+            content = {"machine": machine(), "rows": saved}
             (folder / f"{suite}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

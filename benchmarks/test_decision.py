@@ -1,0 +1,34 @@
+"""The decision step on blocks of 32 x 157,184 logits, beside the public rule and the peers' code.
+
+`fastedit.cli.bench` holds the competitors, the inputs and the clocks: all compared and timed in
+this process, in turn. Peers: `pip install diffusers` and `pip install --no-deps sglang`; a row
+without one says so. On a GPU: wall time and CUDA graph, cold and warm.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastedit.cli.bench.case import make_case
+from fastedit.cli.bench.clock import Wall
+from fastedit.cli.bench.measure import DTYPES, measure
+from fastedit.cli.bench.peers import competitors
+from fastedit.cli.bench.table import columns
+
+VOCAB = 157_184
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("blocks", [1, 4, 16, 64])
+def test_decision(benchmark, report, blocks, dtype):
+    case = make_case(blocks, VOCAB, DTYPES[dtype], DEVICE)
+    rows = measure(case)
+    for row in rows:
+        report("decision", saved=row, **columns(row))
+    assert not [row["error"] for row in rows if "error" in row]
+
+    ours, *_ = competitors(case)[0]
+    benchmark.extra_info |= next(row for row in rows if row["competitor"] == ours.name)
+    benchmark.pedantic(Wall(ours, case), rounds=5, warmup_rounds=1)
