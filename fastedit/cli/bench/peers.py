@@ -62,6 +62,9 @@ def competitors(case: Case) -> tuple[list[Competitor], dict[str, str]]:
     taking_part, missing = [], {}
     for backend in ORDER:
         competitor = fastedit_backend(backend, case)
+        if backend == "triton" and case.device.type == "cpu":
+            missing[competitor.name] = "for GPUs; on a CPU only its interpreter runs"
+            continue
         try:
             with competitor.setting():
                 competitor.begin().step(case.logits[0])
