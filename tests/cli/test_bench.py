@@ -182,7 +182,35 @@ def test_a_peer_that_fails_is_missing_with_its_error(monkeypatch, case, add_peer
     add_peer(fail)
     row = by_name(measure.measure(case))["faulty"]
     assert row["missing"] == "RuntimeError: no compiler"
-    assert columns(row)["outputs"] == "cannot run here"
+    assert columns(row)["outputs"] == "not measured: RuntimeError: no compiler"
+
+
+def test_a_back_end_that_cannot_run_is_missing_but_a_defect_of_ours_is_raised(monkeypatch, case):
+    def fail(*args, **options):
+        raise RuntimeError("a defect")
+
+    refuses = {"joint_threshold_step_": {"reference": "in use", "cpp": "no compiler", "triton": ""}}
+    monkeypatch.setattr(peers.ops, "backend_report", lambda device: refuses)
+    found, missing = peers.competitors(case)
+    assert [one.name for one in found if one.ours] == ["fastedit reference"]
+    assert missing["fastedit cpp"] == "no compiler" and "GPUs" in missing["fastedit triton"]
+    monkeypatch.setattr(peers.ops, "joint_threshold_step_", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        measure.measure(case)
+
+
+@pytest.mark.parametrize(
+    ("microseconds", "text"),
+    [
+        (3.214, "3.21 µs"),
+        (999.4, "999 µs"),
+        (999.6, "1 ms"),
+        (12345.0, "12.3 ms"),
+        (3.3e6, "3.3 s"),
+    ],
+)
+def test_times_have_three_digits(microseconds, text):
+    assert columns(timed("x", "cpu", 1.0, median_us=microseconds))["time"] == text
 
 
 def test_sglang_leaves_no_stand_in_behind():
@@ -203,6 +231,20 @@ def test_compiled_rule(monkeypatch, case):
     monkeypatch.setattr(peers, "PEERS", {"torch.compile": COMPILED})
     row = by_name(measure.measure(case))["torch.compile"]
     assert row["equal"] or "missing" in row
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_has_wall_and_graph_times_cold_and_warm(monkeypatch):
+    monkeypatch.setitem(clock.PROBE_MEGABYTES, "cuda", 16)
+    rows = measure.measure(make_case(4, VOCAB, torch.bfloat16, torch.device("cuda")))
+    for name in (rows[0]["competitor"], "plain torch"):
+        own = [row for row in rows if row["competitor"] == name]
+        clocks = [(row["clock"], row["cold"]) for row in own]
+        assert clocks == [("wall", True), ("graph", True), ("graph", False)]
+        for row in own:
+            assert row["equal"] and row.keys() >= (TIMES - {"pct_read"}) | {"pct_copy"}
+            assert row["baseline"] == rows[0]["competitor"]
 
 
 def test_every_step_begins_afresh(case):

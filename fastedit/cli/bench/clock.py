@@ -7,7 +7,7 @@ What a step changes in place is made anew or put back before each shot, outside 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -90,12 +90,12 @@ class Probe:
         return _timed(self.move, self.device)[0]
 
 
-def stopwatches(competitor: Competitor, case: Case, pool: Any) -> list[Wall | Replay]:
+def stopwatches(competitor: Competitor, case: Case, pool: Any) -> Iterator[Wall | Replay]:
     """Every way in which this competitor can be timed; `pool`: of CUDA graphs, None on a CPU."""
-    watches: list[Wall | Replay] = [Wall(competitor, case)]
+    yield Wall(competitor, case)
     if pool is not None and competitor.capturable:
-        watches += [Replay(competitor, case, cold, pool) for cold in (True, False)]
-    return watches
+        for cold in (True, False):
+            yield Replay(competitor, case, cold, pool)
 
 
 def probes(device: torch.device) -> list[Probe]:

@@ -104,8 +104,8 @@ def _lanes(case: Case, taking_part: list[Competitor], missing: dict[str, str]) -
     lanes = []
     for competitor in taking_part:
         try:
-            watches = stopwatches(competitor, case, pool)
-            lanes += [Lane(competitor, watch, expected) for watch in watches]
+            for watch in stopwatches(competitor, case, pool):
+                lanes.append(Lane(competitor, watch, expected))
         except Exception as error:
             if competitor.ours:
                 raise

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from fastedit import __version__, ops
 from fastedit.cli.bench.case import EDITING_THRESHOLD, LENGTH, MAX_POST_STEPS, THRESHOLD, Case
-from fastedit.ops.dispatch import ORDER
 
 
 @dataclass(frozen=True)
@@ -60,18 +59,15 @@ class Competitor:
 def competitors(case: Case) -> tuple[list[Competitor], dict[str, str]]:
     """Those that can run here, fastedit's default back end first; and why the others cannot."""
     taking_part, missing = [], {}
-    for backend in ORDER:
+    states = ops.backend_report(case.device.type)["joint_threshold_step_"]
+    if case.device.type == "cpu":
+        states["triton"] = "for GPUs; on a CPU only its interpreter runs"
+    for backend, state in states.items():
         competitor = fastedit_backend(backend, case)
-        if backend == "triton" and case.device.type == "cpu":
-            missing[competitor.name] = "for GPUs; on a CPU only its interpreter runs"
-            continue
-        try:
-            with competitor.setting():
-                competitor.begin().step(case.logits[0])
-        except RuntimeError as error:
-            missing[competitor.name] = str(error)
-        else:
+        if state in ("in use", "available, not chosen"):
             taking_part.append(competitor)
+        else:
+            missing[competitor.name] = state
     for name, make in PEERS.items():
         try:
             taking_part.append(make(name, case))

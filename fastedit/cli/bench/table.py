@@ -16,7 +16,7 @@ def columns(row: Row) -> dict[str, str]:
     """The cells of one row, by column: all of them, for the benchmark suite's closing table."""
     measured = dict.fromkeys(("time", "spread", "GB/s", _percent(row), "outputs", FASTER), "")
     if "missing" in row:
-        measured["outputs"] = "cannot run here"
+        measured["outputs"] = f"not measured: {row['missing']}"
     elif "error" in row:
         measured["outputs"] = "WRONG"
     else:
@@ -134,6 +134,8 @@ def _ratio(row: Row) -> str:
 
 
 def _time(microseconds: float) -> str:
-    if microseconds >= 1000:
-        return f"{microseconds / 1000:.3g} ms"
+    """Three digits, in the unit that needs no exponent."""
+    for unit, size in (("s", 1e6), ("ms", 1e3)):
+        if microseconds >= 0.9995 * size:
+            return f"{microseconds / size:.3g} {unit}"
     return f"{microseconds:.3g} µs"
