@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastedit.cli.machine import load
+
 ROWS = pytest.StashKey[list]()
+LOAD = pytest.StashKey[float | None]()
 
 
 def pytest_addoption(parser):
@@ -22,6 +25,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[ROWS] = []
+    config.stash[LOAD] = load()
 
 
 @pytest.fixture
@@ -72,7 +76,10 @@ def pytest_terminal_summary(terminalreporter, config):
             folder = Path(config.getoption("save"))
             folder.mkdir(parents=True, exist_ok=True)
             saved = [row for name, _, row in rows if name == suite]
-            content = {"machine": machine(), "rows": saved}
+            content = {
+                "machine": machine() | {"load_before": config.stash[LOAD]},
+                "rows": saved,
+            }
             (folder / f"{suite}.json").write_text(json.dumps(content, indent=2) + "\n")
 
 

@@ -32,6 +32,11 @@ def devices() -> list[dict[str, Any]]:
     return []
 
 
+def load() -> float | None:
+    """How many processes ran or waited in the last minute; None where that is not known."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
 def hardware(device: Any) -> str:
     """One phrase for the device that a measurement ran on."""
     import torch

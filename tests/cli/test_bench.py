@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from fastedit import ops
+from fastedit.cli import machine
 from fastedit.cli.bench import clock, measure, peers
 from fastedit.cli.bench.case import EDITING_THRESHOLD, PROMPT, THRESHOLD, make_case
 from fastedit.cli.bench.table import columns, remarks, rich_table
@@ -269,7 +270,11 @@ def test_json(run):
     code, out, _ = run("bench", "--blocks", "1,3", "--vocab", VOCAB, "--dtype", "bf16", "--json")
     result = json.loads(out)
     assert code == 0
-    assert result["torch"] == torch.__version__ and "threads" in result["hardware"]
+    assert (
+        result["torch"] == torch.__version__
+        and "load_before" in result
+        and "threads" in result["hardware"]
+    )
     assert [row["blocks"] for row in result["rows"] if row["competitor"] == "plain torch"] == [1, 3]
     plain = by_name(result["rows"])["plain torch"]
     assert plain["dtype"] == "bf16" and plain["baseline"].startswith("fastedit ")
@@ -298,6 +303,17 @@ def timed(name: str, device: str, ratio: float, **more) -> dict:
     row |= {"median_us": 123456.0, "p20_us": 123400.0, "p80_us": 234567.0, "gbps": 1234.5}
     row |= {"pct_read": 101.0, "pct_copy": 88.0, "read_gbps": 9.0, "copy_gbps": 9.0}
     return row | {"baseline": "fastedit cpp", "times_faster": ratio} | more
+
+
+def test_disturbed_cases_and_a_busy_machine_are_named(run, monkeypatch):
+    quiet = timed("plain torch", "cpu", 3.0, p20_us=100.0, p80_us=150.0)
+    wild = timed("torch.compile", "cpu", 155.0, p20_us=100.0, p80_us=280.0)
+    lines = [line for line in remarks([quiet, wild]) if "noisy" in line]
+    assert lines == ["noisy, measure again, do not quote: 64 blocks, bf16: torch.compile"]
+    for load, said in ((0.1, False), (2.5, True)):
+        monkeypatch.setattr(machine, "load", lambda load=load: load)
+        _, out, _ = run("bench", "--blocks", 1, "--vocab", VOCAB, "--dtype", "fp32")
+        assert (f"load was {load} before the run" in out) == said
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -12,6 +12,7 @@ from fastedit.cli.errors import UserError, one_line
 from fastedit.cli.terminal import counting, plain, stdout_console
 
 LEAST_VOCAB = 64
+BUSY = 0.5  # load of others; compiled code with a thread per core suffers most from it
 
 
 def bench_command(
@@ -27,7 +28,7 @@ def bench_command(
     from fastedit.cli.bench.case import make_case
     from fastedit.cli.bench.measure import DTYPES, measure
     from fastedit.cli.bench.table import remarks, rich_table
-    from fastedit.cli.machine import hardware
+    from fastedit.cli.machine import hardware, load
 
     sizes = [_positive(text) for text in blocks.split(",")]
     with one_line(RuntimeError, AssertionError):  # what torch raises for a device that is not here
@@ -37,6 +38,7 @@ def bench_command(
     for name in names:
         if name not in DTYPES:
             raise UserError(f"unknown dtype {name!r}; choose from {', '.join(DTYPES)}")
+    before = load()
     rows = []
     with counting("bench", len(sizes) * len(names)) as advance:
         for name in names:
@@ -44,7 +46,12 @@ def bench_command(
                 rows += measure(make_case(size, vocab, DTYPES[name], place))
                 advance(1)
     if as_json:
-        result = {"hardware": hardware(place), "torch": torch.__version__, "rows": rows}
+        result = {
+            "hardware": hardware(place),
+            "torch": torch.__version__,
+            "load_before": before,
+            "rows": rows,
+        }
         typer.echo(json_format.dumps(result))
     else:
         console = stdout_console()
@@ -52,6 +59,8 @@ def bench_command(
         console.print(rich_table(rows))
         for line in remarks(rows):
             plain(console, line)
+        if before is not None and before > BUSY:
+            plain(console, f"load was {before} before the run: threads had to wait, times are off")
     raise typer.Exit(1 if any("error" in row for row in rows) else 0)
 
 

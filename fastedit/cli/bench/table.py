@@ -34,6 +34,7 @@ def columns(row: Row) -> dict[str, str]:
 
 
 FASTER = "fastedit is faster, times"
+NOISY = 2.0  # p80 over p20
 
 
 def rich_table(rows: Sequence[Row]) -> Table:
@@ -80,6 +81,7 @@ def remarks(rows: Sequence[Row]) -> Iterator[str]:
         speeds = [row[f"{yardstick}_gbps"] for row in timed]
         if speeds:
             yield f"{yardstick} bandwidth: {min(speeds):.1f} to {max(speeds):.1f} GB/s by case"
+    yield from _noise(timed)
     yield from _verdict([row for row in timed if not row["ours"] and "times_faster" in row])
     versions = dict.fromkeys(row["version"] for row in rows if "version" in row)
     yield f"versions: {', '.join(versions)}"
@@ -87,6 +89,16 @@ def remarks(rows: Sequence[Row]) -> Iterator[str]:
         row["competitor"]: row["missing"] for row in rows if "missing" in row
     }.items():
         yield f"not measured: {name}: {why}"
+
+
+def _noise(timed: Sequence[Row]) -> Iterator[str]:
+    """Cases that were disturbed; their medians and ratios may be far off."""
+    disturbed = defaultdict(list)
+    for row in timed:
+        if row["p80_us"] > NOISY * row["p20_us"]:
+            disturbed[_where(row)].append(row["competitor"])
+    for place, names in disturbed.items():
+        yield f"noisy, measure again, do not quote: {place}: {', '.join(names)}"
 
 
 def _verdict(peers: Sequence[Row]) -> Iterator[str]:
