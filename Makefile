@@ -35,7 +35,7 @@ tiny: $(READY)  # about an hour on two cores; goes on where it stopped
 
 # Rebuilt when the dependencies or the C++ sources change; the package itself is installed in place.
 $(READY): pyproject.toml $(wildcard csrc/*.cpp csrc/*.h) csrc/CMakeLists.txt
-	@echo "Setting up $(VENV): about 250 MB where pip finds a CPU build of torch, several GB with CUDA."
+	@echo "Setting up $(VENV): under 1 GB of downloads where pip finds a CPU build of torch, several GB with CUDA."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[dev]'
 	@touch $@
