@@ -124,6 +124,7 @@ def evaluate_command(
     mask_token_id: options.MaskTokenId = None,
     eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
+    lookahead: options.Lookahead = None,
     seed: Annotated[int | None, typer.Option(help="Of the draws, when sampling.")] = None,
 ) -> None:
     """Score a checkpoint on held-out problems, with speed and editing beside it."""
@@ -140,6 +141,7 @@ def evaluate_command(
         mask_token_id=mask_token_id,
         eos_token_id=eos_token_id,
         temperature=temperature,
+        lookahead=lookahead,
         seed=seed,
     )
     decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)

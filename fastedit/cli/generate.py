@@ -68,6 +68,7 @@ def generate_command(
     top_p: options.TopP = None,
     top_k: options.TopK = None,
     seed: Seed = None,
+    lookahead: options.Lookahead = None,
     stop: options.Stop = None,
 ) -> None:
     """Answer PROMPT, or every line of --input.
@@ -89,6 +90,7 @@ def generate_command(
         top_p=top_p,
         top_k=top_k,
         seed=seed,
+        lookahead=lookahead,
         stop=stop,
     )
     load = functools.partial(

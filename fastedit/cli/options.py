@@ -52,6 +52,9 @@ EosTokenId = Annotated[list[int] | None, _option("Instead of the checkpoint's.",
 Temperature = Annotated[float | None, _option("0 = greedy.", _DECODING)]
 TopP = Annotated[float | None, _option("Nucleus, when sampling.", _DECODING)]
 TopK = Annotated[int | None, _option("Best k, when sampling.", _DECODING)]
+Lookahead = Annotated[
+    bool | None, _option("A forward may serve two blocks: fewer of them.", _DECODING)
+]
 Stop = Annotated[list[str] | None, _option("Text that ends it; repeatable.", _DECODING)]
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fastedit import ops
 from fastedit.decoding.request import Request
-from fastedit.policies import POLICIES
+from fastedit.policies import POLICIES, JointThreshold
 
 
 class Canvas:
@@ -91,25 +92,48 @@ class Canvas:
 
     def select(self, count: int) -> None:
         """Let the next steps work on the first `count` slots."""
-        rows = slice(0, count)
-        self.rows, self.live_state = rows, self.state[rows]
-        self.live_ids, self.live_editable = self.ids[rows], self.editable[rows]
-        self.live_policy = self.policy[rows]
-        self.live_sampling = ops.Sampling(*(field[rows] for field in self.sampling.fields()))
+        self.live = self.window(slice(0, count))
+
+    def window(self, rows: slice) -> Window:
+        return Window(
+            rows,
+            self.ids[rows],
+            self.editable[rows],
+            self.state[rows],
+            self.policy[rows],
+            ops.Sampling(*(field[rows] for field in self.sampling.fields())),
+            self.mask_token_id,
+            self.strict,
+        )
+
+
+@dataclass(frozen=True)
+class Window:
+    """The active blocks of some slots: views, so a step on them shows in the canvas."""
+
+    rows: slice
+    ids: Tensor
+    editable: Tensor
+    state: ops.StepState
+    policy: JointThreshold
+    sampling: ops.Sampling
+    mask_token_id: int
+    strict: bool
+
+    def masked(self) -> Tensor:
+        """Where a mask is still to be committed, bool [n, L]."""
+        masks = self.ids == self.mask_token_id
+        # The released loop commits a literal mask of the prompt, and never edits it.
+        return masks if self.strict else masks & self.editable
 
     def step_(self, logits: Tensor, sampled: bool) -> None:
-        """Let the policy decide one step for the selected blocks; logits [count, L, V]."""
-        editable = self.live_editable
-        if (
-            self.strict
-        ):  # the released loop commits a literal mask of the prompt, and never edits it
-            editable = editable | (self.live_ids == self.mask_token_id)
-        self.live_policy.step_(
-            self.live_ids,
+        """Let the policy decide one step; logits [n, L, V]."""
+        self.policy.step_(
+            self.ids,
             logits,
-            editable,
-            self.live_state,
+            self.editable | self.masked() if self.strict else self.editable,
+            self.state,
             mask_token_id=self.mask_token_id,
             strict_reference=self.strict,
-            sampling=self.live_sampling if sampled else None,
+            sampling=self.sampling if sampled else None,
         )

@@ -52,6 +52,10 @@ class DecodeConfig:
     policy             decision rule, a name in `fastedit.policies.POLICIES`
     strict_reference   let the mask token be chosen, as the released loop does; draws stay ours
     use_cache          False recomputes the prefix at every forward
+    lookahead          a forward over a block that has no mask left takes the next block along,
+                       and is that block's first one if it changes nothing: the same rule with
+                       fewer forwards, most of all for few requests. The model must take two
+                       blocks at once; needs use_cache
 
     Other spellings: gen_length, block_size, edit_threshold, max_post_edit_steps, mask_id, eos_id;
     `mode="quality" | "speed"` sets both thresholds. `steps` and `minimal_topk` are ignored with a
@@ -76,6 +80,7 @@ class DecodeConfig:
     policy: str = "joint_threshold"
     strict_reference: bool = False
     use_cache: bool = True
+    lookahead: bool = False
 
     def __init__(self, **options: Any) -> None:
         values = {field.name: field.default for field in dataclasses.fields(type(self))}
@@ -223,4 +228,5 @@ _CHECKS = {
     "policy": _policy,
     "strict_reference": _flag,
     "use_cache": _flag,
+    "lookahead": _flag,
 }

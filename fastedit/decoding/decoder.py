@@ -27,7 +27,7 @@ class Decoder:
     """Generates with a diffusion language model that drafts blocks of tokens and edits them.
 
     model      called as `model(input_ids=, attention_mask=, position_ids=, past_key_values=,
-               use_cache=)`, shapes in `fastedit.decoding.engine.Engine`; returns `.logits`
+               use_cache=)`, shapes in `fastedit.decoding.forward.BlockForward`; returns `.logits`
     tokenizer  needed for texts, chats and stop strings; id tensors work without
     config     defaults of every call; `generate(..., name=value)` overrides single options
     """

@@ -6,33 +6,30 @@ slots are always the first n and every tensor of a step is a view.
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.decoding.canvas import Canvas
+from fastedit.decoding.canvas import Canvas, Window
+from fastedit.decoding.forward import BlockForward
 from fastedit.decoding.request import Request
 from fastedit.decoding.results import BadLogitsError, DecodeStalledError, RequestError
 
-if TYPE_CHECKING:
-    from fastedit.decoding.cache import BlockCache
-
 # Requests that decode together; the others wait for a slot.
 SLOTS = 32
-# Prompt positions per prefill forward, rounded down to whole blocks: bounds the attention mask.
-PREFILL_CHUNK = 2048
+# With `lookahead`: the share of live blocks that must be able to use their next block for a
+# forward to take the next blocks along. Below it, those that cannot cost more than is saved.
+AHEAD_SHARE = 0.75
 
 
 class Engine:
     """Decodes requests that share a model, a block length, a policy and a mask token.
 
-    model: `model(input_ids=[B, L], attention_mask=bool [B, 1, L, T], position_ids=[B, L],
-    past_key_values=Cache or None, use_cache=bool)` -> an object with `.logits` [B, L, V].
+    model: as `BlockForward` calls it.
     """
 
     def __init__(
@@ -43,34 +40,29 @@ class Engine:
         device: torch.device,
         slots: int = SLOTS,
     ) -> None:
-        self.model, self.device = model, device
         self.waiting = deque(request for request in requests if not request.finished)
         self.live: list[Request] = []
         self.step = 0
         if not self.waiting:
             return
         first = self.waiting[0]
+        self.slots, self.block_length = min(slots, len(self.waiting)), first.block_length
+        self.lookahead = first.config.lookahead and first.config.use_cache
         length = max(request.span for request in self.waiting)
-        slots = min(slots, len(self.waiting))
-        self.slots, self.block_length = slots, first.block_length
-        self.canvas = Canvas(slots, length, first, mask_token_id, device)
-        self.cache = _new_cache(slots, length) if first.config.use_cache else None
-        # A prefill needs no logits; transformers' models can leave most of them out.
-        forward = inspect.signature(getattr(model, "forward", model)).parameters
-        self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
-        self.offsets = torch.arange(self.block_length, device=device)
-        self.columns = torch.arange(length, device=device)
+        length += self.block_length if self.lookahead else 0
+        self.canvas = Canvas(self.slots, length, first, mask_token_id, device)
+        self.forward = BlockForward(model, self.canvas, first.config.use_cache, device)
 
     def run(self) -> Iterator[list[Request]]:
         """Decode everything; yields after every step the requests that finished in it."""
         while self.waiting or self.live:
             if self.waiting and len(self.live) < self.slots:
                 self._admit()
-            logits = self._forward_and_decide()
+            if self.lookahead:
+                self._look_ahead()
+            logits = self.forward()
+            self._decide(self.canvas.live, logits[:, : self.block_length])
             self.step += 1
-            for slot, request in enumerate(self.live):
-                if request.on_draft:
-                    request.on_draft(request, self.canvas.ids[slot], logits[slot])
             yield self._advance(logits)
 
     @torch.inference_mode()
@@ -81,110 +73,88 @@ class Engine:
             self.live.append(request)
             self.canvas.load(slot, request)
             request.entered = self.step
-            if self.cache is not None:
-                for layer in self.cache.layers:  # a NaN left behind would pass through any mask
-                    layer.keys[slot] = layer.values[slot] = 0
-                self._prefill(self.cache, slot, request)
+            self.forward.prefill(slot, request)
         self._place()
 
-    def _prefill(self, cache: BlockCache, slot: int, request: Request) -> None:
-        """Commit the prompt's whole blocks; its tail rides in the first generated block."""
-        chunk = max(PREFILL_CHUNK // self.block_length, 1) * self.block_length
-        for start in range(0, request.start, chunk):
-            stop = min(start + chunk, request.start)
-            positions = self.columns[start:stop]
-            seen = self.columns[:stop] // self.block_length
-            mask = seen[None, :] <= positions[:, None] // self.block_length
-            cache.place(slice(slot, slot + 1), [start], stop - start, self.device)
-            ids = self.canvas.tokens[slot : slot + 1, start:stop]
-            self._call(ids, mask[None, None], positions[None], **self.last_logits_only)
-            request.stats.prefill_forwards += 1
-
-    def _place(self) -> None:
-        """Positions and masks of the live blocks; needed again only when one of them moves."""
+    def _place(self, ahead: bool = False) -> None:
         starts = [request.start for request in self.live]
         self.canvas.select(len(starts))
         self.sampled = any(request.config.temperature > 0.0 for request in self.live)
-        if not starts:
-            return
-        begin = torch.tensor(starts, device=self.device)[:, None]
-        self.positions = begin + self.offsets
-        self.visible = max(starts) + self.block_length
-        columns = self.columns[: self.visible]
-        within = columns < begin + self.block_length  # [n, T]
-        if self.cache is not None:
-            self.cache.place(self.canvas.rows, starts, self.block_length, self.device)
-            shape = (len(starts), 1, self.block_length, self.visible)
-            self.mask = within[:, None, None, :].expand(shape)
-        else:
-            blocks = columns // self.block_length
-            causal = blocks[None, :] <= blocks[:, None]
-            self.mask = within[:, None, None, :] & causal
+        if starts:
+            self.forward.place(starts, ahead)
 
     @torch.inference_mode()
-    def _forward_and_decide(self) -> Tensor:
-        """One forward of the live blocks and the decision on it; returns logits [n, L, V]."""
-        canvas = self.canvas
-        if self.cache is not None:
-            logits = self._call(canvas.live_ids, self.mask, self.positions)
-        else:
-            canvas.tokens[canvas.rows].scatter_(1, self.positions, canvas.live_ids)
-            everywhere = self.columns[None, : self.visible].expand(len(self.live), -1)
-            logits = self._call(canvas.tokens[canvas.rows, : self.visible], self.mask, everywhere)
-            index = self.positions[..., None].expand(-1, -1, logits.shape[-1])
-            logits = logits.gather(1, index)
-        canvas.step_(logits, self.sampled)
-        return logits
+    def _look_ahead(self) -> None:
+        """Take the next blocks along in a forward that probably only verifies the active ones.
 
-    def _call(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **options: int) -> Tensor:
-        return self.model(
-            **options,
-            input_ids=input_ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=self.cache is not None,
-        ).logits
+        Where it changes nothing, the next block saw the final ids: its first forward is done.
+        """
+        settled = (~self.canvas.live.masked().any(dim=1)).tolist()
+        wanted = sum(
+            free and request.start + self.block_length < request.end
+            for free, request in zip(settled, self.live, strict=True)
+        )
+        ahead = wanted >= AHEAD_SHARE * len(self.live)
+        if ahead != self.forward.ahead:
+            self._place(ahead)
+
+    @torch.inference_mode()
+    def _decide(self, window: Window, logits: Tensor) -> None:
+        """One decision on the blocks of `window`; logits [n, L, V]."""
+        window.step_(logits, self.sampled)
+        for request, ids, row in zip(self.live[window.rows], window.ids, logits, strict=True):
+            if request.on_draft:
+                request.on_draft(request, ids, row)
 
     @torch.inference_mode()
     def _advance(self, logits: Tensor) -> list[Request]:
         """Open the next block of every row that is done; returns the requests that finished."""
-        done, dirty, bad = self._flags()
         finished, moved = [], False
+        flags = self._flags(self.canvas.live)
         for slot in reversed(range(len(self.live))):  # a freed slot is filled from behind
             request = self.live[slot]
-            if bad[slot] and request.bad is None:
-                request.bad = self._bad_logits(request, slot, logits)
-            if not done[slot]:
-                self._check_progress(request, slot, dirty[slot])
-            elif self._end_block(request, slot, dirty[slot]):
-                moved = True
+            current, *following = logits[slot].split(self.block_length)
+            opened = self._settle(slot, flags[slot], current)
+            if opened and following and not request.finished:  # what it saw had become final
+                window = self.canvas.window(slice(slot, slot + 1))
+                self._decide(window, following[0][None])
+                self._settle(slot, self._flags(window)[0], following[0])
             if request.finished:
                 finished.append(request)
                 self._leave(slot)
-                moved = True
+            moved |= opened or request.finished
         if moved:
             self._place()
         return finished
 
-    def _flags(self) -> list[list[bool]]:
-        state = self.canvas.live_state
-        return torch.stack((state.done, state.dirty, state.bad)).tolist()
+    def _settle(self, slot: int, flags: tuple[bool, bool, bool], logits: Tensor) -> bool:
+        """Act on the flags of one block; logits [L, V]. True when its row opened the next one."""
+        request, (done, dirty, bad) = self.live[slot], flags
+        if bad and request.bad is None:
+            request.bad = self._bad_logits(request, slot, logits)
+        if done:
+            return self._end_block(request, slot, dirty)
+        self._check_progress(request, slot, dirty)
+        return False
+
+    def _flags(self, window: Window) -> list[tuple[bool, bool, bool]]:
+        state = window.state
+        return torch.stack((state.done, state.dirty, state.bad), dim=1).tolist()
 
     def _end_block(self, request: Request, slot: int, dirty: bool) -> bool:
-        """Commit a block that is done; True when the row moved on to its next block."""
+        """Commit a block that is done; True when the row opened its next block."""
         canvas = self.canvas
         if request.committed:  # the forward that only refreshed the KV is over
             request.stats.forwards += 1
         else:
             if request.bad:
                 self._stop(request, slot, request.bad)
-                return True
+                return False
             self._count(request, slot)
             request.commit(canvas.ids[slot].tolist())
             if request.finished:
-                return True
-            if dirty and self.cache is not None:
+                return False
+            if dirty and request.config.use_cache:
                 # This forward saw older ids: one more, in which the block decides nothing.
                 canvas.state.dirty[slot] = False
                 return False
@@ -222,7 +192,7 @@ class Engine:
         canvas = self.canvas
         mask = canvas.mask_token_id
         forbid = () if canvas.strict or mask >= logits.shape[-1] else (mask,)
-        bad = ops.row_stats(logits[slot].contiguous(), canvas.ids[slot], forbid=forbid).bad
+        bad = ops.row_stats(logits.contiguous(), canvas.ids[slot], forbid=forbid).bad
         offset = int((bad & canvas.editable[slot]).int().argmax())
         return BadLogitsError(request.index, request.start + offset)
 
@@ -236,13 +206,6 @@ class Engine:
         last = len(self.live) - 1
         if slot != last:
             self.canvas.move(last, slot)
-            if self.cache is not None:
-                self.cache.move(last, slot)
+            self.forward.move(last, slot)
             self.live[slot] = self.live[last]
         self.live.pop()
-
-
-def _new_cache(slots: int, length: int) -> BlockCache:
-    from fastedit.decoding.cache import BlockCache  # here, since it imports transformers
-
-    return BlockCache(slots, length)

@@ -5,7 +5,7 @@ import torch
 from fakes import Recorder
 
 from fastedit import Decoder
-from fastedit.decoding import engine
+from fastedit.decoding import forward
 
 B = 8
 BASE = {"mask_token_id": 127, "eos_token_id": [], "block_length": B, "max_new_tokens": 27}
@@ -62,7 +62,7 @@ def test_every_forward_sees_one_block_and_the_last_one_its_final_tokens(golden_m
 def test_prefill_sees_every_prompt_block_once(golden_model, monkeypatch, chunk, calls):
     ids = prompt(5 * B + 3)
     want, _ = run(golden_model, ids)
-    monkeypatch.setattr(engine, "PREFILL_CHUNK", chunk)
+    monkeypatch.setattr(forward, "PREFILL_CHUNK", chunk)
     model = Recorder(golden_model)
     got, stats = run(model, ids)
     prefill = model.calls[: stats.prefill_forwards]

@@ -25,6 +25,7 @@ DEFAULTS = {
     "policy": "joint_threshold",
     "strict_reference": False,
     "use_cache": True,
+    "lookahead": False,
 }
 ALIASES = {
     "gen_length": "max_new_tokens",
@@ -124,6 +125,7 @@ def test_ignored_names_warn_once_and_change_nothing(name):
         "eos_early_stop": [None, 1, "yes"],
         "strict_reference": [None, 0],
         "use_cache": [None, "no"],
+        "lookahead": [None, 1],
         "policy": ["nope", None, 3],
     }.items(),
 )

@@ -1,0 +1,119 @@
+"""One forward of the live blocks: positions, masks and the cache around a model call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastedit.decoding.canvas import Canvas
+from fastedit.decoding.request import Request
+
+if TYPE_CHECKING:
+    from fastedit.decoding.cache import BlockCache
+
+# Prompt positions per prefill forward, rounded down to whole blocks: bounds the attention mask.
+PREFILL_CHUNK = 2048
+
+
+class BlockForward:
+    """Runs a model on the active blocks of a canvas.
+
+    model: `model(input_ids=[B, Q], attention_mask=bool [B, 1, Q, T], position_ids=[B, Q],
+    past_key_values=Cache or None, use_cache=bool)` -> an object with `.logits` [B, Q, V].
+    With a cache Q is the block length L, or 2 L where the next block rides along (`ahead`);
+    without one the forward covers everything up to the blocks.
+    """
+
+    def __init__(
+        self, model: Callable[..., Any], canvas: Canvas, use_cache: bool, device: torch.device
+    ) -> None:
+        self.model, self.canvas, self.device = model, canvas, device
+        slots, length = canvas.tokens.shape
+        self.cache = _new_cache(slots, length) if use_cache else None
+        self.columns = torch.arange(length, device=device)
+        # A prefill needs no logits; transformers' models can leave most of them out.
+        forward = inspect.signature(getattr(model, "forward", model)).parameters
+        self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
+
+    @property
+    def block_length(self) -> int:
+        return self.canvas.block_length
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, request: Request) -> None:
+        """Commit the prompt's whole blocks; its tail rides in the first generated block."""
+        if self.cache is None:
+            return
+        for layer in self.cache.layers:  # a NaN left behind would pass through any mask
+            layer.keys[slot] = layer.values[slot] = 0
+        chunk = max(PREFILL_CHUNK // self.block_length, 1) * self.block_length
+        for start in range(0, request.start, chunk):
+            stop = min(start + chunk, request.start)
+            positions = self.columns[start:stop]
+            seen = self.columns[:stop] // self.block_length
+            mask = seen[None, :] <= positions[:, None] // self.block_length
+            self.cache.place(slice(slot, slot + 1), [start], stop - start, self.device)
+            ids = self.canvas.tokens[slot : slot + 1, start:stop]
+            self._call(ids, mask[None, None], positions[None], **self.last_logits_only)
+            request.stats.prefill_forwards += 1
+
+    def place(self, starts: list[int], ahead: bool = False) -> None:
+        """Positions and masks of the first `len(starts)` slots; again only when one of them moves.
+
+        ahead: the forward also covers the block after each active one.
+        """
+        length, self.ahead = self.block_length, ahead
+        width = 2 * length if ahead else length
+        begin = torch.tensor(starts, device=self.device)[:, None]
+        self.positions = begin + self.columns[:width]
+        self.visible = max(starts) + width
+        columns = self.columns[: self.visible]
+        within = (columns < begin + length)[:, None, None, :]  # [n, 1, 1, T]
+        if self.cache is None:
+            blocks = columns // length
+            self.mask = within & (blocks[None, :] <= blocks[:, None])
+            return
+        self.cache.place(self.canvas.live.rows, starts, width, self.device)
+        shape = (len(starts), 1, length, self.visible)
+        self.mask = within.expand(shape)
+        if ahead:
+            following = (columns < begin + width)[:, None, None, :]
+            self.mask = torch.cat((self.mask, following.expand(shape)), dim=2)
+
+    @torch.inference_mode()
+    def __call__(self) -> Tensor:
+        """Logits [n, L, V] of the active blocks, [n, 2 L, V] with the blocks ahead."""
+        canvas = self.canvas
+        if self.cache is not None:
+            ids = canvas.live.ids
+            if self.ahead:  # whatever follows an active block is masks
+                ids = torch.cat((ids, torch.full_like(ids, canvas.mask_token_id)), dim=1)
+            return self._call(ids, self.mask, self.positions)
+        canvas.tokens[canvas.live.rows].scatter_(1, self.positions, canvas.live.ids)
+        ids = canvas.tokens[canvas.live.rows, : self.visible]
+        logits = self._call(ids, self.mask, self.columns[None, : self.visible].expand_as(ids))
+        return logits.gather(1, self.positions[..., None].expand(-1, -1, logits.shape[-1]))
+
+    def move(self, source: int, target: int) -> None:
+        if self.cache is not None:
+            self.cache.move(source, target)
+
+    def _call(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **options: int) -> Tensor:
+        return self.model(
+            **options,
+            input_ids=input_ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=self.cache is not None,
+        ).logits
+
+
+def _new_cache(slots: int, length: int) -> BlockCache:
+    from fastedit.decoding.cache import BlockCache  # here, since it imports transformers
+
+    return BlockCache(slots, length)
