@@ -61,8 +61,8 @@ class Engine:
             if self.lookahead:
                 self._look_ahead()
             logits = self.forward()
-            self._decide(self.canvas.live, logits[:, : self.block_length])
             self.step += 1
+            self._decide(self.canvas.live, logits[:, : self.block_length])
             yield self._advance(logits)
 
     @torch.inference_mode()

@@ -104,7 +104,7 @@ class Event:
     text   commit: the next piece of the text, whole characters only; draft: the block's text
     ids    commit: the next ids; draft: the block's ids, mask tokens included
     block  index of the block, counted from the sequence's first token
-    step   forwards so far in this block
+    step   forwards so far in this block; 0 in a draft that came with the block before (lookahead)
     """
 
     kind: str

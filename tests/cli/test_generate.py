@@ -100,9 +100,9 @@ def test_bad_logits_are_exit_code_1(generate, monkeypatch):
 def test_interrupt_is_exit_code_130(generate, monkeypatch):
     from fastedit.decoding.engine import Engine
 
-    def interrupted(self):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Engine, "_forward_and_decide", interrupted)
+    monkeypatch.setattr(Engine, "_decide", interrupted)
     code, _, err = generate("hello")
     assert (code, err.strip()) == (130, "fastedit: interrupted")

@@ -77,9 +77,9 @@ def test_unavailable_back_end_is_one_line(run, checkpoint, monkeypatch):
 def test_a_bug_is_not_disguised_as_a_mistake(run, checkpoint, monkeypatch):
     from fastedit.decoding.engine import Engine
 
-    def broken(self):
+    def broken(*_):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(Engine, "_forward_and_decide", broken)
+    monkeypatch.setattr(Engine, "_decide", broken)
     with pytest.raises(TypeError, match="a bug"):
         run("generate", "a", "--checkpoint", checkpoint)
