@@ -1,7 +1,9 @@
 // Reading a row, written once for every instruction set.
 //
-// A tile is read twice: for its maximum, which comes from memory, and for the sum of exponentials,
-// which comes from the first-level cache. `V` is a set of vector operations of width V::kWidth.
+// A tile is read once, for its maximum and for the sum of exponentials, which are taken against the
+// reference of the tiles before it. Where that does not serve, and for the entropy, it is read twice:
+// for its maximum, which comes from memory, and for the sum, which comes from the first-level cache.
+// `V` is a set of vector operations of width V::kWidth.
 #pragma once
 #include <algorithm>
 
@@ -36,7 +38,7 @@ struct Reader {
     }
 
     // visit(kUnroll vectors) for all of the tile, the last ones padded with -inf. `ahead`: the
-    // next tile is fetched meanwhile, since this one's arithmetic leaves the memory idle.
+    // next tile is fetched meanwhile.
     template <int dtype, bool ahead, class Visit>
     static void steps(const void* from, int64_t count, Visit visit) {
         F x[kUnroll];
@@ -69,9 +71,7 @@ struct Reader {
             for (int u = 0; u < kUnroll; ++u) top[u] = V::max(x[u], top[u]);  // top where x is NaN
         });
         nan = V::any(odd);
-        float lanes[V::kWidth];
-        V::store(lanes, V::max(V::max(top[0], top[1]), V::max(top[2], top[3])));
-        return *std::max_element(lanes, lanes + V::kWidth);
+        return highest(top);
     }
 
     template <int dtype>
@@ -104,7 +104,7 @@ struct Reader {
               // 1.5 * 2^23 rounds to integers, and leaves the exponent in the lowest bits.
               shift(V::set(float(12582912.0 - reference))), reference(V::set(float(reference))) {}
 
-        F clamp(F x) const { return V::max(x, least); }
+        F clamp(F x) const { return V::max(least, x); }  // NaN stays
 
         F operator()(F x) const {
             const F shifted = V::fma(x, scale, shift);
@@ -161,6 +161,43 @@ struct Reader {
         if constexpr (entropy) state.weighted += total(weighted);
     }
 
+    // The whole of a tile in one go; false, with nothing done, where it has to be read twice.
+    template <int dtype>
+    static bool add_at_once(const void* from, int64_t count, const float* allowed, int64_t begin,
+                            float scale, RowState& state) {
+        double reference = state.reference;
+        if (reference == -kInf) {  // that of the first logits is near enough, if they are finite
+            bool nan;
+            const float guess = largest<dtype>(from, std::min(kStep, count), nan);
+            reference = std::rint(guess * double(scale));
+        }
+        if (!(std::fabs(reference) <= kFar)) return false;
+        F top[kUnroll], sum[kUnroll];
+        for (int u = 0; u < kUnroll; ++u) top[u] = V::set(-kInf), sum[u] = V::set(0.0f);
+        const Exponential exponential(scale, reference);
+        steps<dtype, true>(from, count, [&](const F* x) {
+            for (int u = 0; u < kUnroll; ++u) {
+                top[u] = V::max(x[u], top[u]);
+                sum[u] = V::add(sum[u], exponential(exponential.clamp(x[u])));
+            }
+        });
+        const float most = highest(top), added = total(sum);
+        if (!(added == added && most * double(scale) - reference <= kRoom)) return false;
+        choose<dtype>(from, count, most, allowed, begin, state);
+        if (most == -kInf) return true;
+        state.reference = reference;
+        state.sum += added;
+        state.include(most, scale);
+        return true;
+    }
+    static constexpr double kRoom = 60;  // exponents above the reference that a sum has room for
+
+    static float highest(const F* parts) {
+        float lanes[V::kWidth];
+        V::store(lanes, V::max(V::max(parts[0], parts[1]), V::max(parts[2], parts[3])));
+        return *std::max_element(lanes, lanes + V::kWidth);
+    }
+
     static float total(const F* parts) {
         float lanes[V::kWidth], sum = 0.0f;
         V::store(lanes, V::add(V::add(parts[0], parts[1]), V::add(parts[2], parts[3])));
@@ -168,18 +205,23 @@ struct Reader {
         return sum;
     }
 
-    // One tile whose largest logit is `top`. `allowed`: the same tile without its forbidden ids,
-    // where it has any.
+    // The best id of a tile whose largest logit is `top`. `allowed`: the same tile without its
+    // forbidden ids, where it has any.
+    template <int dtype>
+    static void choose(const void* from, int64_t count, float top, const float* allowed,
+                       int64_t begin, RowState& state) {
+        bool nan;
+        const float best = allowed ? largest<FE_FP32>(allowed, count, nan) : top;
+        if (!(best > state.best)) return;
+        state.best = best;
+        state.index = begin + (allowed ? first<FE_FP32>(allowed, count, best)
+                                       : first<dtype>(from, count, best));
+    }
+
     template <int dtype>
     static void add_tile(const void* from, int64_t count, float top, const float* allowed,
                          int64_t begin, float scale, bool entropy, RowState& state) {
-        bool nan;
-        const float best = allowed ? largest<FE_FP32>(allowed, count, nan) : top;
-        if (best > state.best) {
-            state.best = best;
-            state.index = begin + (allowed ? first<FE_FP32>(allowed, count, best)
-                                           : first<dtype>(from, count, best));
-        }
+        choose<dtype>(from, count, top, allowed, begin, state);
         if (top == -kInf) return;
         state.include(top, scale);
         if (entropy)
@@ -200,6 +242,7 @@ struct Reader {
             const bool closed = std::any_of(logits.forbid, logits.forbid + logits.forbid_count, inside);
             if (closed) allowed_logits(row, logits, at, count, allowed);
             const float* choice = closed ? allowed : nullptr;
+            if (!entropy && add_at_once<dtype>(from, count, choice, at, scale, state)) continue;
             bool nan;
             float top = largest<dtype>(from, count, nan);
             if (!nan && top < kInf) {
