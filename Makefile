@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all sanitize bench lint tiny clean
+.PHONY: demo test test-all sanitize bench gpu lint tiny clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -24,6 +24,13 @@ sanitize: $(READY)  # AddressSanitizer and UBSan over the tests of the C++ back 
 
 bench: $(READY)
 	$(BIN)/pytest benchmarks --benchmark-only
+
+RESULTS ?= benchmarks/results/$(shell nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -1 | tr 'A-Z ' 'a-z-')
+
+gpu: $(READY)  # everything that a GPU should run: its tests, then the benchmarks, kept as JSON
+	@$(BIN)/python -c "import torch; exit(0 if torch.cuda.is_available() else 'make gpu: torch finds no GPU here')"
+	$(BIN)/pytest -q -m gpu
+	$(BIN)/pytest benchmarks -q --benchmark-only --save $(RESULTS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

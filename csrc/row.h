@@ -1,5 +1,6 @@
 // One read of a row: what is kept of it, how parts merge, and the code that reads per instruction set.
 #pragma once
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -115,6 +116,11 @@ inline float logit_at(const void* row, int64_t dtype, int64_t id) {
 
 // NaN counts as -inf and +inf as the largest number.
 inline float finite(float x) { return x != x ? -kInf : x > kLargest ? kLargest : x; }
+
+// Whether `id` may not be chosen.
+inline bool forbidden(const fe_logits& logits, int64_t id) {
+    return std::binary_search(logits.forbid, logits.forbid + logits.forbid_count, id);
+}
 
 // `count` logits from id `begin` on, finite, with -inf for what may not be chosen.
 inline void allowed_logits(const void* row, const fe_logits& logits, int64_t begin, int64_t count,

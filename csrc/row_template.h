@@ -163,8 +163,8 @@ struct Reader {
 
     // The whole of a tile in one go; false, with nothing done, where it has to be read twice.
     template <int dtype>
-    static bool add_at_once(const void* from, int64_t count, const float* allowed, int64_t begin,
-                            float scale, RowState& state) {
+    static bool add_at_once(const void* from, int64_t count, const void* row,
+                            const fe_logits& logits, int64_t begin, float scale, RowState& state) {
         double reference = state.reference;
         if (reference == -kInf) {  // that of the first logits is near enough, if they are finite
             bool nan;
@@ -183,7 +183,7 @@ struct Reader {
         });
         const float most = highest(top), added = total(sum);
         if (!(added == added && most * double(scale) - reference <= kRoom)) return false;
-        choose<dtype>(from, count, most, allowed, begin, state);
+        choose<dtype>(from, count, most, row, logits, begin, state);
         if (most == -kInf) return true;
         state.reference = reference;
         state.sum += added;
@@ -205,23 +205,30 @@ struct Reader {
         return sum;
     }
 
-    // The best id of a tile whose largest logit is `top`. `allowed`: the same tile without its
-    // forbidden ids, where it has any.
+    // The best id of the tile at id `begin` of `row`, whose largest logit is `top`. Where the first
+    // id that has it may not be chosen, the tile is searched again without such ids.
     template <int dtype>
-    static void choose(const void* from, int64_t count, float top, const float* allowed,
-                       int64_t begin, RowState& state) {
-        bool nan;
-        const float best = allowed ? largest<FE_FP32>(allowed, count, nan) : top;
-        if (!(best > state.best)) return;
-        state.best = best;
-        state.index = begin + (allowed ? first<FE_FP32>(allowed, count, best)
-                                       : first<dtype>(from, count, best));
+    static void choose(const void* from, int64_t count, float top, const void* row,
+                       const fe_logits& logits, int64_t begin, RowState& state) {
+        if (!(top > state.best)) return;
+        int64_t place = first<dtype>(from, count, top);
+        if (forbidden(logits, begin + place)) {
+            bool nan;
+            float allowed[kTile];
+            allowed_logits(row, logits, begin, count, allowed);
+            top = largest<FE_FP32>(allowed, count, nan);
+            if (!(top > state.best)) return;
+            place = first<FE_FP32>(allowed, count, top);
+        }
+        state.best = top;
+        state.index = begin + place;
     }
 
     template <int dtype>
-    static void add_tile(const void* from, int64_t count, float top, const float* allowed,
-                         int64_t begin, float scale, bool entropy, RowState& state) {
-        choose<dtype>(from, count, top, allowed, begin, state);
+    static void add_tile(const void* from, int64_t count, float top, const void* row,
+                         const fe_logits& logits, int64_t begin, float scale, bool entropy,
+                         RowState& state) {
+        choose<dtype>(from, count, top, row, logits, begin, state);
         if (top == -kInf) return;
         state.include(top, scale);
         if (entropy)
@@ -234,25 +241,21 @@ struct Reader {
     static RowState read_as(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
                             float scale, bool entropy) {
         RowState state;
-        float allowed[kTile], clean[kTile];
+        float clean[kTile];
         for (int64_t at = begin; at < end; at += kTile) {
             const int64_t count = std::min(kTile, end - at);
             const void* from = static_cast<const char*>(row) + at * element_size(dtype);
-            const auto inside = [&](int64_t id) { return id >= at && id < at + count; };
-            const bool closed = std::any_of(logits.forbid, logits.forbid + logits.forbid_count, inside);
-            if (closed) allowed_logits(row, logits, at, count, allowed);
-            const float* choice = closed ? allowed : nullptr;
-            if (!entropy && add_at_once<dtype>(from, count, choice, at, scale, state)) continue;
+            if (!entropy && add_at_once<dtype>(from, count, row, logits, at, scale, state)) continue;
             bool nan;
             float top = largest<dtype>(from, count, nan);
             if (!nan && top < kInf) {
-                add_tile<dtype>(from, count, top, choice, at, scale, entropy, state);
+                add_tile<dtype>(from, count, top, row, logits, at, scale, entropy, state);
                 continue;
             }
             state.bad = true;
             for (int64_t i = 0; i < count; ++i) clean[i] = finite(logit_at(from, dtype, i));
             top = largest<FE_FP32>(clean, count, nan);
-            add_tile<FE_FP32>(clean, count, top, choice, at, scale, entropy, state);
+            add_tile<FE_FP32>(clean, count, top, row, logits, at, scale, entropy, state);
         }
         return state;
     }
