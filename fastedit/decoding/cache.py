@@ -27,16 +27,18 @@ class BlockCache(Cache):
         self.where: Any = None  # index of the positions that the next forward writes
         super().__init__(layers=[])
 
-    def place(self, rows: slice, starts: list[int], width: int, device: torch.device) -> None:
-        """The next forwards run rows `rows`, each on positions [start, start + width)."""
-        self.rows, self.cached = rows, max(starts)
-        self.visible = self.cached + width
-        if len(set(starts)) == 1:
-            self.where = (rows, slice(starts[0], starts[0] + width))
+    def place(self, rows: slice, positions: Tensor, furthest: int, level: bool) -> None:
+        """The next forwards run rows `rows`, each on its `positions`, consecutive, [n, width].
+
+        furthest: the largest first position, or a bound on it; level: it is that of every row.
+        """
+        width = positions.shape[1]
+        self.rows, self.cached, self.visible = rows, furthest, furthest + width
+        if level:
+            self.where = (rows, slice(furthest, self.visible))
         else:
-            row = torch.arange(rows.start, rows.stop, device=device)
-            start = torch.tensor(starts, device=device)
-            self.where = (row[:, None], start[:, None] + torch.arange(width, device=device))
+            row = torch.arange(rows.start, rows.stop, device=positions.device)
+            self.where = (row[:, None], positions)
 
     def move(self, source: int, target: int) -> None:
         for layer in self.layers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,11 @@ class Canvas:
     """Preallocated tensors for `slots` requests of at most `length` positions.
 
     tokens    [slots, length] int64  prompt, committed blocks, masks
+    start     [slots] int64          first position of the active blocks
+    final     [slots] int64          first position of the last blocks
     ids       [slots, L] int64       the active blocks, written in place by the policy
     editable  [slots, L] bool        False at prompt positions
+    held      [slots] bool           the block is final, the next forward refreshes its KV
     state     StepState [slots]      of the active blocks
     """
 
@@ -27,12 +31,16 @@ class Canvas:
     ) -> None:
         config = request.config
         self.block_length, self.mask_token_id = config.block_length, mask_token_id
-        self.strict = config.strict_reference
+        self.strict, self.cached = config.strict_reference, config.use_cache
+        self.offsets = torch.arange(self.block_length, device=device)
 
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.full((slots, *shape), value, dtype=dtype, device=device)
 
         self.tokens = full(mask_token_id, torch.int64, length)
+        self.start = full(0, torch.int64)
+        self.final = full(0, torch.int64)
+        self.held = full(False, torch.bool)
         self.ids = full(mask_token_id, torch.int64, self.block_length)
         self.editable = full(True, torch.bool, self.block_length)
         self.state = ops.StepState.new(slots, device)
@@ -47,16 +55,23 @@ class Canvas:
             top_k=full(0, torch.int64),
             top_p=full(1, torch.float32),
             seed=full(0, torch.int64),
-            start=full(0, torch.int64),
+            start=self.start,
         )
 
     def load(self, slot: int, request: Request) -> None:
         """Put a new request into `slot` and open its first block."""
-        config = request.config
+        config, length = request.config, self.block_length
         tau = config.editing_threshold
+        known = request.prompt.to(self.tokens.device)
         self.tokens[slot] = self.mask_token_id
-        self.tokens[slot, : len(request.prompt)] = request.prompt.to(self.tokens.device)
-        for tensor, value in (
+        self.tokens[slot, : len(known)] = known
+        block = slice(request.start, request.start + length)
+        values: tuple[tuple[Tensor, Any], ...] = (
+            (self.start, request.start),
+            (self.final, request.last),
+            (self.ids, self.tokens[slot, block]),
+            (self.held, False),
+            (self.editable, self.offsets >= request.head),
             (self.policy.threshold, config.threshold),
             (self.policy.editing_threshold, math.inf if tau is None else tau),
             (self.policy.max_post_steps, config.max_post_steps),
@@ -65,29 +80,16 @@ class Canvas:
             (self.sampling.top_k, max(config.top_k or 0, 0)),
             (self.sampling.top_p, 1.0 if config.top_p is None else config.top_p),
             (self.sampling.seed, (request.seed + 2**63) % 2**64 - 2**63),  # as signed 64 bits
-        ):
+            *((field, 0) for field in self.state.fields()),
+        )
+        for tensor, value in values:
             tensor[slot] = value
-        self.open_block(slot, request)
-
-    def open_block(self, slot: int, request: Request) -> None:
-        """Make the block at `request.start` the active one of `slot`."""
-        block = slice(request.start, request.start + self.block_length)
-        self.ids[slot] = self.tokens[slot, block]
-        self.editable[slot] = True
-        self.editable[slot, : request.head] = False
-        self.sampling.start[slot] = request.start
-        for field in self.state.fields():
-            field[slot] = 0
-
-    def close_block(self, slot: int, request: Request) -> None:
-        block = slice(request.start, request.start + self.block_length)
-        self.tokens[slot, block] = self.ids[slot]
 
     def move(self, source: int, target: int) -> None:
-        for group in (self.state, self.policy, self.sampling):
-            for tensor in vars(group).values():
-                tensor[target] = tensor[source]
-        for tensor in (self.tokens, self.ids, self.editable):
+        groups = (self.state, self.policy, self.sampling)  # `sampling` has `start`
+        for tensor in (tensor for group in groups for tensor in vars(group).values()):
+            tensor[target] = tensor[source]
+        for tensor in (self.tokens, self.final, self.ids, self.editable, self.held):
             tensor[target] = tensor[source]
 
     def select(self, count: int) -> None:
@@ -95,15 +97,19 @@ class Canvas:
         self.live = self.window(slice(0, count))
 
     def window(self, rows: slice) -> Window:
+        sampling = ops.Sampling(*(field[rows] for field in self.sampling.fields()))
         return Window(
+            self,
             rows,
+            self.tokens[rows],
+            sampling.start,
+            self.final[rows],
             self.ids[rows],
             self.editable[rows],
+            self.held[rows],
             self.state[rows],
             self.policy[rows],
-            ops.Sampling(*(field[rows] for field in self.sampling.fields())),
-            self.mask_token_id,
-            self.strict,
+            sampling,
         )
 
 
@@ -111,29 +117,55 @@ class Canvas:
 class Window:
     """The active blocks of some slots: views, so a step on them shows in the canvas."""
 
+    canvas: Canvas
     rows: slice
+    tokens: Tensor
+    start: Tensor
+    final: Tensor
     ids: Tensor
     editable: Tensor
+    held: Tensor
     state: ops.StepState
     policy: JointThreshold
     sampling: ops.Sampling
-    mask_token_id: int
-    strict: bool
 
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [n, L]."""
-        masks = self.ids == self.mask_token_id
+        masks = self.ids == self.canvas.mask_token_id
         # The released loop commits a literal mask of the prompt, and never edits it.
-        return masks if self.strict else masks & self.editable
+        return masks if self.canvas.strict else masks & self.editable
 
     def step_(self, logits: Tensor, sampled: bool) -> None:
         """Let the policy decide one step; logits [n, L, V]."""
+        strict = self.canvas.strict
         self.policy.step_(
             self.ids,
             logits,
-            self.editable | self.masked() if self.strict else self.editable,
+            self.editable | self.masked() if strict else self.editable,
             self.state,
-            mask_token_id=self.mask_token_id,
-            strict_reference=self.strict,
+            mask_token_id=self.canvas.mask_token_id,
+            strict_reference=strict,
             sampling=self.sampling if sampled else None,
         )
+
+    def write_(self) -> None:
+        """The blocks as they stand, into the tokens."""
+        self.tokens.scatter_(1, self.start[:, None] + self.canvas.offsets, self.ids)
+
+    def advance_(self) -> None:
+        """Open the next block of every row that is done; no value is read on the host.
+
+        A block whose last step changed ids is held for one more forward, which decides nothing,
+        since the keys and values in the cache are of older ids. Rows that are done with their last
+        block, or whose logits were bad, stay as they are.
+        """
+        done = self.state.done
+        settled = self.held | ~self.state.dirty if self.canvas.cached else True
+        onward = done & settled & (self.start < self.final) & ~self.state.bad
+        self.held.copy_(done & ~onward)
+        self.write_()
+        self.ids.masked_fill_(onward[:, None], self.canvas.mask_token_id)
+        self.editable.logical_or_(onward[:, None])
+        self.start.add_(onward, alpha=self.canvas.block_length)
+        for field in self.state.fields():
+            field.masked_fill_(onward, 0)

@@ -1,7 +1,10 @@
-"""The block loop: forward, decide in place, read one flag per row, advance the rows that are done.
+"""The block loop: forward, decide in place, advance on the device, read what has happened.
 
-Rows advance independently. A finished request leaves its slot to the last live one, so the live
-slots are always the first n and every tensor of a step is a view.
+A step reads nothing from the device that the next one waits for: rows that finish a block open
+their next one by themselves (`Window.advance_`), and the host follows from a `Record` of the
+step. On a CPU it looks at once; on an accelerator one step late, while the next forward runs, so
+at most one forward per request is for nothing. A finished request leaves its slot to the last
+live one, so the live slots are always the first n and every tensor of a step is a view.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.decoding.canvas import Canvas, Window
 from fastedit.decoding.forward import BlockForward
+from fastedit.decoding.record import Record
 from fastedit.decoding.request import Request
 from fastedit.decoding.results import BadLogitsError, DecodeStalledError, RequestError
 
@@ -24,6 +28,8 @@ SLOTS = 32
 # With `lookahead`: the share of live blocks that must be able to use their next block for a
 # forward to take the next blocks along. Below it, those that cannot cost more than is saved.
 AHEAD_SHARE = 0.75
+# By how many steps the host follows; 1 where the device works while the host goes on.
+DELAY = {"cpu": 0}
 
 
 class Engine:
@@ -52,36 +58,69 @@ class Engine:
         length += self.block_length if self.lookahead else 0
         self.canvas = Canvas(self.slots, length, first, mask_token_id, device)
         self.forward = BlockForward(model, self.canvas, first.config.use_cache, device)
+        # Lookahead has to know what a step did before the next one.
+        self.delay = 0 if self.lookahead else DELAY.get(device.type, 1)
+        self.records: deque[Record] = deque()
 
     def run(self) -> Iterator[list[Request]]:
         """Decode everything; yields after every step the requests that finished in it."""
+        launched = 0
         while self.waiting or self.live:
+            self.step = launched
             if self.waiting and len(self.live) < self.slots:
                 self._admit()
             if self.lookahead:
                 self._look_ahead()
             logits = self.forward()
-            self.step += 1
-            self._decide(self.canvas.live, logits[:, : self.block_length])
-            yield self._advance(logits)
+            launched += 1
+            yield self._step(logits, launched)
+
+    @torch.inference_mode()
+    def _step(self, logits: Tensor, number: int) -> list[Request]:
+        """Decide, see what a step did, advance; returns the requests of which the host saw the end.
+
+        logits [n, L, V], or [n, 2 L, V] with those of the blocks ahead.
+        """
+        current, *ahead = logits.split(self.block_length, dim=1)
+        finished: list[Request] = []
+        opened: list[tuple[int, Request]] = []
+        self.records.append(self._decide(self.canvas.live, current, number))
+        ends = self.delay > 0
+        if len(self.records) > self.delay:
+            record = self.records.popleft()
+            opened = self._follow(record, finished)
+            ends |= record.ends
+        if ends and self.live:
+            self.canvas.live.advance_()
+        for row, request in opened if ahead else ():  # what these rows saw had become final
+            window = self.canvas.window(slice(request.slot, request.slot + 1))
+            record = self._decide(window, ahead[0][row : row + 1], number)
+            self._follow(record, finished)
+            if record.ends and not request.finished:
+                window.advance_()
+        if self.delay or opened or finished:
+            self._place()
+        return finished
 
     @torch.inference_mode()
     def _admit(self) -> None:
         while self.waiting and len(self.live) < self.slots:
             request = self.waiting.popleft()
-            slot = len(self.live)
+            request.slot, request.entered = len(self.live), self.step
             self.live.append(request)
-            self.canvas.load(slot, request)
-            request.entered = self.step
-            self.forward.prefill(slot, request)
+            self.canvas.load(request.slot, request)
+            self.forward.prefill(request.slot, request)
         self._place()
 
     def _place(self, ahead: bool = False) -> None:
-        starts = [request.start for request in self.live]
-        self.canvas.select(len(starts))
+        self.canvas.select(len(self.live))
         self.sampled = any(request.config.temperature > 0.0 for request in self.live)
-        if starts:
-            self.forward.place(starts, ahead)
+        if self.live:
+            # Rows may have moved on by what has not been read yet.
+            unread = self.delay * self.block_length
+            starts = [min(request.start + unread, request.last) for request in self.live]
+            level = self.delay == 0 and len(set(starts)) == 1
+            self.forward.place(max(starts), level, ahead)
 
     @torch.inference_mode()
     def _look_ahead(self) -> None:
@@ -91,85 +130,70 @@ class Engine:
         """
         settled = (~self.canvas.live.masked().any(dim=1)).tolist()
         wanted = sum(
-            free and request.start + self.block_length < request.end
+            free and request.start < request.last
             for free, request in zip(settled, self.live, strict=True)
         )
         ahead = wanted >= AHEAD_SHARE * len(self.live)
         if ahead != self.forward.ahead:
             self._place(ahead)
 
-    @torch.inference_mode()
-    def _decide(self, window: Window, logits: Tensor) -> None:
-        """One decision on the blocks of `window`; logits [n, L, V]."""
+    def _decide(self, window: Window, logits: Tensor, number: int) -> Record:
         window.step_(logits, self.sampled)
-        for request, ids, row in zip(self.live[window.rows], window.ids, logits, strict=True):
+        return Record(number, self.live[window.rows], window, logits, late=self.delay > 0)
+
+    def _follow(self, record: Record, finished: list[Request]) -> list[tuple[int, Request]]:
+        """Do on the host what the rows of `record` did; returns those that opened a block.
+
+        Adds the requests that end here to `finished`.
+        """
+        self.step = record.step
+        record.read()
+        opened: list[tuple[int, Request]] = []
+        ended: list[Request] = []
+        for row, request in enumerate(record.requests):
+            if request.finished:  # its end was seen while this step was under way
+                continue
             if request.on_draft:
-                request.on_draft(request, ids, row)
-
-    @torch.inference_mode()
-    def _advance(self, logits: Tensor) -> list[Request]:
-        """Open the next block of every row that is done; returns the requests that finished."""
-        finished, moved = [], False
-        flags = self._flags(self.canvas.live)
-        for slot in reversed(range(len(self.live))):  # a freed slot is filled from behind
-            request = self.live[slot]
-            current, *following = logits[slot].split(self.block_length)
-            opened = self._settle(slot, flags[slot], current)
-            if opened and following and not request.finished:  # what it saw had become final
-                window = self.canvas.window(slice(slot, slot + 1))
-                self._decide(window, following[0][None])
-                self._settle(slot, self._flags(window)[0], following[0])
+                request.on_draft(request, record.ids[row], record.logits[row])
+            if self._settle(request, record, row):
+                opened.append((row, request))
             if request.finished:
-                finished.append(request)
-                self._leave(slot)
-            moved |= opened or request.finished
-        if moved:
-            self._place()
-        return finished
+                ended.append(request)
+        for request in ended:
+            self._leave(request.slot)
+        if ended:
+            self.canvas.select(len(self.live))
+        finished += ended
+        return opened
 
-    def _settle(self, slot: int, flags: tuple[bool, bool, bool], logits: Tensor) -> bool:
-        """Act on the flags of one block; logits [L, V]. True when its row opened the next one."""
-        request, (done, dirty, bad) = self.live[slot], flags
-        if bad and request.bad is None:
-            request.bad = self._bad_logits(request, slot, logits)
-        if done:
-            return self._end_block(request, slot, dirty)
-        self._check_progress(request, slot, dirty)
-        return False
-
-    def _flags(self, window: Window) -> list[tuple[bool, bool, bool]]:
-        state = window.state
-        return torch.stack((state.done, state.dirty, state.bad), dim=1).tolist()
-
-    def _end_block(self, request: Request, slot: int, dirty: bool) -> bool:
-        """Commit a block that is done; True when the row opened its next block."""
-        canvas = self.canvas
+    def _settle(self, request: Request, record: Record, row: int) -> bool:
+        """Follow one row; True when it opened its next block."""
+        flags = record.rows[row]
+        if flags.bad and request.bad is None:
+            request.bad = self._bad_logits(request, record, row)
+        if not flags.done:
+            self._check_progress(request, record, row)
+            return False
         if request.committed:  # the forward that only refreshed the KV is over
             request.stats.forwards += 1
         else:
             if request.bad:
-                self._stop(request, slot, request.bad)
+                self._stop(request, record, row, request.bad)
                 return False
-            self._count(request, slot)
-            request.commit(canvas.ids[slot].tolist())
-            if request.finished:
+            self._count(request, record, row)
+            request.commit(record.ids[row].tolist())
+            if request.finished or (flags.dirty and request.config.use_cache):
                 return False
-            if dirty and request.config.use_cache:
-                # This forward saw older ids: one more, in which the block decides nothing.
-                canvas.state.dirty[slot] = False
-                return False
-        canvas.close_block(slot, request)
         request.next_block(self.step)
-        canvas.open_block(slot, request)
         return True
 
-    def _count(self, request: Request, slot: int) -> None:
-        state, stats = self.canvas.state, request.stats
+    def _count(self, request: Request, record: Record, row: int) -> None:
+        stats = request.stats
         stats.forwards += self.step - request.entered
-        stats.m2t_commits += int(state.m2t_commits[slot])
-        stats.t2t_edits += int(state.t2t_edits[slot])
+        stats.m2t_commits += record.rows[row].m2t_commits
+        stats.t2t_edits += record.rows[row].t2t_edits
 
-    def _check_progress(self, request: Request, slot: int, changed: bool) -> None:
+    def _check_progress(self, request: Request, record: Record, row: int) -> None:
         """Every forward commits a mask or spends budget: no block can take longer than this.
 
         A greedy forward that changes nothing while masks are left would repeat itself for ever.
@@ -177,28 +201,29 @@ class Engine:
         config = request.config
         head = 0 if config.strict_reference else request.head  # there, its masks count
         bound = self.block_length - head + config.max_post_steps
-        stuck = not changed and config.temperature == 0.0
+        stuck = not record.rows[row].dirty and config.temperature == 0.0
         if not stuck and self.step - request.entered <= bound:
             return
         if request.bad:
-            self._stop(request, slot, request.bad)
+            self._stop(request, record, row, request.bad)
         elif config.strict_reference:
-            self._stop(request, slot, DecodeStalledError(request.index))
+            self._stop(request, record, row, DecodeStalledError(request.index))
         else:
             raise RuntimeError(f"request {request.index} passed its bound of {bound} forwards")
 
-    def _bad_logits(self, request: Request, slot: int, logits: Tensor) -> BadLogitsError:
+    def _bad_logits(self, request: Request, record: Record, row: int) -> BadLogitsError:
         """The error that ends the block, with the first place where this step's logits are bad."""
-        canvas = self.canvas
-        mask = canvas.mask_token_id
-        forbid = () if canvas.strict or mask >= logits.shape[-1] else (mask,)
-        bad = ops.row_stats(logits.contiguous(), canvas.ids[slot], forbid=forbid).bad
-        offset = int((bad & canvas.editable[slot]).int().argmax())
-        return BadLogitsError(request.index, request.start + offset)
+        logits = record.logits[row]
+        mask = self.canvas.mask_token_id
+        forbid = () if self.canvas.strict or mask >= logits.shape[-1] else (mask,)
+        ids = record.ids[row].to(logits.device)
+        bad = ops.row_stats(logits.contiguous(), ids, forbid=forbid).bad
+        bad &= self.canvas.offsets >= request.head
+        return BadLogitsError(request.index, request.start + int(bad.int().argmax()))
 
-    def _stop(self, request: Request, slot: int, error: RequestError) -> None:
+    def _stop(self, request: Request, record: Record, row: int, error: RequestError) -> None:
         """End one request early; what it has committed so far stays its result."""
-        self._count(request, slot)
+        self._count(request, record, row)
         request.error, request.finished = error, True
         request.stats.finish_reason = "error"
 
@@ -208,4 +233,5 @@ class Engine:
             self.canvas.move(last, slot)
             self.forward.move(last, slot)
             self.live[slot] = self.live[last]
+            self.live[slot].slot = slot
         self.live.pop()

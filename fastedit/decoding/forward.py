@@ -31,7 +31,7 @@ class BlockForward:
     def __init__(
         self, model: Callable[..., Any], canvas: Canvas, use_cache: bool, device: torch.device
     ) -> None:
-        self.model, self.canvas, self.device = model, canvas, device
+        self.model, self.canvas = model, canvas
         slots, length = canvas.tokens.shape
         self.cache = _new_cache(slots, length) if use_cache else None
         self.columns = torch.arange(length, device=device)
@@ -56,29 +56,30 @@ class BlockForward:
             positions = self.columns[start:stop]
             seen = self.columns[:stop] // self.block_length
             mask = seen[None, :] <= positions[:, None] // self.block_length
-            self.cache.place(slice(slot, slot + 1), [start], stop - start, self.device)
+            self.cache.place(slice(slot, slot + 1), positions[None], start, level=True)
             ids = self.canvas.tokens[slot : slot + 1, start:stop]
             self._call(ids, mask[None, None], positions[None], **self.last_logits_only)
             request.stats.prefill_forwards += 1
 
-    def place(self, starts: list[int], ahead: bool = False) -> None:
-        """Positions and masks of the first `len(starts)` slots; again only when one of them moves.
+    def place(self, furthest: int, level: bool, ahead: bool = False) -> None:
+        """Positions and masks of the live blocks; again only when one of them moves.
 
+        furthest: the largest start, or a bound on it; level: it is that of every block.
         ahead: the forward also covers the block after each active one.
         """
         length, self.ahead = self.block_length, ahead
         width = 2 * length if ahead else length
-        begin = torch.tensor(starts, device=self.device)[:, None]
+        begin = self.canvas.live.start[:, None]
         self.positions = begin + self.columns[:width]
-        self.visible = max(starts) + width
+        self.visible = furthest + width
         columns = self.columns[: self.visible]
         within = (columns < begin + length)[:, None, None, :]  # [n, 1, 1, T]
         if self.cache is None:
             blocks = columns // length
             self.mask = within & (blocks[None, :] <= blocks[:, None])
             return
-        self.cache.place(self.canvas.live.rows, starts, width, self.device)
-        shape = (len(starts), 1, length, self.visible)
+        self.cache.place(self.canvas.live.rows, self.positions, furthest, level)
+        shape = (len(begin), 1, length, self.visible)
         self.mask = within.expand(shape)
         if ahead:
             following = (columns < begin + width)[:, None, None, :]
@@ -93,8 +94,8 @@ class BlockForward:
             if self.ahead:  # whatever follows an active block is masks
                 ids = torch.cat((ids, torch.full_like(ids, canvas.mask_token_id)), dim=1)
             return self._call(ids, self.mask, self.positions)
-        canvas.tokens[canvas.live.rows].scatter_(1, self.positions, canvas.live.ids)
-        ids = canvas.tokens[canvas.live.rows, : self.visible]
+        canvas.live.write_()
+        ids = canvas.live.tokens[:, : self.visible]
         logits = self._call(ids, self.mask, self.columns[None, : self.visible].expand_as(ids))
         return logits.gather(1, self.positions[..., None].expand(-1, -1, logits.shape[-1]))
 

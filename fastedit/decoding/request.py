@@ -36,6 +36,7 @@ class Request:
     stats: DecodeStats = field(default_factory=DecodeStats)
     finished: bool = False
     error: RequestError | None = None
+    slot: int = -1
     start: int = 0  # absolute position of the active block
     entered: int = 0  # engine step at which the active block began
     bad: BadLogitsError | None = None  # ends the request at the end of its block
@@ -58,7 +59,12 @@ class Request:
     @property
     def span(self) -> int:
         """Positions that decoding touches: `end`, rounded up to whole blocks."""
-        return -(-self.end // self.block_length) * self.block_length
+        return self.last + self.block_length
+
+    @property
+    def last(self) -> int:
+        """First position of the last block."""
+        return (self.end - 1) // self.block_length * self.block_length
 
     @property
     def head(self) -> int:
@@ -67,14 +73,13 @@ class Request:
 
     def commit(self, block: list[int]) -> None:
         """Take the final ids [L] of the active block; finishes the request where it should end."""
-        last = self.start + self.block_length >= self.end
         new = block[self.head : self.end - self.start]
         before = len(self.generated)
         self.generated += new
         ended = self._cut(before)
         self.committed = True
         self.stats.tokens = len(self.generated)
-        self.finished = last or (ended and self._may_stop_early())
+        self.finished = self.start == self.last or (ended and self._may_stop_early())
         if self.on_block:
             self.on_block(self, self.generated[before:])
 
