@@ -208,6 +208,21 @@ def draft_and_corrupt(
         _check_per_row(name, value, dtype, logits)
     settings = options.settings(logits.shape[-1])
     logits = logits.detach()
+    if torch.compiler.is_compiling():
+        return Drafted(
+            *torch.ops.fastedit.draft_and_corrupt(
+                logits,
+                xt,
+                x0,
+                eligible,
+                key.example,
+                key.position,
+                key.seed,
+                key.epoch,
+                key.turn,
+                **settings,
+            )
+        )
     return Drafted(
         *implementation("draft_and_corrupt", logits.device.type)(
             logits, xt, x0, eligible, key, **settings
