@@ -65,9 +65,11 @@ def row_partials(
         raise ValueError(f"vocab_start must be at least 0, got {vocab_start}")
     width = logits.shape[-1]
     here = sorted({t - vocab_start for t in forbid if 0 <= t - vocab_start < width})
-    top, total, best, token, bad = implementation("row_partials", logits.device.type)(
-        logits, forbid=tuple(here)
-    )
+    if torch.compiler.is_compiling():
+        fields = torch.ops.fastedit.row_partials(logits, here)
+    else:
+        fields = implementation("row_partials", logits.device.type)(logits, forbid=tuple(here))
+    top, total, best, token, bad = fields
     return RowPartials(top, total, best, torch.where(token >= 0, token + vocab_start, -1), bad)
 
 

@@ -1,4 +1,4 @@
-"""Statistics and step as torch custom operators, `torch.ops.fastedit.*`, for compilers.
+"""The operations as torch custom operators, `torch.ops.fastedit.*`, for compilers.
 
 `torch.compile(fullgraph=True)` goes around them; each calls the back end that serves it when it
 runs. Eager code takes the functions of `fastedit.ops` instead, which call the back end directly: a
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.library import Library, register_fake
 
 from fastedit.ops.dispatch import implementation
+from fastedit.ops.draft_and_corrupt import DraftKey
 from fastedit.ops.joint_threshold import StepState
 from fastedit.ops.sampling import Sampling
 
@@ -19,6 +20,15 @@ from fastedit.ops.sampling import Sampling
 _library = Library("fastedit", "DEF")
 _library.define(
     "row_stats(Tensor logits, Tensor current, int[] forbid, float temperature, bool entropy)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "row_partials(Tensor logits, int[] forbid) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
+)
+_library.define(
+    "draft_and_corrupt(Tensor logits, Tensor xt, Tensor x0, Tensor eligible, Tensor example,"
+    " Tensor position, int seed, int epoch, int turn, int mask_token_id, int[] forbid,"
+    " float temperature, int mask_below, int drafted_below, int visible_below, int region)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
@@ -39,6 +49,46 @@ def row_stats(
         logits, current, forbid=tuple(forbid), temperature=temperature, entropy=entropy
     )
     return tuple(logits.new_empty(0).float() if f is None else f for f in vars(stats).values())
+
+
+def row_partials(logits: Tensor, forbid: list[int]) -> tuple[Tensor, ...]:
+    """Fields of `RowPartials` in order, ids within the shard."""
+    return implementation("row_partials", logits.device.type)(logits, forbid=tuple(forbid))
+
+
+def draft_and_corrupt(
+    logits: Tensor,
+    xt: Tensor,
+    x0: Tensor,
+    eligible: Tensor,
+    example: Tensor,
+    position: Tensor,
+    seed: int,
+    epoch: int,
+    turn: int,
+    mask_token_id: int,
+    forbid: list[int],
+    temperature: float,
+    mask_below: int,
+    drafted_below: int,
+    visible_below: int,
+    region: int,
+) -> tuple[Tensor, ...]:
+    """Fields of `Drafted` in order; the settings are those of `DraftOptions.settings`."""
+    return implementation("draft_and_corrupt", logits.device.type)(
+        logits,
+        xt,
+        x0,
+        eligible,
+        DraftKey(seed, epoch, example, position, turn),
+        mask_token_id=mask_token_id,
+        forbid=tuple(forbid),
+        temperature=temperature,
+        mask_below=mask_below,
+        drafted_below=drafted_below,
+        visible_below=visible_below,
+        region=region,
+    )
 
 
 def joint_threshold_step_(
@@ -81,18 +131,30 @@ def joint_threshold_step_(
 
 
 for _device in ("CPU", "CUDA"):
-    _library.impl("row_stats", row_stats, _device)
-    _library.impl("joint_threshold_step_", joint_threshold_step_, _device)
+    for _op in (row_stats, row_partials, joint_threshold_step_, draft_and_corrupt):
+        _library.impl(_op.__name__, _op, _device)
+
+
+def _per_row(logits: Tensor, *kinds: torch.dtype) -> tuple[Tensor, ...]:
+    return tuple(logits.new_empty(logits.shape[0], dtype=kind) for kind in kinds)
 
 
 @register_fake("fastedit::row_stats", lib=_library)
 def _(logits, current, forbid, temperature, entropy):
-    def empty(dtype: torch.dtype, rows: int) -> Tensor:
-        return logits.new_empty(rows, dtype=dtype)
+    token, *floats, bad = _per_row(logits, torch.int64, *[torch.float32] * 4, torch.bool)
+    return token, *floats[:3], floats[3] if entropy else floats[3].new_empty(0), bad
 
-    rows, kinds = logits.shape[0], [torch.int64, *[torch.float32] * 3]
-    spread = empty(torch.float32, rows if entropy else 0)
-    return (*(empty(kind, rows) for kind in kinds), spread, empty(torch.bool, rows))
+
+@register_fake("fastedit::row_partials", lib=_library)
+def _(logits, forbid):
+    return _per_row(logits, *[torch.float32] * 3, torch.int64, torch.bool)
+
+
+@register_fake("fastedit::draft_and_corrupt", lib=_library)
+def _(logits, *_):
+    kinds = (torch.int64, torch.int64, torch.uint8, torch.float32, torch.bool)
+    *fields, bad = _per_row(logits, *kinds)
+    return *fields, logits.new_empty((), dtype=torch.int64), bad
 
 
 @register_fake("fastedit::joint_threshold_step_", lib=_library)

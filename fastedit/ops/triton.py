@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fastedit.ops import reference
+from fastedit.ops.draft_and_corrupt import DraftKey
 from fastedit.ops.joint_threshold import StepState
 from fastedit.ops.row_stats import RowStats
 from fastedit.ops.sampling import Sampling
@@ -42,6 +44,7 @@ def why_not(device_type: str | None = None) -> str | None:
 
 @functools.cache
 def _kernels():
+    import fastedit_kernels.draft_and_corrupt
     import fastedit_kernels.joint_threshold
     import fastedit_kernels.row_partials
     import fastedit_kernels.row_stats
@@ -120,3 +123,19 @@ def joint_threshold_step_(
     for field, new in zip(state.fields(), fields, strict=True):
         if new is not field:  # it was strided
             field.copy_(new)
+
+
+def draft_and_corrupt(
+    logits: Tensor,
+    xt: Tensor,
+    x0: Tensor,
+    eligible: Tensor,
+    key: DraftKey,
+    **settings: Any,
+) -> tuple[Tensor, ...]:
+    """Contract: `fastedit.ops.draft_and_corrupt`; the fields of `Drafted` in order."""
+    rows = (tensor.contiguous() for tensor in (xt, x0, eligible, key.example, key.position))
+    with _on(logits.device):
+        return _kernels().draft_and_corrupt.draft_and_corrupt(
+            logits, *rows, seed=key.seed, epoch=key.epoch, turn=key.turn, **settings
+        )

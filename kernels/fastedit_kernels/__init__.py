@@ -8,4 +8,5 @@
 | `row_stats` | kernel: a few numbers per row of logits |
 | `row_partials` | kernel: the same for a shard of the vocabulary, before any division |
 | `joint_threshold` | kernel: a whole decision step for a batch of blocks |
+| `draft_and_corrupt` | kernel: drafts for the masks of a training batch, corrupted, with labels |
 """

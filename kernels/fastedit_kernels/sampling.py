@@ -15,10 +15,16 @@ PURPOSE = tl.constexpr(3)  # keeps the random words of decoding apart from those
 
 
 @triton.jit
+def unit(word):
+    """fp32 in [0, 1) from the upper 24 bits of a random word."""
+    return (word >> 8).to(tl.float32) * (2.0**-24)
+
+
+@triton.jit
 def uniform(seed, position, forward):
     """fp32 in [0, 1) from 24 bits of the Philox4x32-10 word of this key."""
     word, _, _, _ = tl.philox(seed, 0, position.to(tl.uint32), forward.to(tl.uint32), PURPOSE)
-    return (word >> 8).to(tl.float32) * (2.0**-24)
+    return unit(word)
 
 
 @triton.jit

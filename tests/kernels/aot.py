@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ["TRITON_INTERPRET"] = "0"
 
 import triton
-from fastedit_kernels import joint_threshold, row_partials, row_stats, splits
+from fastedit_kernels import draft_and_corrupt, joint_threshold, row_partials, row_stats, splits
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -26,12 +26,14 @@ TARGETS = {
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
 POINTERS = {
-    "*i64": "ids current token_out top_k seed start",
+    "*i64": "ids current token_out top_k seed start xt x0 example position z_out labels_out "
+    "n_err_out",
     "*fp32": "threshold editing_threshold numbers temperature top_p prob_out prob_current_out "
-    "lse_out entropy_out top_out total_out best_out",
+    "lse_out entropy_out top_out total_out best_out p_draft_out",
     "*i32": "max_post_steps num_to_transfer post_steps forwards m2t_commits t2t_edits forbid "
     "tokens counters",
-    "*i1": "done dirty bad editable bad_out",
+    "*i1": "done dirty bad editable bad_out eligible",
+    "*u8": "kinds_out",
 }
 TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
 SIXTEENS = {"logits", "stride", "logits_block", "logits_stride", "vocab"}
@@ -47,6 +49,9 @@ VARIANTS = [  # kernel, vocabulary, logits, multiples of 16 everywhere, targets
     ("joint_threshold", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
     ("joint_threshold", QWEN, "bf16", True, ["sm_90", "gfx942"]),
     ("joint_threshold with sampling", LLADA2, "bf16", True, ["sm_90", "gfx942"]),
+    ("draft_and_corrupt", LLADA2, "bf16", True, TARGETS),
+    ("draft_and_corrupt", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
+    ("draft_and_corrupt with sampling", LLADA2, "bf16", True, ["sm_90", "gfx942"]),
 ]
 
 
@@ -55,7 +60,9 @@ def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTar
     fn = {
         "row_stats": row_stats.row_stats_kernel,
         "row_partials": row_partials.row_partials_kernel,
-    }.get(kernel, joint_threshold.joint_threshold_kernel)
+        "draft_and_corrupt": draft_and_corrupt.draft_and_corrupt_kernel,
+        "joint_threshold": joint_threshold.joint_threshold_kernel,
+    }[kernel.split()[0]]
     width = splits.split_width(vocab)
     many = triton.next_power_of_2(triton.cdiv(vocab, width))
     fixed = {"SPLIT": width, "SPLITS": many, "TILE": splits.TILE}
@@ -63,6 +70,10 @@ def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTar
     if kernel == "row_stats":
         fixed["ENTROPY"] = True
         kinds["temperature"] = "fp32"
+    elif fn is draft_and_corrupt.draft_and_corrupt_kernel:
+        fixed["SAMPLING"] = sampling
+        kinds["temperature"] = "fp32"
+        kinds |= {p.name: p.annotation_type for p in fn.params if p.annotation_type}
     elif fn is joint_threshold.joint_threshold_kernel:
         fixed |= {"PLACES": 32, "SAMPLING": sampling}
         fixed |= {} if sampling else dict.fromkeys(DRAWS)

@@ -12,31 +12,6 @@ EPS = torch.finfo(torch.float32).eps
 MASK = 0
 
 
-@pytest.fixture
-def kernels(triton):
-    from fastedit_kernels import arrivals, splits
-
-    yield splits, arrivals
-    for work in arrivals._kept.values():
-        assert not work.counters.any()  # every launch sets its counters back
-
-
-@pytest.fixture
-def poisoned(kernels, monkeypatch):
-    """Workspaces are full of NaN and of absurd tokens before every launch."""
-    _, arrivals = kernels
-    get = arrivals.workspace
-
-    def poison(device, spots):
-        work = get(device, spots)
-        work.numbers.fill_(math.nan)
-        work.tokens.fill_(-(2**30))
-        return work
-
-    for module in ("row_stats", "joint_threshold"):
-        monkeypatch.setattr(f"fastedit_kernels.{module}.workspace", poison)
-
-
 def stats(backend, logits, current, **options):
     with ops.use_backend(backend):
         return ops.row_stats(logits, current, entropy=True, **options)

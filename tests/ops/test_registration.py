@@ -1,5 +1,7 @@
 """The operations as torch custom operators: schema, fakes, and graphs that go around them."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from blocks import MASK, QUALITY, values
@@ -41,6 +43,55 @@ def test_the_step_passes_opcheck(draws):
     fields = sampling().fields() if draws else (None,) * 5
     arguments = (ids, logits, editable, *state.fields(), MASK, *SETTINGS, [0], *fields)
     torch.library.opcheck(torch.ops.fastedit.joint_threshold_step_.default, arguments)
+
+
+def test_row_partials_pass_opcheck():
+    _, logits, *_ = example()
+    torch.library.opcheck(torch.ops.fastedit.row_partials.default, (logits[0], [1]))
+
+
+def draft_example(rows=5):
+    """(logits, xt, x0, eligible, options, key) with a kind of every sort."""
+    logits = torch.randn(rows, 7, generator=torch.Generator().manual_seed(1)) * 3
+    xt = torch.where(torch.arange(rows) % 3 > 0, MASK, 1)
+    options = ops.DraftOptions(
+        mask_token_id=MASK, forbid=(0,), keep_mask=0.3, p_random=0.3, random_scope="both"
+    )
+    key = ops.DraftKey(2, 1, torch.arange(rows) // 4, torch.arange(rows), turn=3)
+    return logits, xt, torch.ones_like(xt), torch.arange(rows) != 2, options, key
+
+
+@pytest.mark.parametrize("mode", ["argmax", "sample"])
+def test_draft_and_corrupt_passes_opcheck(mode):
+    *tensors, options, key = draft_example()
+    settings = replace(options, draft_mode=mode).settings(7)
+    arguments = (*tensors, key.example, key.position, key.seed, key.epoch, key.turn)
+    torch.library.opcheck(torch.ops.fastedit.draft_and_corrupt.default, arguments, settings)
+
+
+def test_compiled_drafts_are_the_same():
+    def noisy(logits, *arguments):
+        return tuple(vars(ops.draft_and_corrupt(logits * 2, *arguments)).values())
+
+    compiled = torch.compile(noisy, fullgraph=True, backend="aot_eager")
+    for rows in (40, 17):
+        arguments = draft_example(rows)
+        for got, want in zip(compiled(*arguments), noisy(*arguments), strict=True):
+            assert got.equal(want)
+        assert {1, 2, 6} <= set(noisy(*arguments)[2].tolist())
+
+
+def test_compiled_partials_are_the_same():
+    def merged(logits):
+        parts = [
+            ops.row_partials(logits[:, part], vocab_start=part.start, forbid=(5,))
+            for part in (slice(0, 4), slice(4, 7))
+        ]
+        return ops.merge_partials(parts).packed()
+
+    compiled = torch.compile(merged, fullgraph=True, backend="aot_eager")
+    _, logits, *_ = example()
+    assert compiled(logits[0]).equal(merged(logits[0]))
 
 
 def test_a_compiled_step_is_one_graph_and_decides_alike():
