@@ -121,10 +121,6 @@ class RunOptions:
         edit = given.get("edit", {})
         if isinstance(edit, Mapping):
             given["edit"] = EditOptions(**_checked(EditOptions, edit, "edit."))
-        for name in ("data", "lora_targets"):
-            value = given.get(name, ())
-            if name in given:
-                given[name] = (value,) if isinstance(value, str) else tuple(value)
         return cls(**given)
 
     def micro_batches(self, processes: int) -> tuple[int, int]:
@@ -144,7 +140,7 @@ class RunOptions:
 
 
 def _checked(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """`values` with texts such as 1e-4, which YAML takes for text, as numbers."""
+    """`values` as they were meant where YAML reads another type: 1e-4 as text, off as False."""
     types = {f.name: str(f.type) for f in fields(cls)}
     unknown = sorted(f"{prefix}{name}" for name in values if name not in types)
     if unknown:
@@ -152,10 +148,18 @@ def _checked(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any
             f"unknown option {', '.join(unknown)}; known: {', '.join(prefix + n for n in types)}"
         )
     checked = dict(values)
-    for name, value in checked.items():
-        if types[name] == "float" and not isinstance(value, float):
+    for name, value in values.items():
+        if types[name] == "float":
             try:
                 checked[name] = float(value)
             except (TypeError, ValueError):
                 raise ValueError(f"{prefix}{name}={value!r} must be a number") from None
+        elif types[name] == "str" and isinstance(value, bool):
+            checked[name] = "on" if value else "off"
+        elif types[name] == "str" and isinstance(value, (int, float)):
+            checked[name] = str(value)
+        elif types[name] == "bool" and not isinstance(value, bool):
+            raise ValueError(f"{prefix}{name}={value!r} must be true or false")
+        elif types[name].startswith("tuple") and isinstance(value, (list, str)):
+            checked[name] = (value,) if isinstance(value, str) else tuple(value)
     return checked

@@ -140,6 +140,7 @@ def test_batches_must_divide_evenly():
         ({"learning_rate": "fast"}, "learning_rate='fast' must be a number"),
         ({"learning_rate": 0}, "learning_rate=0.0 must be positive"),
         ({"warmup": 2}, "warmup=2.0 must lie between 0 and 1"),
+        ({"packing": "maybe"}, "packing='maybe' must be true or false"),
         ({"dtype": "int8"}, "dtype='int8' must be auto or"),
         ({"data": []}, "data is missing"),
         ({"colour": 1}, "unknown option colour; known: checkpoint"),
@@ -152,6 +153,21 @@ def test_bad_options_are_named(values, message):
     assert RunOptions.from_mapping({**base, "learning_rate": "1e-4"}).learning_rate == 1e-4
     with pytest.raises(ValueError, match=message):
         RunOptions.from_mapping({**base, **values})
+
+
+def test_yaml_is_read_as_it_was_meant():
+    import yaml
+
+    text = """
+    {checkpoint: tiny, data: x, output: 7, steps: 1, learning_rate: 1e-4, lora_targets: [dense],
+     edit: {share_clean: off, draft_adapter: on, mask_weight: 1, r_edit: 0, draft_forbid: [3]}}
+    """
+    options = RunOptions.from_mapping(yaml.safe_load(text))
+    assert options.data == ("x",) and options.lora_targets == ("dense",)
+    assert options.output == "7" and options.learning_rate == 1e-4
+    edit = options.edit
+    assert (edit.share_clean, edit.draft_adapter, edit.mask_weight) == ("off", "on", "1")
+    assert edit.r_edit == 0.0 and edit.draft_forbid == (3,)
 
 
 def test_the_launch_files_name_the_layer_of_the_model():
