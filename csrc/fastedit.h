@@ -1,13 +1,14 @@
 /* C ABI of the CPU back end. Plain pointers and sizes: one library serves every torch version.
  *
- * Contracts: fastedit/ops/row_stats.py and fastedit/ops/joint_threshold.py. Shapes and strides are
- * in elements; rows of logits are contiguous over the vocabulary. Every function returns 0, or -1
- * for an argument it cannot serve (unknown dtype, empty vocabulary). Nothing is kept between calls.
+ * Contracts: row_stats.py, partials.py, joint_threshold.py and draft_and_corrupt.py in fastedit/ops.
+ * Shapes and strides are in elements; rows of logits are contiguous over the vocabulary. Every
+ * function returns 0, or -1 for an argument it cannot serve (unknown dtype, empty vocabulary).
+ * Nothing is kept between calls.
  */
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 2
+#define FASTEDIT_ABI 3
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -66,6 +67,23 @@ typedef struct {
     fe_sampling sampling;
 } fe_step_args;
 
+/* [rows] each, but for n_err. The settings are those of `DraftOptions.settings`. */
+typedef struct {
+    fe_logits logits; /* rows of one block */
+    int64_t rows;
+    const int64_t *xt, *x0;
+    const uint8_t* eligible;
+    const int64_t *example, *position;
+    int64_t seed, epoch, turn;
+    int64_t mask_token_id, mask_below, drafted_below, visible_below, region;
+    float temperature; /* 0: the best id */
+    int64_t *z, *labels;
+    uint8_t* kinds;
+    float* p_draft;
+    int64_t* n_err;
+    uint8_t* bad;
+} fe_draft_args;
+
 int32_t fe_abi_version(void);
 
 /* Instruction set in use: "avx512", "avx2" or "portable". */
@@ -81,6 +99,7 @@ void fe_use_openmp(void* gomp_parallel);
 int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads);
 int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads);
 int32_t fe_joint_threshold_step(const fe_step_args* args, int32_t threads);
+int32_t fe_draft_and_corrupt(const fe_draft_args* args, int32_t threads);
 
 /* First word of Philox4x32-10 under `seed` at counter (c0, c1, c2, c3). */
 uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3);

@@ -126,13 +126,10 @@ Draw draw(const void* data, const fe_logits& logits, float max, float temperatur
 }
 
 float uniform(uint64_t seed, int64_t position, int64_t forward) {
-    const uint32_t word = fe_philox(seed, 0, uint32_t(position), uint32_t(forward), kDecode);
-    return float(word >> 8) * 0x1p-24f;
+    return unit(philox(seed, 0, uint32_t(position), uint32_t(forward), kDecode)[0]);
 }
 
-}  // namespace fastedit
-
-uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+Words philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
     uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
     for (int round = 0; round < 10; ++round) {
         const uint64_t a = uint64_t(0xD2511F53u) * c0, b = uint64_t(0xCD9E8D57u) * c2;
@@ -141,5 +138,11 @@ uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_
         c1 = uint32_t(b), c3 = uint32_t(a);
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
-    return c0;
+    return {c0, c1, c2, c3};
+}
+
+}  // namespace fastedit
+
+uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
+    return fastedit::philox(seed, c0, c1, c2, c3)[0];
 }

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastedit.ops.draft_and_corrupt import DraftKey
 from fastedit.ops.joint_threshold import StepState
 from fastedit.ops.row_stats import LOGIT_DTYPES, RowStats
 from fastedit.ops.sampling import Sampling
 
 DEVICES = ("cpu",)
-ABI = 2
+ABI = 3
 LIBRARY = Path(__file__).with_name(
     "libfastedit_cpu.dylib" if sys.platform == "darwin" else "libfastedit_cpu.so"
 )
@@ -63,6 +64,18 @@ class _Step(ctypes.Structure):
                 "temperature top_k top_p seed start"
             ).split()
         ),
+    )
+
+
+class _Drafts(ctypes.Structure):
+    _fields_ = (
+        ("logits", _Logits),
+        ("rows", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in "xt x0 eligible example position".split()),
+        *((name, ctypes.c_int64) for name in "seed epoch turn mask_token_id".split()),
+        *((n, ctypes.c_int64) for n in "mask_below drafted_below visible_below region".split()),
+        ("temperature", ctypes.c_float),
+        *((name, ctypes.c_void_p) for name in "z labels kinds p_draft n_err bad".split()),
     )
 
 
@@ -162,6 +175,51 @@ def joint_threshold_step_(
     for target, source in zip(written, dense, strict=True):
         if target is not source:
             target.copy_(source)
+
+
+def draft_and_corrupt(
+    logits: Tensor,
+    xt: Tensor,
+    x0: Tensor,
+    eligible: Tensor,
+    key: DraftKey,
+    *,
+    mask_token_id: int,
+    forbid: tuple[int, ...],
+    temperature: float,
+    mask_below: int,
+    drafted_below: int,
+    visible_below: int,
+    region: int,
+) -> tuple[Tensor, ...]:
+    """Contract: `fastedit.ops.draft_and_corrupt`; the fields of `Drafted` in order."""
+    rows = len(logits)
+    read = [tensor.contiguous() for tensor in (xt, x0, eligible, key.example, key.position)]
+    fields = (
+        torch.empty(rows, dtype=torch.int64),
+        torch.empty(rows, dtype=torch.int64),
+        torch.empty(rows, dtype=torch.uint8),
+        torch.empty(rows, dtype=torch.float32),
+        torch.empty((), dtype=torch.int64),
+        torch.empty(rows, dtype=torch.bool),
+    )
+    arguments = _Drafts(
+        _logits(logits[None], forbid),
+        rows,
+        *[tensor.data_ptr() for tensor in read],
+        key.seed,
+        key.epoch,
+        key.turn,
+        mask_token_id,
+        mask_below,
+        drafted_below,
+        visible_below,
+        region,
+        temperature,
+        *[field.data_ptr() for field in fields],
+    )
+    _check(_library().fe_draft_and_corrupt(ctypes.byref(arguments), torch.get_num_threads()))
+    return fields
 
 
 def _logits(logits: Tensor, forbid: tuple[int, ...]) -> _Logits:

@@ -24,7 +24,7 @@ ORDER = {
     "cpp": "fastedit.ops.cpp",
     "reference": "fastedit.ops.reference",
 }
-OPERATIONS = ("row_stats", "row_partials", "joint_threshold_step_")
+OPERATIONS = ("row_stats", "row_partials", "joint_threshold_step_", "draft_and_corrupt")
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
 

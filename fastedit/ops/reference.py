@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastedit.ops.draft_and_corrupt import EDIT, KEEP, MASK, RANDOM, UNLABELLED, DraftKey
 from fastedit.ops.joint_threshold import StepState
 from fastedit.ops.row_stats import RowStats
-from fastedit.ops.sampling import DECODE, Sampling, uniform
+from fastedit.ops.sampling import DECODE, DRAFT, Sampling, example_words, uniform, unit
 
 DEVICES = ()  # chosen by default only where no other back end serves
 
@@ -155,9 +156,7 @@ def sample(
     """
     length, vocab = logits.shape[1:]
     temperature = torch.where(sampling.temperature > 0.0, sampling.temperature, 1.0)
-    scores = _ban_(_finite(logits)[0], forbid)
-    scores -= scores.amax(-1, keepdim=True)  # a small temperature must not overflow to ties
-    scores = scores.nan_to_num_(nan=-torch.inf, neginf=-torch.inf) / temperature[:, None, None]
+    scores = _heated_(_ban_(_finite(logits)[0], forbid), temperature[:, None, None])
 
     ranked, order = scores.sort(dim=-1, descending=True, stable=True)
     k = torch.where(sampling.top_k > 0, sampling.top_k, vocab).clamp(max=vocab)
@@ -173,11 +172,91 @@ def sample(
     probs = torch.zeros_like(probs).scatter(-1, order, probs)  # back to vocabulary order
 
     position = sampling.start[:, None] + torch.arange(length, device=logits.device)
-    u = uniform(sampling.seed[:, None], position, forward[:, None].long(), DECODE)
+    return _inverse_cdf(
+        probs, uniform(sampling.seed[:, None], position, forward[:, None].long(), DECODE)
+    )
+
+
+def draft_and_corrupt(
+    logits: Tensor,
+    xt: Tensor,
+    x0: Tensor,
+    eligible: Tensor,
+    key: DraftKey,
+    *,
+    mask_token_id: int,
+    forbid: tuple[int, ...],
+    temperature: float,
+    mask_below: int,
+    drafted_below: int,
+    visible_below: int,
+    region: int,
+) -> tuple[Tensor, ...]:
+    """Contract: `fastedit.ops.draft_and_corrupt`; the fields of `Drafted` in order.
+
+    Rows that are not drafted are computed too, and not used.
+    """
+    draft_word, mask_word, random_word, id_word = example_words(
+        key.seed, key.epoch, key.example, key.position, key.turn, DRAFT
+    )
+    was_mask = eligible & (xt == mask_token_id)
+    stays = was_mask & (mask_word < mask_below)
+    below = torch.where(was_mask, drafted_below, visible_below)
+    random = eligible & ~stays & (random_word < below)
+    reads = was_mask & ~stays & ~random
+
+    scores, bad = _finite(logits)
+    if temperature > 0.0:
+        scores = _heated_(_ban_(scores, forbid), torch.tensor(temperature))
+        exists = scores.amax(-1) > -torch.inf
+        draft, prob = _inverse_cdf(scores.softmax(-1).nan_to_num(nan=0.0), unit(draft_word))
+    else:
+        draft, prob, exists = _best_(scores, xt, forbid)
+    drafted = reads & exists
+
+    z = torch.where(drafted, draft, xt)
+    z = torch.where(random, _random_other(x0, id_word, logits.shape[-1], forbid), z)
+    kinds = torch.where(was_mask, MASK, KEEP).masked_fill(drafted, EDIT)
+    kinds = kinds.masked_fill(random, EDIT | RANDOM).to(torch.uint8)
+    labelled = (was_mask, was_mask | random, eligible)[region]
+    return (
+        z,
+        torch.where(labelled, x0, UNLABELLED),
+        kinds,
+        torch.where(drafted, prob, 0.0),
+        (drafted & (draft != x0)).sum(),
+        reads & (bad | ~exists),
+    )
+
+
+def _random_other(x0: Tensor, word: Tensor, vocab: int, forbid: tuple[int, ...]) -> Tensor:
+    """A uniform id of the vocabulary that is neither x0 nor forbidden (ascending), per row.
+
+    Drawn as a place among those ids, which then moves past each id that is left out.
+    """
+    place = x0 - sum((x0 > token).long() for token in forbid)  # of x0 among the allowed ids
+    allowed = (x0 >= 0) & (x0 < vocab)
+    for token in forbid:
+        allowed = allowed & (x0 != token)
+    drawn = (word * (vocab - len(forbid) - allowed.long())) >> 32
+    drawn = drawn + (allowed & (drawn >= place))
+    for token in forbid:
+        drawn = drawn + (drawn >= token)
+    return drawn
+
+
+def _heated_(scores: Tensor, temperature: Tensor) -> Tensor:
+    """Relative to the best and divided by the temperature, of which a small one makes no ties."""
+    scores -= scores.amax(-1, keepdim=True)
+    return scores.nan_to_num_(nan=-torch.inf, neginf=-torch.inf) / temperature
+
+
+def _inverse_cdf(probs: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The first id whose running sum of `probs` [..., V] exceeds `u` [...], and its probability."""
     running = probs.cumsum(-1)
     token = (running <= u[..., None] * running[..., -1:]).sum(-1)
     # Rounding can leave no token above the uniform: then the last one with any mass.
-    last = vocab - 1 - (probs > 0.0).flip(-1).int().argmax(-1)
+    last = probs.shape[-1] - 1 - (probs > 0.0).flip(-1).int().argmax(-1)
     token = torch.minimum(token, last)
     return token, probs.gather(-1, token[..., None]).squeeze(-1)
 

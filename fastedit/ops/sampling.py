@@ -1,7 +1,8 @@
 """Sampling: what a draw depends on, and the counter-based random words behind it.
 
-A draw is keyed by (request seed, absolute position, forward index in the block, purpose), never by
-a place in the batch, so a request draws the same tokens alone and in any company.
+A draw of decoding is keyed by (request seed, absolute position, forward index in the block,
+purpose), one of training by (run seed, epoch, global example index, position, turn, purpose). A
+place in the batch is never among these: the same draws alone and in any company.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 # The purpose keeps the random words of different uses apart.
+DRAFT = 0
 DECODE = 3
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
@@ -46,25 +48,42 @@ def uniform(seed: Tensor, position: Tensor, forward: Tensor, purpose: int) -> Te
     seed, position, forward: int64 tensors that broadcast against each other.
     """
     seed, position, forward = torch.broadcast_tensors(seed, position, forward)
-    word = philox(seed, torch.zeros_like(position), position, forward, purpose)
+    return unit(philox(seed, torch.zeros_like(position), position, forward, purpose)[0])
+
+
+def unit(word: Tensor) -> Tensor:
+    """fp32 in [0, 1) from the upper 24 bits of a random word."""
     return (word >> 8).to(torch.float32) * 2.0**-24
 
 
-def philox(seed: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, purpose: int) -> Tensor:
-    """First word of Philox4x32-10 as int64 in [0, 2^32); int64 arithmetic only.
+def example_words(
+    seed: int, epoch: int, example: Tensor, position: Tensor, turn: int, purpose: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four random words per element of `example` and `position` (int64), for draws of training.
+
+    48 bits of example, 32 of position, 16 of epoch, 24 of turn and 8 of purpose are told apart.
+    """
+    high = (epoch << 16) | ((example >> 32) & 0xFFFF)
+    return philox(torch.full_like(example, seed), example, position, high, (turn << 8) | purpose)
+
+
+def philox(
+    seed: Tensor, c0: Tensor, c1: Tensor, c2: Tensor, c3: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four words of Philox4x32-10 as int64 in [0, 2^32); int64 arithmetic only.
 
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011); the key and
     counter layout is that of `tl.philox(seed, c0, c1, c2, c3)`.
     """
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
-    c0, c1, c2 = c0 & _LOW, c1 & _LOW, c2 & _LOW
-    c3 = torch.full_like(c0, purpose)
+    w0, w1, w2 = c0 & _LOW, c1 & _LOW, c2 & _LOW
+    w3 = torch.full_like(w0, c3)
     for _ in range(10):
-        h0, l0 = _mulhilo(_M0, c0)
-        h1, l1 = _mulhilo(_M1, c2)
-        c0, c1, c2, c3 = h1 ^ c1 ^ k0, l1, h0 ^ c3 ^ k1, l0
+        h0, l0 = _mulhilo(_M0, w0)
+        h1, l1 = _mulhilo(_M1, w2)
+        w0, w1, w2, w3 = h1 ^ w1 ^ k0, l1, h0 ^ w3 ^ k1, l0
         k0, k1 = (k0 + _W0) & _LOW, (k1 + _W1) & _LOW
-    return c0
+    return w0, w1, w2, w3
 
 
 def _mulhilo(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
