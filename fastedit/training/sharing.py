@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .options import EditOptions
@@ -14,6 +15,8 @@ from .options import EditOptions
 
 def why_not_shared(model: nn.Module, options: EditOptions) -> str | None:
     """The reason why passes need a clean half each, or None where they may share one."""
+    if any(isinstance(module, FSDPModule) for module in model.modules()):
+        return "FSDP frees a layer's weights before the gradient of its shared keys comes back"
     drafts = options.t2t == "self" or options.turns > 1
     if drafts and options.draft_adapter == "off":
         return 'draft_adapter="off" drafts with other weights than those in training'

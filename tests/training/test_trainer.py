@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from fastedit.training.collator import Collator
 from fastedit.training.data import BadLines, read_examples
 from fastedit.training.documents import tokenise
 from fastedit.training.lora import add_lora
+from fastedit.training.options import EditOptions
 from fastedit.training.order import RunOrder
 from fastedit.training.run import run
 from fastedit.training.settings import RunOptions
@@ -168,6 +171,25 @@ def test_yaml_is_read_as_it_was_meant():
     edit = options.edit
     assert (edit.share_clean, edit.draft_adapter, edit.mask_weight) == ("off", "on", "1")
     assert edit.r_edit == 0.0 and edit.draft_forbid == (3,)
+
+
+def test_the_manual_has_every_option_and_its_default():
+    """But for those whose default it puts in words."""
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    tables = text.partition("## Options")[2].partition("## Killed")[0]
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]+?) \|", tables, flags=re.MULTILINE))
+    in_words = {"steps", "micro_batch", "eval_data", "edit", "draft_forbid"}
+    options = [*fields(RunOptions), *fields(EditOptions)]
+    for option in options:
+        default = option.default
+        if default is MISSING or option.name in in_words:
+            continue
+        shown = ", ".join(default) if isinstance(default, tuple) else str(default)
+        shown = format(default, "g") if option.name == "learning_rate" else shown
+        assert rows.pop(option.name) == (shown.lower() if isinstance(default, bool) else shown)
+    assert set(rows) <= in_words
+    for name in in_words | {"checkpoint", "data", "output"}:
+        assert f"`{name}`" in text or f"`{name}:`" in text
 
 
 def test_the_launch_files_name_the_layer_of_the_model():
