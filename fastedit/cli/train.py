@@ -138,8 +138,8 @@ def _merged(
 
 
 def _run_options(values: dict[str, Any]) -> RunOptions:
-    with one_line(ImportError):
-        from fastedit.training.settings import RunOptions
+    from fastedit.training.settings import RunOptions
+
     missing = [name for name in ("checkpoint", "data", "output", "steps") if not values.get(name)]
     if missing:
         raise UserError(f"missing: {', '.join(f'--{name}' for name in missing)}")
@@ -150,10 +150,12 @@ def _run_options(values: dict[str, Any]) -> RunOptions:
 def _train(options: RunOptions, resume: bool) -> None:
     import torch
 
-    with one_line(ImportError):
+    try:
         from fastedit.cli.progress import TrainingProgress
         from fastedit.training.data import DataError
         from fastedit.training.run import run
+    except ImportError as error:
+        raise UserError(f"{error}; training needs: pip install 'fastedit-dlm[train]'") from error
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -181,8 +183,8 @@ def _train(options: RunOptions, resume: bool) -> None:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise UserError(" ".join(str(error).split())) from error
     progress.say(f"result in {result}")
-    kind = "--adapter" if options.lora_rank else "--checkpoint"
-    progress.say(f"try it: fastedit generate {kind} {result} ...")
+    base = f"--checkpoint {options.checkpoint} --adapter " if options.lora_rank else "--checkpoint "
+    progress.say(f"try it: fastedit generate {base}{result} ...")
 
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:
