@@ -13,7 +13,7 @@ from fastedit.ops.draft_and_corrupt import EDIT
 
 from .corruption import Noisy
 from .draws import Draws
-from .head import LOGITS, chunks, vocabulary
+from .head import LOGITS, chunks, readable, vocabulary
 from .metrics import BUCKETS, by_rate
 from .options import EditOptions
 
@@ -117,7 +117,6 @@ def lowest_share(prob: Tensor, drafted: Tensor, example: Tensor, share: float) -
 
     As a decoder with a threshold would leave them. On ties the earlier position.
     """
-    rank = torch.zeros_like(example)
     places = drafted.flatten().nonzero().squeeze(1)
     order = prob.flatten()[places].argsort(stable=True)
     order = order[example.flatten()[places][order].argsort(stable=True)]  # by document, then prob
@@ -155,7 +154,7 @@ def decoding_step(
         part = canvas[blocks]
         ops.joint_threshold_step_(
             part,
-            head(states[blocks]),
+            readable(head(states[blocks])),
             editable[blocks],
             ops.StepState.new(len(part), ids.device),
             mask_token_id=mask_token_id,

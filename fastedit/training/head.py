@@ -36,8 +36,8 @@ def weighted_cross_entropy(
     ten times as long. Gradients are taken in the forward pass where all weights are the same, and
     by recomputation where they are not or the head is something else.
     """
-    if len(labels) == 0:
-        return hidden.sum() * 0.0
+    if len(labels) == 0:  # still a gradient of zeros for every parameter: DDP waits for them
+        return head(hidden).sum()
     if not (type(head) is nn.Linear and hasattr(F, "linear_cross_entropy")):
         return _recomputed(hidden, head, labels, weights)
     hidden, weight = _in_one_dtype(hidden, head.weight)
@@ -93,7 +93,8 @@ def predictions(
     token = torch.empty_like(current)
     prob = torch.empty(current.shape, device=current.device)
     for rows in chunks(len(current), vocabulary(head)):
-        stats = ops.row_stats(head(hidden[rows]), current[rows], forbid=(mask_token_id,))
+        logits = readable(head(hidden[rows]))
+        stats = ops.row_stats(logits, current[rows], forbid=(mask_token_id,))
         token[rows], prob[rows] = stats.token, stats.prob
     return token, prob
 
@@ -101,6 +102,11 @@ def predictions(
 def vocabulary(head: Any) -> int:
     """Number of ids of an output head, wrapped by an adapter or not."""
     return head.out_features
+
+
+def readable(logits: Tensor) -> Tensor:
+    """Logits as the operations take them; they have no float64."""
+    return logits.float() if logits.dtype == torch.float64 else logits
 
 
 def _wide(logits: Tensor) -> Tensor:

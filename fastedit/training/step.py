@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .corruption import Noisy, corrupt
 from .drafts import Logits, decoding_step, fill_with_drafts, masks_to_draft, no_drafts, unread
 from .draws import Draws
-from .head import entropy_of_right, predictions, vocabulary, weighted_cross_entropy
+from .head import entropy_of_right, predictions, readable, vocabulary, weighted_cross_entropy
 from .layout import Tokens
 from .metrics import Tally, kinds_of, no_tally, tally
 from .options import EditOptions
@@ -66,7 +66,7 @@ class EditStep(nn.Module):
     """The training step around `model`, a `LLaDA2MoeModelLM` or one wrapped by peft.
 
     seed           of the run; noise is a function of (seed, epoch, example, position) alone
-    mask_token_id  default: that of the model's configuration
+    mask_token_id  the mask
     forbid_ids     ids that are never random wrong tokens, such as special ids
 
     All passes of a step lie inside `forward`, so DDP and FSDP see one forward per step: wrap this
@@ -192,7 +192,7 @@ class EditStep(nn.Module):
         with self._drafting():
             where = masks_to_draft(noisy, self.mask_token_id)
             hidden, head = passes.hidden(noisy.ids, where), self.base.lm_head
-            return self._filled(batch, noisy, copy, lambda rows: head(hidden[rows]))
+            return self._filled(batch, noisy, copy, lambda rows: readable(head(hidden[rows])))
 
     def _corrupted(self, batch: Batch, copy: int) -> Noisy:
         return corrupt(
