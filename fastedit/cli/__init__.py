@@ -20,6 +20,7 @@ from fastedit.cli.errors import CommandLineError
 from fastedit.cli.evaluate import evaluate_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.info import info_command
+from fastedit.cli.train import train_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate_command)
+app.command("train")(train_command)
 app.command("eval")(evaluate_command)
 app.command("bench")(bench_command)
 app.command("info")(info_command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -35,15 +36,20 @@ def choose(where: Tensor, rates: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def random_other(clean: Tensor, candidates: Tensor, generator: torch.Generator) -> Tensor:
-    """A uniform candidate different from the clean id, for every position of `clean` [B, L].
+    """A uniform candidate different from the clean id, for every position of `clean` [B, L]."""
+    draw = torch.rand(clean.shape, generator=generator, dtype=torch.float64)
+    return other_candidate(clean, candidates, lambda count: (draw * count).long())
+
+
+def other_candidate(clean: Tensor, candidates: Tensor, below: Callable[[Tensor], Tensor]) -> Tensor:
+    """A candidate different from the clean id, any shape; `below(n)` draws from 0 to n - 1.
 
     `candidates` [n], n >= 2: sorted, distinct ids. Ids that are no candidates get any of the n.
     The clean id is left out by an index shift, so no draw is repeated.
     """
     place = torch.searchsorted(candidates, clean).clamp_(max=len(candidates) - 1)
     excluded = candidates[place] == clean
-    draw = torch.rand(clean.shape, generator=generator, dtype=torch.float64)
-    index = (draw * (len(candidates) - excluded.long())).long()
+    index = below(len(candidates) - excluded.long())
     return candidates[index + (excluded & (index >= place)).long()]
 
 

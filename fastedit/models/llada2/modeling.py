@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,8 +106,11 @@ class LLaDA2MoeSparseBlock(nn.Module):
     def forward(self, x: Tensor, blocks: RoutingBlocks | None) -> Tensor:
         tokens = x.flatten(0, 1)
         experts, weights = self.gate(tokens, blocks)
-        few = self.experts.suits_all_on_all(tokens, self.gate.top_k)
-        routed = self.experts.all_on_all if few else self.experts
+        routed: Callable[..., Tensor] = self.experts
+        # An adapter of the experts' weights (peft's ParamWrapper) stands in for the module.
+        own = isinstance(self.experts, LLaDA2MoeExperts)
+        if own and self.experts.suits_all_on_all(tokens, self.gate.top_k):
+            routed = self.experts.all_on_all
         return routed(tokens, experts, weights).view_as(x) + self.shared_experts(x)
 
 

@@ -1,0 +1,79 @@
+"""Training as it is seen: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from fastedit.cli.terminal import printable, stderr_console
+
+if TYPE_CHECKING:
+    from fastedit.training.samples import Sample
+
+LINES = 20  # of a run without a terminal
+
+
+class TrainingProgress(TrainerCallback):
+    """A progress bar with loss, masked and edit accuracy and tokens/s; a context manager."""
+
+    def __init__(self, visible: bool = True) -> None:
+        console = stderr_console()
+        self.visible, self.on_terminal = visible, visible and console.is_terminal
+        self.bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            console=console,
+            disable=not self.on_terminal,
+        )
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def say(self, line: str) -> None:
+        """A remark, above the bar."""
+        if not self.visible:
+            return
+        if self.on_terminal:
+            self.bar.console.print(line, markup=False, soft_wrap=True)
+        else:
+            typer.echo(f"fastedit: {line}", err=True)
+
+    def show(self, sample: Sample) -> None:
+        """A decoded example, in one line each."""
+        self.say(f"example at step {sample.step}: {printable(sample.text, ' ⏎ ')}")
+        self.say(f"  the data has: {printable(sample.expected, ' ⏎ ')}")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.task = self.bar.add_task(
+            "training", total=state.max_steps, completed=state.global_step, metrics=""
+        )
+        self.bar.start()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if "eval_loss" in logs:
+            self.say(f"validation at step {state.global_step}: {_metrics(logs, 'eval_')}")
+        elif "loss" in logs:
+            metrics = _metrics(logs)
+            self.bar.update(self.task, completed=state.global_step, metrics=metrics)
+            every = max(1, state.max_steps // LINES)
+            if not self.on_terminal and state.global_step % every == 0:
+                self.say(f"step {state.global_step}/{state.max_steps}: {metrics}")
+
+
+def _metrics(logs: dict[str, Any], prefix: str = "") -> str:
+    parts = [f"loss {logs[f'{prefix}loss']:.4f}"]
+    for kind in ("masked", "edit"):
+        value = logs.get(f"{prefix}{kind}_accuracy")
+        parts.append(f"{kind} {'-' if value is None else f'{value:.1%}'}")
+    if "tokens_per_second" in logs:
+        parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
+    return "  ".join(parts)

@@ -1,0 +1,203 @@
+"""`fastedit train`: teach a checkpoint to repair its own drafts."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastedit.cli.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from fastedit.training.settings import RunOptions
+
+# torch has a class for GPUs only.
+_CPU_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory")
+
+
+def _option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
+_RUN, _DATA, _MODEL = "Run", "Data", "Model and optimiser"
+
+
+def train_command(
+    checkpoint: Annotated[
+        str | None, _option("Folder, Hub id, or 'tiny'.", _RUN, metavar="PATH|ID")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        _option(
+            "JSON Lines of messages, prompt and completion, or text; or task:NAME. Repeatable.",
+            _RUN,
+            metavar="FILE|task:NAME",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, _option("Folder of checkpoints, metrics.jsonl and the result.", _RUN)
+    ] = None,
+    t2t: Annotated[
+        str | None,
+        _option(
+            "Wrong tokens to repair: none, random or the model's own drafts.",
+            _RUN,
+            metavar="none|random|self",
+        ),
+    ] = None,
+    steps: Annotated[int | None, _option("Optimiser steps.", _RUN)] = None,
+    seed: Annotated[int | None, _option("Of order, noise and the adapter's start.", _RUN)] = None,
+    config: Annotated[
+        Path | None, _option("YAML with any option of docs/training.md; flags win.", _RUN)
+    ] = None,
+    resume: Annotated[
+        bool, _option("Go on from the last checkpoint, if there is one.", _RUN, "--resume")
+    ] = False,
+    set: Annotated[
+        list[str] | None,
+        _option("Any other option; edit.NAME for the step's.", _RUN, metavar="NAME=VALUE"),
+    ] = None,
+    eval_data: Annotated[
+        str | None, _option("As --data; tasks give held-out problems.", _DATA)
+    ] = None,
+    on_bad_line: Annotated[
+        str | None, _option("What a bad line does.", _DATA, metavar="stop|skip")
+    ] = None,
+    max_length: Annotated[int | None, _option("Tokens per row; longer is cut off.", _DATA)] = None,
+    packing: Annotated[
+        bool | None, _option("Several documents in a row.", _DATA, "--packing/--no-packing")
+    ] = None,
+    batch_size: Annotated[int | None, _option("Rows per step, all processes.", _MODEL)] = None,
+    micro_batch: Annotated[int | None, _option("Rows per forward, if not all.", _MODEL)] = None,
+    learning_rate: Annotated[float | None, _option("The highest.", _MODEL)] = None,
+    lora_rank: Annotated[int | None, _option("0: train every weight.", _MODEL)] = None,
+    full: Annotated[bool, _option("As --lora-rank 0.", _MODEL, "--full")] = False,
+    dtype: Annotated[str | None, _option("Of the weights; auto: as stored.", _MODEL)] = None,
+    device: Annotated[str | None, _option("Where it runs.", _MODEL, metavar="auto|cpu")] = None,
+    save_every: Annotated[int | None, _option("Steps between checkpoints.", _RUN)] = None,
+    eval_every: Annotated[
+        int | None, _option("Steps between validations and example decodes.", _RUN)
+    ] = None,
+) -> None:
+    """Train a LoRA adapter, or all weights, on wrong tokens as well as on masks.
+
+    Start it with `accelerate launch` or `torchrun` to use several processes.
+    """
+    given: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "data": data or None,
+        "output": None if output is None else str(output),
+        "steps": steps,
+        "seed": seed,
+        "eval_data": eval_data,
+        "on_bad_line": on_bad_line,
+        "max_length": max_length,
+        "packing": packing,
+        "batch_size": batch_size,
+        "micro_batch": micro_batch,
+        "learning_rate": learning_rate,
+        "lora_rank": 0 if full else lora_rank,
+        "dtype": dtype,
+        "device": device,
+        "save_every": save_every,
+        "eval_every": eval_every,
+    }
+    values = _merged(config, {n: v for n, v in given.items() if v is not None}, set or [], t2t)
+    _train(_run_options(values), resume)
+
+
+def _merged(
+    config: Path | None, flags: dict[str, Any], settings: list[str], t2t: str | None
+) -> dict[str, Any]:
+    """The file, then --set, then flags."""
+    import yaml
+
+    values: Any = {}
+    if config is not None:
+        try:
+            values = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        except OSError as error:
+            raise UserError(f"cannot read {config}: {error.strerror}") from error
+        except (yaml.YAMLError, UnicodeError) as error:
+            raise UserError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(values, dict) or not isinstance(values.get("edit", {}), dict):
+            raise UserError(f"{config} must hold `option: value` lines; `edit` holds its own")
+    edit = dict(values.get("edit", {}))
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting!r} must be NAME=VALUE")
+        target = edit if name.startswith("edit.") else values
+        target[name.removeprefix("edit.")] = yaml.safe_load(text)
+    if t2t is not None:
+        edit["t2t"] = t2t
+    return {**values, **flags, "edit": edit}
+
+
+def _run_options(values: dict[str, Any]) -> RunOptions:
+    from fastedit.training.settings import RunOptions
+
+    missing = [name for name in ("checkpoint", "data", "output", "steps") if not values.get(name)]
+    if missing:
+        raise UserError(f"missing: {', '.join(f'--{name}' for name in missing)}")
+    with one_line(ValueError, TypeError):
+        return RunOptions.from_mapping(values)
+
+
+def _train(options: RunOptions, resume: bool) -> None:
+    import torch
+
+    try:
+        from fastedit.cli.progress import TrainingProgress
+        from fastedit.training.data import DataError
+        from fastedit.training.run import run
+    except ImportError as error:
+        raise UserError(f"{error}; training needs: pip install 'fastedit-dlm[train]'") from error
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    progress = TrainingProgress(visible=os.environ.get("RANK", "0") == "0")
+    try:
+        with progress:
+            result = run(
+                options,
+                resume=resume,
+                say=progress.say,
+                show=progress.show,
+                callbacks=[progress],
+            )
+    except DataError as error:
+        raise UserError(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(_memory_advice(options, error)) from error
+    except RuntimeError as error:
+        if _CPU_OUT_OF_MEMORY.search(str(error)):
+            raise UserError(_memory_advice(options, error)) from error
+        raise
+    except KeyboardInterrupt:
+        progress.say("interrupted: the same command with --resume goes on from the last checkpoint")
+        raise typer.Exit(130) from None
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+    progress.say(f"result in {result}")
+    base = f"--checkpoint {options.checkpoint} --adapter " if options.lora_rank else "--checkpoint "
+    progress.say(f"try it: fastedit generate {base}{result} ...")
+
+
+def _memory_advice(options: RunOptions, error: Exception) -> str:
+    """What to change, the cheapest first; none of the first two changes what is computed."""
+    rows = options.micro_batch or options.batch_size
+    advice = []
+    if rows > 1:
+        advice.append(f"--micro-batch {rows // 2} (now {rows} rows per forward; same result)")
+    if not options.gradient_checkpointing:
+        advice.append("--set gradient_checkpointing=true (slower; same result)")
+    advice.append(f"--max-length {options.max_length // 2} (now {options.max_length})")
+    if not options.lora_rank:
+        advice.append("LoRA instead of all weights: --lora-rank 16")
+    advice.append("more devices: accelerate launch with the FSDP2 file, see docs/training.md")
+    lines = "\n  ".join(advice)
+    return f"out of memory: {str(error).splitlines()[0]}\n  {lines}"

@@ -1,0 +1,96 @@
+"""LoRA with peft: what is adapted by default, and what stays frozen."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+# Attention, and the MLPs that every token passes: dense layers and shared experts. The router's
+# `mlp.gate`, the routed experts, embeddings and head stay frozen.
+TARGETS = ("query_key_value", "dense", "gate_proj", "up_proj", "down_proj")
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
+
+
+class Trainable(NamedTuple):
+    """How much of a model trains: parameters, and the names of what is adapted."""
+
+    trained: int
+    total: int
+    names: list[str]  # without layer numbers, each once
+
+    def __str__(self) -> str:
+        share = 100 * self.trained / self.total
+        names = f": {', '.join(self.names)}" if self.names else ""
+        return f"{self.trained:,} of {self.total:,} parameters train ({share:.2f} %){names}"
+
+
+def add_lora(
+    model: Any,
+    *,
+    rank: int = 16,
+    alpha: int = 32,
+    targets: Sequence[str] = TARGETS,
+    experts: bool = False,
+) -> Any:
+    """`model` as a `peft.PeftModel` with fp32 adapters, everything else frozen.
+
+    targets  ends of module names
+    experts  adapt the routed experts too, with rank max(1, rank // experts of a layer) each and the
+             scale alpha / rank of the others. Their weights are rebuilt in every forward.
+
+    There is no dropout: the draft and the supervised pass must see one model. Raises ValueError for
+    a target that matches nothing.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if rank < 1:
+        raise ValueError(f"rank={rank} must be at least 1")
+    modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    _check_matches(targets, modules, "linear modules")
+    patterns: dict[str, Any] = {}
+    if experts:
+        parameters = [name for name, _ in model.named_parameters()]
+        _check_matches(EXPERTS, parameters, "parameters")
+        expert_rank = max(1, rank // model.config.num_experts)
+        patterns = {
+            "target_parameters": list(EXPERTS),
+            "rank_pattern": dict.fromkeys(EXPERTS, expert_rank),
+            "alpha_pattern": dict.fromkeys(EXPERTS, alpha * expert_rank / rank),
+        }
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=list(targets),
+        task_type=None,  # CAUSAL_LM asks for prepare_inputs_for_generation (huggingface/peft#2769)
+        **patterns,
+    )
+    with warnings.catch_warnings():
+        # peft looks for the patterns of parameters among modules, where they are not.
+        warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        return get_peft_model(model, config)
+
+
+def trainable(model: nn.Module) -> Trainable:
+    """What of `model` has gradients; for a `PeftModel` also which modules are adapted."""
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    adapted = [
+        *getattr(model, "targeted_module_names", ()),
+        *(getattr(model, "targeted_parameter_names", None) or ()),
+    ]
+    names = sorted({name.partition("layers.")[2].partition(".")[2] or name for name in adapted})
+    return Trainable(sum(n for n, on in counts if on), sum(n for n, _ in counts), names)
+
+
+def _check_matches(targets: Sequence[str], names: Sequence[str], kind: str) -> None:
+    for target in targets:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            ends = sorted({name.rpartition(".")[2] for name in names})
+            raise ValueError(
+                f"LoRA target {target!r} matches none of the model's {kind}, which end in "
+                f"{', '.join(ends)}"
+            )

@@ -1,0 +1,147 @@
+"""What an editing step trains on: every knob of the objective, with its default."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+from fastedit.ops.draft_and_corrupt import DRAFT_MODES, LOSS_REGIONS, RANDOM_SCOPES
+
+from .schedule import Schedule
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "t2t": ("none", "random", "self"),
+    "mask_weight": ("1", "1/t"),
+    "denominator": ("supervised", "maskable", "sequence"),
+    "draft_mode": DRAFT_MODES,
+    "keep_select": ("random", "lowest_conf"),
+    "random_scope": RANDOM_SCOPES,
+    "loss_region": LOSS_REGIONS,
+    "draft_adapter": ("on", "off"),
+    "share_clean": ("auto", "on", "off"),
+    "grad_rounds": ("last", "all"),
+    "cap_region": ("m2t", "all"),
+}
+_SHARES = ("r_edit", "mix_share", "draft_share", "keep_mask", "p_random", "confirm_share")
+_AT_LEAST: dict[str, float] = {
+    "w_max": 1,
+    "lambda_edit": 0,
+    "lambda_keep": 0,
+    "n_drafts": 1,
+    "turns": 1,
+    "cap_beta": 0,
+}
+
+
+@dataclass(frozen=True)
+class EditOptions:
+    """Corruption, drafts and loss of a training step. Shares are probabilities, from 0 to 1.
+
+    t2t            where visible wrong tokens come from: "self", the model's own drafts
+                   (arXiv 2606.17175); "random", the vocabulary; "none", there are none
+    noise          mask rates: see `schedule.Schedule`
+    mask_weight    w(t) of masked positions: "1" or "1/t", the latter at most `w_max`
+    lambda_edit    weight of visible wrong positions
+    lambda_keep    weight of visible right positions; 0 is allowed, with a warning
+    denominator    what the summed loss is divided by: "supervised", labels; "maskable", response
+                   positions; "sequence", documents, each averaged over its response positions
+
+    r_edit         "random": share of the visible response positions that become wrong
+    mix_share      "random": share of the samples with wrong tokens
+
+    draft_share    "self": share of the samples that are drafted
+    draft_mode     "argmax", or "sample" at `draft_temperature`
+    draft_forbid   ids beside the mask that are never drafted, such as control tokens
+    keep_mask      share of the drafted masks that stay masks, at random or, with
+                   keep_select="lowest_conf", the drafts of lowest probability
+    p_random       share of the positions in `random_scope` that become a random wrong id
+    loss_region    labels of a drafted sample: see `ops.DraftOptions`
+    draft_adapter  "on": drafts come from the model being trained; "off": from its base model
+
+    n_drafts       independent corruptions of every sample in a step
+    complementary  each of them once more with the other response positions masked
+    confirm_share  share of the samples that stay clean: right tokens are to be kept
+    share_clean    compute the clean half once for all passes: "auto", where that is valid; "on",
+                   raise where it is not; "off"
+    turns          rounds of an example (MTF): before each but the first the ids advance by one
+                   decoding step at `turn_threshold` and `turn_editing_threshold`
+    grad_rounds    rounds with a loss: the "last", or "all", whose mean is the loss
+    cap_beta       weight of the mean entropy of rows whose argmax is the label (CAP; 2.0 in
+                   dParallel); 0 is off
+    cap_region     those rows: masked ones ("m2t"), or "all"
+
+    A sample without wrong tokens is plain M2T, where only masks carry labels; with turns > 1 it
+    gets wrong tokens, and all of its response carries labels.
+    Raises ValueError, naming the option, for a value that is none of these.
+    """
+
+    t2t: str = "self"
+    noise: str = "uniform_seq(0.3,0.8)"
+    mask_weight: str = "1"
+    w_max: float = 20.0
+    lambda_edit: float = 1.0
+    lambda_keep: float = 1.0
+    denominator: str = "supervised"
+
+    r_edit: float = 0.10
+    mix_share: float = 1.0
+
+    draft_share: float = 0.5
+    draft_mode: str = "argmax"
+    draft_temperature: float = 1.0
+    draft_forbid: tuple[int, ...] = ()
+    keep_mask: float = 0.0
+    keep_select: str = "random"
+    p_random: float = 0.05
+    random_scope: str = "drafted"
+    loss_region: str = "response"
+    draft_adapter: str = "on"
+
+    n_drafts: int = 1
+    complementary: bool = False
+    confirm_share: float = 0.0
+    share_clean: str = "auto"
+    turns: int = 1
+    turn_threshold: float = 0.7
+    turn_editing_threshold: float = 0.5
+    grad_rounds: str = "last"
+    cap_beta: float = 0.0
+    cap_region: str = "m2t"
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if self._value(name) not in choices:
+                raise ValueError(
+                    f"{name} must be one of {', '.join(choices)}; got {self._value(name)!r}"
+                )
+        for name in _SHARES:
+            if not 0.0 <= self._value(name) <= 1.0:
+                raise ValueError(f"{name} is a share from 0 to 1, got {self._value(name)}")
+        for name, least in _AT_LEAST.items():
+            if not self._value(name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {self._value(name)}")
+        if not 1e-30 <= self.draft_temperature <= 1e30:
+            raise ValueError(
+                f"draft_temperature must be from 1e-30 to 1e30, got {self.draft_temperature}"
+            )
+        Schedule.parse(self.noise)
+        if self.lambda_keep == 0:
+            warnings.warn(
+                "lambda_keep=0: nothing keeps right tokens in place, and a decoder that edits at "
+                "a low threshold will churn",
+                stacklevel=3,
+            )
+
+    def _value(self, name: str) -> Any:
+        return getattr(self, name)
+
+    @property
+    def copies(self) -> int:
+        """Noisy copies of every sample in a step."""
+        return self.n_drafts * (2 if self.complementary else 1)
+
+    @property
+    def rounds(self) -> int:
+        """Supervised passes per copy."""
+        return self.turns if self.grad_rounds == "all" else 1

@@ -1,0 +1,306 @@
+"""A training run from its options to its result; `fastedit train` is this with a progress bar."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import PartialState
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from fastedit.decoding import DecodeConfig
+from fastedit.decoding.loading import load
+from fastedit.decoding.tokens import resolve_mask
+
+from .checkpoints import UNFINISHED, StepLog, checkpoints, write_text
+from .collator import Collator
+from .data import TASK_PREFIX, BadLines, held_out_examples, read_examples
+from .documents import Document, Documents, tokenise
+from .lora import add_lora, trainable
+from .order import RunOrder, Turn
+from .packing import pack
+from .samples import Sample, Samples, prompt_length
+from .settings import RunOptions
+from .step import EditStep
+from .trainer import EditTrainer
+
+FACTS = "run.json"
+METRICS, VALIDATION, SAMPLES = "metrics.jsonl", "validation.jsonl", "samples.jsonl"
+
+
+def run(
+    options: RunOptions,
+    *,
+    resume: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+    show: Callable[[Sample], None] = lambda sample: None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
+    """Train; returns the folder of the result, `output/adapter` or `output/checkpoint`.
+
+    resume  go on from the last complete checkpoint in `output`, or start where there is none
+    say     gets remarks, a line each; show gets decoded examples; both in the first process only
+
+    Every process of a distributed run calls this with the same options. Raises FileExistsError
+    where `output` holds a run and `resume` is off, ValueError for options or data that cannot be
+    trained on, DataError for bad lines, FloatingPointError where the loss diverges.
+    """
+    output = Path(options.output)
+    found = checkpoints(output)
+    if (output / FACTS).exists() and not resume:
+        raise FileExistsError(f"{output} holds a run: pass --resume to go on, or another --output")
+    last = found[-1] if found else None
+    arguments = _arguments(options, validate=_validates(options))
+    first = arguments.process_index == 0
+    say = say if first else lambda line: None
+    model, tokenizer = _load(options, last, arguments.device)
+    data = _Data.read(options, tokenizer, model)
+    say(data.describe(options))
+    facts = {"options": options.facts(), "data": data.training.fingerprint()}
+    _check_facts(facts, output / FACTS)
+    if options.gradient_checkpointing:
+        _checkpoint_layers(model)
+    torch.manual_seed(options.seed)  # the adapter's first weights
+    if options.lora_rank:
+        model = add_lora(
+            model,
+            rank=options.lora_rank,
+            alpha=options.lora_alpha,
+            targets=options.lora_targets,
+            experts=options.lora_experts,
+        )
+    say(str(trainable(model)))
+    if first:
+        output.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+        write_text(output / FACTS, json.dumps(facts | {"versions": _versions()}, indent=2))
+    step = EditStep(
+        model,
+        options.edit,
+        seed=options.seed,
+        mask_token_id=data.mask_token_id,
+        forbid_ids=_special_ids(tokenizer, model.config.vocab_size),
+    )
+    done = int(last.name.rpartition("-")[2]) if last else 0
+    order = RunOrder(
+        data.rows, batch_size=options.batch_size, steps=options.steps, seed=options.seed
+    )
+    trainer = EditTrainer(
+        model=step,
+        args=arguments,
+        data_collator=data.collator,
+        train_dataset=order,
+        eval_dataset=data.validation_rows(
+            arguments.world_size * arguments.per_device_eval_batch_size
+        ),
+        processing_class=tokenizer,
+        callbacks=list(callbacks) if first else [],
+        log=StepLog(output / METRICS, done) if first else None,
+        validation_log=StepLog(output / VALIDATION, done) if first else None,
+    )
+    trainer.remove_callback(PrinterCallback)
+    if first and not trainer.is_fsdp_enabled:  # a sharded model decodes in all processes or none
+        trainer.add_callback(
+            Samples(
+                data.example,
+                tokenizer,
+                StepLog(output / SAMPLES, done),
+                options.eval_every,
+                data.mask_token_id,
+                show,
+            )
+        )
+    if last:
+        say(f"going on after step {done} of {options.steps}, from {last}")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    result = output / ("adapter" if options.lora_rank else "checkpoint")
+    trainer.export(result)
+    if first:
+        shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+    return result
+
+
+class _Data(NamedTuple):
+    """Documents, their rows, and the validation documents behind the training documents."""
+
+    training: Documents
+    validation: list[Document]
+    rows: list[list[int]]
+    collator: Collator
+    mask_token_id: int
+
+    @classmethod
+    def read(cls, options: RunOptions, tokenizer: Any, model: Any) -> _Data:
+        if tokenizer is None:
+            raise ValueError(f"{options.checkpoint} has no tokenizer, which training needs")
+        config = DecodeConfig()
+        form: dict[str, Any] = {
+            "block_size": model.config.block_size,
+            "max_length": options.max_length,
+            "eos_token_id": _eos(tokenizer, model),
+            "mask_token_id": resolve_mask(config, model, tokenizer),
+        }
+        if options.max_length > model.config.max_position_embeddings:
+            raise ValueError(
+                f"max_length={options.max_length} is beyond the model's "
+                f"{model.config.max_position_embeddings} positions"
+            )
+
+        def documents(sources: Sequence[str]) -> Documents:
+            bad = BadLines(options.on_bad_line)
+            examples = read_examples(
+                sources,
+                tokenizer,
+                bad,
+                raw=options.raw,
+                prompt_field=options.prompt_field,
+                completion_field=options.completion_field,
+            )
+            return tokenise(examples, tokenizer, bad, **form)
+
+        training = documents(options.data)
+        validation: list[Document] = []
+        source = options.eval_data or options.data[0]
+        if _validates(options) and source.startswith(TASK_PREFIX):
+            held_out = held_out_examples(source, tokenizer, options.eval_examples)
+            validation = tokenise(held_out, tokenizer, BadLines(), **form).items
+        elif _validates(options):
+            validation = documents([source]).items[: options.eval_examples]
+        rows = pack(
+            [len(document.ids) for document in training.items],
+            options.max_length,
+            together=options.packing,
+        )
+        collator = Collator(
+            training.items + validation,
+            eos_token_id=form["eos_token_id"],
+            block_size=form["block_size"],
+        )
+        return cls(training, validation, rows, collator, form["mask_token_id"])
+
+    @property
+    def example(self) -> Document:
+        """The first document that validation, or else training, asks to answer a prompt."""
+        documents = self.validation or self.training.items
+        return next((d for d in documents if prompt_length(d)), documents[0])
+
+    def validation_rows(self, multiple: int) -> list[Turn] | None:
+        """A row per document, and empty rows up to a multiple, so that all processes take part."""
+        if not self.validation:
+            return None
+        start = len(self.training.items)
+        rows = [Turn((start + number,), 0) for number in range(len(self.validation))]
+        return rows + [Turn((), 0)] * (-len(rows) % multiple)
+
+    def describe(self, options: RunOptions) -> str:
+        tokens = sum(len(document.ids) for document in self.training.items)
+        cut = self.training.truncated
+        return (
+            f"{len(self.training.items):,} examples of {tokens:,} tokens in {len(self.rows):,} rows"
+            + (f", {cut:,} cut off at {options.max_length} tokens" if cut else "")
+            + f"; {len(self.validation)} for validation"
+        )
+
+
+def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
+    """The Trainer's arguments. Raises ValueError where the batch does not divide evenly."""
+    cpu = options.device == "cpu" or not torch.accelerator.is_available()
+    rows, micro_batches = options.micro_batches(PartialState(cpu=cpu).num_processes)
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not cpu
+    arguments = TrainingArguments(
+        output_dir=options.output,
+        max_steps=options.steps,
+        seed=options.seed,
+        per_device_train_batch_size=rows,
+        per_device_eval_batch_size=rows,
+        gradient_accumulation_steps=micro_batches,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.clip,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": options.min_learning_rate},
+        warmup_steps=math.ceil(options.warmup * options.steps),
+        use_cpu=cpu,
+        bf16=options.precision == "bf16" or (options.precision == "auto" and bf16),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=options.save_every,
+        save_total_limit=options.keep,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=options.eval_every,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not cpu,
+        ddp_find_unused_parameters=False,
+    )
+    # One process uses one GPU; several would be nn.DataParallel, which splits rows behind our back.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def _load(options: RunOptions, last: Path | None, device: torch.device) -> tuple[Any, Any]:
+    """Model and tokenizer; where all weights train, those of the last checkpoint."""
+    dtype = "float32" if options.dtype == "auto" and not options.lora_rank else options.dtype
+    whole = last is not None and (last / "config.json").exists()
+    return load(str(last) if whole else options.checkpoint, None, dtype, device, None)
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Compute activations again in the backward pass; newer transformers have another name."""
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})  # the other kind cuts the gradient of shared clean keys
+
+
+def _validates(options: RunOptions) -> bool:
+    given = options.eval_data or options.data[0].startswith(TASK_PREFIX)
+    return bool(options.eval_examples and given)
+
+
+def _eos(tokenizer: Any, model: Any) -> int:
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        eos = model.config.eos_token_id
+    if not isinstance(eos, int):
+        raise ValueError("neither the tokenizer nor the model's config names one EOS token")
+    return eos
+
+
+def _special_ids(tokenizer: Any, vocab_size: int) -> list[int]:
+    """Special tokens, and ids that no token has: never drawn as a wrong token."""
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    unused = range(len(tokenizer), vocab_size)
+    return sorted({*tokenizer.all_special_ids, *special, *unused})
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "transformers", "accelerate", "peft", "numpy")
+    return {name: version(name) for name in names}
+
+
+def _check_facts(facts: dict[str, Any], path: Path) -> None:
+    """Raises ValueError where an earlier run was another one; warns where libraries changed."""
+    if not path.exists():
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(facts))
+    for name in now["options"].keys() | before["options"].keys():
+        old, new = before["options"].get(name), now["options"].get(name)
+        if old != new:
+            raise ValueError(f"{path.parent} was trained with {name}={old}, not {new}")
+    if now["data"] != before["data"]:
+        raise ValueError(
+            f"{path.parent} was trained on other data: a file or the tokenizer changed"
+        )
+    changed = [n for n, v in _versions().items() if before["versions"].get(n) != v]
+    if changed:
+        warnings.warn(
+            f"{', '.join(changed)} changed since this run began: losses may differ", stacklevel=3
+        )

@@ -1,0 +1,73 @@
+"""What the model makes of a fixed prompt, now and then, in `samples.jsonl`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from fastedit.decoding import DecodeConfig, Decoder, RequestError
+
+from .checkpoints import StepLog
+from .documents import Document
+
+
+class Sample(NamedTuple):
+    """A decoded prompt: the text, and what the data has there."""
+
+    step: int
+    prompt: str
+    text: str
+    expected: str
+
+
+def prompt_length(document: Document) -> int:
+    """Tokens before the first response."""
+    return int(document.response.argmax())
+
+
+class Samples(TrainerCallback):
+    """Decodes the prompt of a document every `every` steps, greedily, at most 256 tokens.
+
+    Decoding draws nothing from torch's generators, so training is the same with it and without.
+    """
+
+    def __init__(
+        self,
+        document: Document,
+        tokenizer: Any,
+        log: StepLog,
+        every: int,
+        mask_token_id: int,
+        show: Callable[[Sample], None],
+    ) -> None:
+        start = prompt_length(document)
+        self.prompt: Tensor = torch.from_numpy(document.ids[:start]).long()
+        answer = document.ids[start:][document.response[start:]]
+        self.expected = tokenizer.decode(answer, skip_special_tokens=True)
+        self.tokenizer, self.log, self.every, self.show = tokenizer, log, every, show
+        self.config = DecodeConfig(
+            mask_token_id=mask_token_id, max_new_tokens=min(256, -(-len(answer) // 32) * 32)
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        if state.global_step % self.every and state.global_step < state.max_steps:
+            return
+        trained = model.model
+        base = trained.get_base_model() if hasattr(trained, "peft_config") else trained
+        base.eval()
+        text = self._decode(Decoder(base, self.tokenizer, self.config))
+        base.train()
+        prompt = self.tokenizer.decode(self.prompt, skip_special_tokens=True)
+        sample = Sample(state.global_step, prompt, text, self.expected)
+        self.log.add(sample._asdict())
+        self.show(sample)
+
+    def _decode(self, decoder: Decoder) -> str:
+        try:
+            return (decoder.generate([self.prompt]).texts or [""])[0]
+        except RequestError as error:  # a model that training has broken is a finding
+            return f"({error})"

@@ -1,0 +1,285 @@
+"""One training step of token editing: corrupt, draft, and supervise, in one forward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .corruption import Noisy, corrupt
+from .drafts import Logits, decoding_step, fill_with_drafts, masks_to_draft, no_drafts, unread
+from .draws import Draws
+from .head import entropy_of_right, predictions, readable, vocabulary, weighted_cross_entropy
+from .layout import Tokens
+from .metrics import Tally, kinds_of, no_tally, tally
+from .options import EditOptions
+from .passes import DoubledClean, Passes, SharedClean
+from .sharing import why_not_shared, without_dropout
+from .weights import confident_rows, denominator, position_weights
+
+
+class StepOutput(NamedTuple):
+    """Sums over the supervised positions of a batch; they add up over batches and ranks.
+
+    loss     fp32 []     weighted losses with gradient; divide by the labels of the whole step
+    labels   int64 []    denominator of this batch
+    tally                counts of `metrics.Tally`
+    drafted  int64 [10]  drafts, by bucket of the mask rate
+    errors   int64 [10]  those that were wrong
+    """
+
+    loss: Tensor
+    labels: Tensor
+    tally: Tally
+    drafted: Tensor
+    errors: Tensor
+
+    @property
+    def hits(self) -> Tensor:
+        """Right argmaxes among masked, wrong and right visible positions, int64 [3]."""
+        return self.tally.hits
+
+    @property
+    def counts(self) -> Tensor:
+        """How many of them there are, int64 [3]."""
+        return self.tally.counts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows as the collator makes them, and their random numbers."""
+
+    clean: Tensor
+    response: Tensor
+    draws: Draws
+
+    @property
+    def example(self) -> Tensor:
+        return self.draws.example
+
+
+class EditStep(nn.Module):
+    """The training step around `model`, a `LLaDA2MoeModelLM` or one wrapped by peft.
+
+    seed           of the run; noise is a function of (seed, epoch, example, position) alone
+    mask_token_id  the mask
+    forbid_ids     ids that are never random wrong tokens, such as special ids
+
+    All passes of a step lie inside `forward`, so DDP and FSDP see one forward per step: wrap this
+    module, not the model. Raises ValueError where options and model do not go together.
+    """
+
+    candidates: Tensor
+
+    def __init__(
+        self,
+        model: Any,
+        options: EditOptions,
+        *,
+        seed: int,
+        mask_token_id: int,
+        forbid_ids: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.model, self.options = model, options
+        self.seed, self.mask_token_id = seed, mask_token_id
+        vocab = self.vocab
+        if not 0 <= mask_token_id < vocab:
+            raise ValueError(
+                f"mask_token_id {mask_token_id} is outside the vocabulary [0, {vocab})"
+            )
+        if options.draft_adapter == "off" and not hasattr(model, "disable_adapter"):
+            raise ValueError('draft_adapter="off" needs a model wrapped by peft; this one is not')
+        allowed = torch.ones(vocab, dtype=torch.bool)
+        allowed[[mask_token_id, *forbid_ids]] = False
+        if options.t2t == "random" and int(allowed.sum()) < 2:
+            raise ValueError("forbid_ids leaves fewer than two ids for random wrong tokens")
+        self.register_buffer("candidates", allowed.nonzero().squeeze(1), persistent=False)
+        if options.share_clean == "on" and (reason := why_not_shared(model, options)):
+            raise ValueError(f'share_clean="on" is not valid here: {reason}')
+
+    @property
+    def base(self) -> Any:
+        """The model itself, adapters inside, without a wrapper around it."""
+        unwrap = getattr(self.model, "get_base_model", None)
+        return self.model if unwrap is None else unwrap()
+
+    @property
+    def vocab(self) -> int:
+        return vocabulary(self.base.lm_head)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        response: Tensor,
+        positions: Tensor,
+        example: Tensor,
+        epoch: int = 0,
+        measure: bool = True,
+    ) -> StepOutput:
+        """Loss and counts of a batch.
+
+        input_ids  [B, L] int64  clean ids; L is a multiple of the model's block size, and every
+                                 document begins at a block
+        response   [B, L] bool   maskable positions
+        positions  [B, L] int64  position within the document
+        example    [B, L] int64  global index of the document, -1 in row padding
+        epoch      epoch of the rows, part of the key of the noise
+        measure    count what the model predicts: one more pass of the head, without gradient
+        """
+        batch = self._batch(input_ids, response, positions, example, epoch)
+        passes = self._passes(batch)
+        outputs = []
+        for copy in range(self.options.copies):
+            noisy, drafted, errors = self._copy(batch, copy, passes)
+            for turn in range(self.options.turns):
+                if turn:
+                    noisy = self._advance(batch, noisy, passes)
+                if turn == self.options.turns - 1 or self.options.grad_rounds == "all":
+                    loss, labels, counted = self._supervise(batch, noisy, passes, measure)
+                    outputs.append(StepOutput(loss, labels, counted, drafted, errors))
+                    drafted, errors = no_drafts(input_ids.device)
+        return _total(outputs)
+
+    @torch.no_grad()
+    def count_labels(
+        self,
+        input_ids: Tensor,
+        response: Tensor,
+        positions: Tensor,
+        example: Tensor,
+        epoch: int = 0,
+    ) -> Tensor:
+        """`StepOutput.labels` of a batch, int64 [], without running the model."""
+        batch = self._batch(input_ids, response, positions, example, epoch)
+        total = torch.zeros((), dtype=torch.int64, device=input_ids.device)
+        for copy in range(self.options.copies):
+            noisy = self._corrupted(batch, copy)
+            if self.options.loss_region == "formerly_masked+random":
+                # Which ids become random does not depend on any logit.
+                noisy, *_ = self._filled(batch, noisy, copy, unread(self.vocab, input_ids.device))
+            count = denominator(noisy.labelled, response, example, self.options)
+            total += self.options.rounds * count
+        return total
+
+    def _batch(
+        self, clean: Tensor, response: Tensor, positions: Tensor, example: Tensor, epoch: int
+    ) -> Batch:
+        size = self.base.config.block_size
+        if clean.shape[1] % size or clean.shape[1] == 0:
+            raise ValueError(f"rows have {clean.shape[1]} tokens, not whole blocks of {size}")
+        return Batch(clean, response, Draws(self.seed, epoch, example, positions))
+
+    def _passes(self, batch: Batch) -> Passes:
+        base = self.base
+        if batch.clean.is_cuda and base.config._attn_implementation == "sdpa":
+            base.set_attn_implementation("flex_attention")  # skips the empty half of the masks
+        size, draws = base.config.block_size, batch.draws
+        rows = Tokens.of_rows(draws.example, draws.position, size)
+        shared = self.options.share_clean != "off" and not why_not_shared(self.model, self.options)
+        kind = SharedClean if shared else DoubledClean
+        return kind(base.model, batch.clean, rows, size)
+
+    def _copy(self, batch: Batch, copy: int, passes: Passes) -> tuple[Noisy, Tensor, Tensor]:
+        """Noisy copy number `copy`, drafted where it is to be, and the counts of drafts."""
+        noisy = self._corrupted(batch, copy)
+        if self.options.t2t != "self":
+            return noisy, *no_drafts(batch.clean.device)
+        with self._drafting():
+            where = masks_to_draft(noisy, self.mask_token_id)
+            hidden, head = passes.hidden(noisy.ids, where), self.base.lm_head
+            return self._filled(batch, noisy, copy, lambda rows: readable(head(hidden[rows])))
+
+    def _corrupted(self, batch: Batch, copy: int) -> Noisy:
+        return corrupt(
+            batch.clean,
+            batch.response,
+            batch.draws,
+            self.options,
+            copy=copy,
+            block_size=self.base.config.block_size,
+            mask_token_id=self.mask_token_id,
+            candidates=self.candidates,
+        )
+
+    def _filled(
+        self, batch: Batch, noisy: Noisy, copy: int, logits: Logits
+    ) -> tuple[Noisy, Tensor, Tensor]:
+        return fill_with_drafts(
+            noisy,
+            batch.clean,
+            batch.draws,
+            self.options,
+            copy=copy,
+            mask_token_id=self.mask_token_id,
+            vocab=self.vocab,
+            logits=logits,
+        )
+
+    def _advance(self, batch: Batch, noisy: Noisy, passes: Passes) -> Noisy:
+        """The next round of a copy: its ids after one decoding step of the model."""
+        size = self.base.config.block_size
+        where = batch.response.unflatten(1, (-1, size)).any(-1).repeat_interleave(size, dim=1)
+        with self._drafting():
+            ids = decoding_step(
+                noisy.ids,
+                batch.response,
+                passes.hidden(noisy.ids, where),
+                self.base.lm_head,
+                self.options,
+                where=where,
+                block_size=size,
+                mask_token_id=self.mask_token_id,
+            )
+        return replace(noisy, ids=ids)
+
+    @contextlib.contextmanager
+    def _drafting(self) -> Iterator[None]:
+        """No gradient and no dropout, and no adapter where drafts come from the base model."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(without_dropout(self.model))
+            if self.options.draft_adapter == "off":
+                stack.enter_context(self.model.disable_adapter())
+            yield
+        # Autocast keeps the casts of weights; those made here have no gradient.
+        torch.clear_autocast_cache()
+
+    def _supervise(
+        self, batch: Batch, noisy: Noisy, passes: Passes, measure: bool
+    ) -> tuple[Tensor, Tensor, Tally]:
+        """Loss, denominator and counts of one noisy copy."""
+        where, options, head = noisy.labelled, self.options, self.base.lm_head
+        kinds = kinds_of(noisy.ids, batch.clean, self.mask_token_id)
+        weights = position_weights(noisy, kinds, batch.response, batch.example, options)
+        kind, labels, current = kinds[where], batch.clean[where], noisy.ids[where]
+
+        hidden = passes.hidden(noisy.ids, where)
+        loss = weighted_cross_entropy(hidden, head, labels, weights[where])
+        count = denominator(where, batch.response, batch.example, options)
+        if options.cap_beta:
+            rows = confident_rows(kind, options)
+            # The step is divided by its labels: count makes this the mean over the rows again.
+            loss = loss + options.cap_beta * count * entropy_of_right(
+                hidden[rows], head, labels[rows]
+            )
+        counted = no_tally(kind)
+        if measure:
+            token, prob = predictions(hidden.detach(), head, current, self.mask_token_id)
+            counted = tally(kind, current, labels, token, prob, options.turn_editing_threshold)
+        return loss, count, counted
+
+
+def _total(outputs: Sequence[StepOutput]) -> StepOutput:
+    """Field by field, the sums over copies and rounds."""
+    loss, labels, tallies, drafted, errors = zip(*outputs, strict=True)
+    counted = Tally(*(_sum(field) for field in zip(*tallies, strict=True)))
+    return StepOutput(_sum(loss), _sum(labels), counted, _sum(drafted), _sum(errors))
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).sum(0)

@@ -1,0 +1,136 @@
+"""`fastedit train`: options from three places, a whole run, and what a user did wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+pytest.importorskip("peft")
+pytest.importorskip("accelerate")
+
+from fastedit.training.settings import RunOptions
+
+
+@pytest.fixture
+def data(tmp_path):
+    path = tmp_path / "data.jsonl"
+    lines = [{"prompt": f"{n} + 1 =", "completion": str(n + 1)} for n in range(6)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """The options that a command comes to, without the run."""
+    found = []
+
+    def run(options, **_):
+        found.append(options)
+        return options.output
+
+    monkeypatch.setattr("fastedit.training.run.run", run)
+    return found
+
+
+def test_a_run_and_its_adapter(run, checkpoint, data, tmp_path):
+    output = tmp_path / "out"
+    arguments = ("train", "--checkpoint", checkpoint, "--data", data, "--eval-data", data)
+    arguments += ("--t2t", "random", "--steps", 2, "--output", output, "--seed", 1)
+    arguments += ("--max-length", 64, "--batch-size", 2, "--device", "cpu", "--eval-every", 2)
+    code, out, err = run(*arguments)
+    assert code == 0 and out == ""
+    assert "6 examples of" in err and "parameters train" in err
+    assert "step 2/2: loss" in err and "validation at step 2" in err and "tokens/s" in err
+    assert "example at step 2:" in err
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    code, _, err = run(*arguments)
+    assert code == 2 and "pass --resume" in err
+    code, _, err = run(*arguments, "--resume")
+    assert code == 0 and "going on after step 2 of 2" in err
+    code, out, _ = run(
+        "generate", "2 + 1 =", "--checkpoint", checkpoint, "--adapter", output / "adapter",
+        "--max-new-tokens", 32, "--device", "cpu", "--json",
+    )  # fmt: skip
+    assert code == 0 and json.loads(out)["stats"]["tokens"] > 0
+
+
+def test_flags_win_over_set_and_set_over_the_file(run, chosen, data, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"checkpoint: tiny\ndata: {data}\noutput: {tmp_path}\nsteps: 5\nseed: 3\n"
+        "learning_rate: 1e-5\nbatch_size: 4\nedit:\n  t2t: none\n  r_edit: 0.2\n  p_random: 0.3\n"
+    )
+    code, _, err = run(
+        "train", "--config", config, "--steps", 7, "--set", "batch_size=2", "--set", "steps=6",
+        "--set", "edit.r_edit=0.4", "--set", "gradient_checkpointing=true", "--t2t", "random",
+    )  # fmt: skip
+    assert code == 0, err
+    [options] = chosen
+    assert (options.steps, options.batch_size, options.seed) == (7, 2, 3)
+    assert options.learning_rate == 1e-5 and options.gradient_checkpointing is True
+    edit = options.edit
+    assert (edit.t2t, edit.r_edit, edit.p_random) == ("random", 0.4, 0.3)
+
+
+def test_defaults_are_those_of_the_options(run, chosen, data):
+    arguments = ("--checkpoint", "tiny", "--data", data, "--output", "x", "--steps", 1)
+    assert run("train", *arguments)[0] == 0
+    assert run("train", *arguments, "--full")[0] == 0
+    expected = RunOptions("tiny", (str(data),), "x", 1)
+    assert chosen[0] == expected
+    assert chosen[1].lora_rank == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "missing: --checkpoint, --data, --output, --steps"),
+        (("--config", "nowhere.yaml"), "cannot read nowhere.yaml"),
+        (("--set", "steps"), "must be NAME=VALUE"),
+        (("--set", "colour=3"), "unknown option colour"),
+        (("--t2t", "some"), "t2t must be one of none, random, self"),
+        (("--learning-rate", "-1"), "learning_rate=-1.0 must be positive"),
+    ],
+)
+def test_bad_options_are_one_line(run, data, tmp_path, arguments, message):
+    if "--set" in arguments or "--t2t" in arguments or "--learning-rate" in arguments:
+        base = ("--checkpoint", "tiny", "--data", data, "--output", tmp_path / "o", "--steps", 1)
+        arguments = (*base, *arguments)
+    code, _, err = run("train", *arguments)
+    assert code == 2 and message in err and err.count("\n") == 1
+
+
+def test_a_bad_line_stops_or_is_skipped(run, checkpoint, data, tmp_path):
+    with data.open("a") as file:
+        file.write("{oops\n")
+    arguments = ("train", "--checkpoint", checkpoint, "--data", data, "--steps", 1, "--t2t", "none")
+    arguments += ("--output", tmp_path / "out", "--max-length", 64, "--device", "cpu")
+    code, _, err = run(*arguments)
+    assert code == 2 and f"{data}:7: is not JSON" in err and "--on-bad-line skip" in err
+    assert not (tmp_path / "out").exists()
+    code, _, err = run(*arguments, "--on-bad-line", "skip")
+    assert code == 0 and f"skipped 1 bad lines of the data\n  {data}:7: is not JSON" in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_out_of_memory_comes_with_advice(run, data, monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("fastedit.training.run.run", fail)
+    arguments = ("train", "--checkpoint", "tiny", "--data", data, "--output", "x", "--steps", 1)
+    code, _, err = run(*arguments, "--full", "--batch-size", 8)
+    assert code == 2 and "out of memory: " in err and "Traceback" not in err
+    for advice in ("--micro-batch 4", "--max-length 1024", "--lora-rank 16", "FSDP2"):
+        assert advice in err
+    code, _, err = run(*arguments, "--micro-batch", 1)
+    assert "--micro-batch" not in err and "--lora-rank" not in err

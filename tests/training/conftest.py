@@ -1,0 +1,23 @@
+"""The embedded checkpoint: small, and with a tokenizer and a chat template."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    from transformers import AutoTokenizer
+
+    import fastedit.models.llada2  # noqa: F401  (the tokenizer's class is found by its config)
+    from fastedit.decoding.loading import TINY
+
+    return AutoTokenizer.from_pretrained(TINY)
+
+
+@pytest.fixture
+def tiny_model():
+    from fastedit.decoding.loading import TINY
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+
+    return LLaDA2MoeModelLM.from_pretrained(TINY)

@@ -1,0 +1,248 @@
+"""Lines and problems into documents, rows and batches."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastedit.training.collator import Collator
+from fastedit.training.data import BadLines, DataError, read_examples
+from fastedit.training.documents import tokenise
+from fastedit.training.order import RunOrder, Turn
+from fastedit.training.packing import pack
+
+EOS, MASK, BLOCK = 0, 1, 32
+CHAT = [
+    {"role": "user", "content": "2 + 2 ="},
+    {"role": "assistant", "content": "4"},
+    {"role": "user", "content": "and 3?"},
+    {"role": "assistant", "content": "7"},
+]
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write_lines(*records, name="data.jsonl"):
+        path = tmp_path / name
+        lines = [r if isinstance(r, bytes) else json.dumps(r).encode() for r in records]
+        path.write_bytes(b"\n".join(lines) + b"\n")
+        return str(path)
+
+    return write_lines
+
+
+@pytest.fixture
+def documents(tiny_tokenizer):
+    def build(*sources, policy="stop", max_length=128, **options):
+        bad = BadLines(policy)
+        examples = read_examples(sources, tiny_tokenizer, bad, **options)
+        return tokenise(
+            examples,
+            tiny_tokenizer,
+            bad,
+            block_size=BLOCK,
+            max_length=max_length,
+            eos_token_id=EOS,
+            mask_token_id=MASK,
+        )
+
+    return build
+
+
+def texts(document, tokenizer):
+    """What is read and what is learnt, special tokens included."""
+    ids = torch.from_numpy(document.ids)
+    response = torch.from_numpy(document.response)
+    return tokenizer.decode(ids[~response]), tokenizer.decode(ids[response])
+
+
+def test_assistant_turns_are_learnt(write, documents, tiny_tokenizer):
+    [document] = documents(write({"messages": CHAT})).items
+    eos = tiny_tokenizer.eos_token
+    read, learnt = texts(document, tiny_tokenizer)
+    ask = "<role>HUMAN</role>{}<|role_end|><role>ASSISTANT</role>"
+    assert read == ask.format("2 + 2 =") + ask.format("and 3?")
+    assert learnt.replace(eos, "") == "4<|role_end|>7<|role_end|>"
+    assert learnt.endswith(eos) and len(document.ids) % BLOCK == 0
+
+
+def test_a_prompt_is_tokenised_as_the_decoder_does(write, documents, tiny_tokenizer):
+    from fastedit.decoding.inputs import as_id_tensors
+
+    record = {"prompt": "2 + 2 =", "completion": "4"}
+    for raw, prompt in ((False, CHAT[:1]), (True, "2 + 2 =")):
+        [document] = documents(write(record), raw=raw).items
+        [ids] = as_id_tensors(prompt, None, tiny_tokenizer, MASK)
+        start = int(document.response.argmax())
+        assert document.ids[:start].tolist() == ids.tolist()
+        assert tiny_tokenizer.decode(document.ids[start:], skip_special_tokens=True) == "4"
+    [chat] = documents(write({"prompt": CHAT[:1], "completion": "4"})).items
+    assert chat.ids.tolist() == documents(write(record)).items[0].ids.tolist()
+
+
+def test_all_of_a_text_is_learnt(write, documents):
+    [document] = documents(write({"text": "one two three"})).items
+    assert document.response.all()
+
+
+def test_there_is_always_an_eos_and_it_is_learnt(documents, write, tiny_tokenizer):
+    """Also when the last token ends a block: then the EOS run is a block of its own."""
+    answers = ["5" * n for n in range(1, 2 * BLOCK)]
+    items = documents(write(*({"prompt": "?", "completion": a} for a in answers))).items
+    for answer, document in zip(answers, items, strict=True):
+        learnt = document.ids[document.response]
+        assert learnt[: len(answer)].tolist() == tiny_tokenizer(answer)["input_ids"]
+        tail = learnt[len(answer) :]
+        assert (tail == EOS).all() and 1 <= len(tail) <= BLOCK
+        assert document.response[-1]
+
+
+def test_a_long_example_loses_its_end(write, documents):
+    found = documents(write({"prompt": "?", "completion": "5" * 300}), max_length=64)
+    [document] = found.items
+    assert found.truncated == 1
+    assert len(document.ids) == 64 and EOS not in document.ids
+
+
+def test_bad_lines_are_named(write, documents, tiny_tokenizer):
+    good = {"prompt": "1 + 1 =", "completion": "2"}
+    bad = [
+        (b'{"prompt": "x"', "is not JSON"),
+        (b'{"text": "\xff"}', "not valid UTF-8"),
+        (b'{"text": "\\ud800"}', "lone surrogate"),
+        ([1], "must be a JSON object, not list"),
+        ({"prompt": "x"}, "needs one of"),
+        ({"text": "x", "completion": "y"}, "needs one of"),
+        ({"completion": "y"}, "no `prompt`"),
+        ({"text": ""}, "not empty"),
+        ({"messages": []}, "must be a list of objects"),
+        ({"messages": [{"role": "user"}]}, "`role` and `content`"),
+        ({"messages": CHAT[:1]}, "no assistant turn"),
+        ({"messages": [{"role": "pope", "content": "x"}, CHAT[1]]}, "chat template fails"),
+        ({"prompt": "5" * 300, "completion": "y"}, "raise --max-length"),
+        ({"text": "a <|mask|> b"}, "holds the mask token 1"),
+    ]
+    path = write(good, b"", *(record for record, _ in bad), good)
+    with pytest.raises(DataError) as error:
+        documents(path)
+    shown = str(error.value).splitlines()
+    assert shown[0].startswith(f"{path}:3: is not JSON") and "skip" in shown[-1]
+    with pytest.warns(UserWarning, match=f"skipped {len(bad)} bad lines"):
+        kept = documents(path, policy="skip").items
+    assert [document.example for document in kept] == [0, len(bad) + 2]
+    for record, reason in bad:
+        with pytest.raises(DataError, match=f":2: .*{reason}"):
+            documents(write(good, record))
+
+
+def test_indexes_run_on_over_sources(write, documents):
+    pytest.importorskip("reasoning_gym")
+    first = write({"text": "a"}, {"text": "b"})
+    items = documents(first, "task:chain_sum,examples=3,seed=2", first).items
+    assert [document.example for document in items] == [0, 1, 3, 4, 5, 6, 7]
+    [other] = documents("task:chain_sum,examples=1,seed=3").items
+    assert other.ids.tolist() != items[2].ids.tolist()
+
+
+def test_tasks_train_on_what_is_not_held_out(documents, tiny_tokenizer):
+    pytest.importorskip("reasoning_gym")
+    from fastedit.tasks import get_task, is_held_out
+    from fastedit.training.data import held_out_examples
+
+    held_out = held_out_examples("task:chain_sum,min_terms=4", tiny_tokenizer, 5)
+    task = get_task("chain_sum", min_terms=4)
+    for problem, example in zip(task.test_set(5), held_out, strict=True):
+        assert problem.question in example.parts[0].text and is_held_out(problem.question)
+        assert example.parts[1].text == problem.solution
+    items = documents("task:chain_sum,examples=40,max_terms=2,max_digits=1").items
+    asked = [texts(document, tiny_tokenizer)[0] for document in items]
+    questions = [text.removeprefix("<role>HUMAN</role>").partition("<|")[0] for text in asked]
+    assert len(questions) == 40 and not any(map(is_held_out, questions))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("task:nothing", "unknown task 'nothing'; known"),
+        ("task:chain_sum,examples=0", "examples must be an integer of at least 1"),
+        ("task:chain_sum,examples", "'examples' must be option=number"),
+        ("task:chain_sum,colour=3", "colour"),
+    ],
+)
+def test_a_bad_task_is_explained(documents, source, message):
+    pytest.importorskip("reasoning_gym")
+    with pytest.raises(ValueError, match=message):
+        documents(source)
+
+
+def test_max_length_must_be_whole_blocks(write, documents):
+    with pytest.raises(ValueError, match=r"max_length=100 must be a multiple .* 32, such as 96"):
+        documents(write({"text": "a"}), max_length=100)
+
+
+@given(
+    st.lists(st.integers(1, 8), max_size=40),
+    st.integers(8, 20),
+)
+def test_packing_loses_nothing_and_fits(lengths, row_length):
+    rows = pack(lengths, row_length)
+    assert sorted(number for row in rows for number in row) == list(range(len(lengths)))
+    used = [sum(lengths[number] for number in row) for row in rows]
+    assert all(0 < total <= row_length for total in used)
+    # No two rows could be one: each was opened when no other had the room.
+    assert all(a + b > row_length for a, b in itertools.combinations(used, 2))
+    assert pack(lengths, row_length, together=False) == [[n] for n in range(len(lengths))]
+
+
+def test_a_batch_keeps_documents_apart(write, documents):
+    items = documents(write(*({"text": "7" * n} for n in (40, 20, 90)))).items
+    collate = Collator(items, eos_token_id=EOS, block_size=BLOCK)
+    batch = collate([Turn([0, 1], 3), Turn([2], 3), Turn([], 3)])
+    assert batch["epoch"] == 3
+    assert batch["input_ids"].shape == (3, 96)
+    assert batch["example"].tolist() == [[0] * 64 + [1] * 32, [2] * 96, [-1] * 96]
+    positions = [*range(64), *range(32)]
+    assert batch["positions"].tolist() == [positions, [*range(96)], [0] * 96]
+    assert batch["input_ids"][0, 64:].tolist() == items[1].ids.tolist()
+    assert not batch["response"][2].any() and (batch["input_ids"][2] == EOS).all()
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(1, 9), st.integers(0, 3))
+def test_the_order_of_a_run(rows, batch, steps, seed):
+    """Each epoch reads every row, batches are of one epoch, and places decide alone."""
+    order = RunOrder([[n] for n in range(rows)], batch_size=batch, steps=steps, seed=seed)
+    turns = [order[place] for place in range(len(order))]
+    assert len(turns) == batch * steps
+    per_epoch = -(-rows // batch) * batch
+    for start in range(0, len(turns), batch):
+        assert len({turn.epoch for turn in turns[start : start + batch]}) == 1
+    for epoch in range(len(turns) // per_epoch):
+        read = turns[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert sorted({turn.documents[0] for turn in read}) == list(range(rows))
+        assert {turn.epoch for turn in read} == {epoch}
+    again = RunOrder(order.rows, batch_size=batch, steps=steps, seed=seed)
+    assert [again[place] for place in reversed(range(len(again)))] == turns[::-1]
+
+
+def test_epochs_and_seeds_shuffle_differently():
+    def epoch(seed, number):
+        order = RunOrder([[n] for n in range(50)], batch_size=50, steps=3, seed=seed)
+        return [order[50 * number + place].documents[0] for place in range(50)]
+
+    orders = [epoch(0, 0), epoch(0, 1), epoch(1, 0), list(range(50))]
+    assert len(set(map(tuple, orders))) == 4
+
+
+def test_the_fingerprint_sees_every_token(write, documents):
+    one = documents(write({"text": "1 + 1"}, {"text": "2"}))
+    same = documents(write({"text": "1 + 1"}, {"text": "2"}, name="other.jsonl"))
+    other = documents(write({"text": "1 + 1"}, {"text": "3"}))
+    assert one.fingerprint() == same.fingerprint() != other.fingerprint()
+    flipped = one.items[1]._replace(response=np.zeros_like(one.items[1].response))
+    assert one._replace(items=[one.items[0], flipped]).fingerprint() != one.fingerprint()

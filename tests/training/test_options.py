@@ -1,0 +1,61 @@
+"""Options refuse what they do not know, and schedules give the rates that they name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastedit.training.options import EditOptions
+from fastedit.training.schedule import Schedule
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"t2t": "noise"},
+        {"mask_weight": "2/t"},
+        {"denominator": "tokens"},
+        {"draft_mode": "beam"},
+        {"random_scope": "all"},
+        {"draft_adapter": "ema"},
+        {"share_clean": "yes"},
+        {"r_edit": 1.5},
+        {"draft_share": -0.1},
+        {"keep_mask": float("nan")},
+        {"n_drafts": 0},
+        {"turns": 0},
+        {"w_max": 0.5},
+        {"lambda_edit": -1.0},
+        {"cap_beta": -2.0},
+        {"draft_temperature": 0.0},
+        {"noise": "uniform_seq(0.8,0.3)"},
+        {"noise": "uniform_seq(0.3)"},
+        {"noise": "fixed(0.2,0.4)"},
+        {"noise": "fixed(1.5)"},
+        {"noise": "cosine(0,1)"},
+        {"noise": "0.5"},
+    ],
+)
+def test_wrong_values_are_named(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=name):
+        EditOptions(**wrong)
+
+
+def test_nothing_keeps_right_tokens_is_a_warning():
+    with pytest.warns(UserWarning, match="lambda_keep=0"):
+        EditOptions(lambda_keep=0.0)
+
+
+def test_schedules_give_their_rates():
+    draw = torch.tensor([0.0, 0.25, 0.5, 0.75])
+    for text, rates in {
+        "uniform_seq(0.3,0.8)": [0.3, 0.425, 0.55, 0.675],
+        "uniform(0.001, 1)": [0.001, 0.25075, 0.5005, 0.75025],
+        "uniform_block(0,1)": [0.0, 0.25, 0.5, 0.75],
+        "bandwidth(0.4,0.6)": [0.4, 0.4, 0.5, 0.6],
+        "fixed(0.75)": [0.75] * 4,
+    }.items():
+        schedule = Schedule.parse(text)
+        torch.testing.assert_close(schedule.rates(draw), torch.tensor(rates))
+        assert schedule.per_block == text.startswith("uniform_block")
