@@ -119,7 +119,8 @@ inline float finite(float x) { return x != x ? -kInf : x > kLargest ? kLargest :
 
 // Whether `id` may not be chosen.
 inline bool forbidden(const fe_logits& logits, int64_t id) {
-    return std::binary_search(logits.forbid, logits.forbid + logits.forbid_count, id);
+    const int64_t* end = logits.forbid + logits.forbid_count;
+    return std::find(logits.forbid, end, id) != end;
 }
 
 // `count` logits from id `begin` on, finite, with -inf for what may not be chosen.
