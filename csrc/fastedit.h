@@ -21,7 +21,7 @@ enum { FE_FP32 = 0, FE_BF16 = 1, FE_FP16 = 2 };
 typedef struct {
     const void* data;
     int64_t vocab, block_stride, row_stride;
-    const int64_t* forbid; /* ids that are never chosen */
+    const int64_t* forbid; /* ids that are never chosen; ascending for fe_draft_and_corrupt */
     int64_t forbid_count;
     int64_t dtype;
 } fe_logits;
