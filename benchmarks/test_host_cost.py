@@ -66,7 +66,7 @@ def test_host_cost(benchmark, report, case, backend):
         torch.cuda.synchronize()
     times = [1e6 * seconds for seconds in benchmark.stats.stats.data]
     report(
-        "host cost",
+        "host_cost",
         call=case,
         backend=backend,
         **{"us per call, median": f"{statistics.median(times):.1f}"},
