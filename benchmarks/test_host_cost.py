@@ -1,4 +1,4 @@
-"""Host time per call of the operations: what a step costs before a logit is read.
+"""Host time per call of the operations, and per step of the loop around a model that costs nothing.
 
 A block that is done reads nothing, so its call is checks, dispatch and, on a GPU, the launch. Each
 figure is the median over rounds of `CALLS` calls; a GPU is not waited for inside a round.
@@ -7,11 +7,13 @@ figure is the median over rounds of `CALLS` calls; a GPU is not waited for insid
 from __future__ import annotations
 
 import statistics
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fastedit import ops
+from fastedit import DecodeConfig, Decoder, ops
 
 CALLS = 200
 ROUNDS = 15
@@ -65,10 +67,36 @@ def test_host_cost(benchmark, report, case, backend):
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
     times = [1e6 * seconds for seconds in benchmark.stats.stats.data]
-    report(
-        "host_cost",
-        call=case,
-        backend=backend,
-        **{"us per call, median": f"{statistics.median(times):.1f}"},
-        range=f"{min(times):.1f} to {max(times):.1f}",
+    report("host_cost", **row(case, backend, times))
+
+
+def row(call: str, backend: str, times: list[float]) -> dict:
+    return {
+        "call": call,
+        "backend": backend,
+        "us per call, median": f"{statistics.median(times):.1f}",
+        "range": f"{min(times):.1f} to {max(times):.1f}",
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_host_time_per_step(benchmark, report, batch):
+    """The whole loop, decision on 32 x 640 included, over the forwards of one request."""
+    logits = torch.randn(batch, LENGTH, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
+
+    def free(**_):
+        return SimpleNamespace(logits=logits)
+
+    config = DecodeConfig(
+        threshold=0.9, mask_token_id=VOCAB - 1, eos_token_id=[], max_new_tokens=1024
     )
+    decoder = Decoder(free, config=config)
+    prompts, times = [torch.arange(8)] * batch, []
+
+    def decode():
+        begin = time.perf_counter()
+        forwards = decoder.generate(prompts).stats[0].forwards
+        times.append(1e6 * (time.perf_counter() - begin) / forwards)
+
+    benchmark.pedantic(decode, rounds=7, warmup_rounds=1)
+    report("host_cost", **row(f"step of the loop, batch {batch}", "default", times[1:]))

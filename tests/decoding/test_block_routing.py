@@ -37,6 +37,8 @@ def test_ragged_rows_equal_their_solo_results_cached_or_not():
     lengths = (3, 17, 8, 30)
     prompts = [torch.randint(60, (length,), generator=generator) for length in lengths]
     alone = [decoder.generate(prompt, **OPTIONS).sequences[0].tolist() for prompt in prompts]
-    for use_cache in (True, False):
-        together = decoder.generate(prompts, use_cache=use_cache, **OPTIONS)
+    for how in ({"use_cache": True}, {"use_cache": False}, {"lookahead": True}):
+        together = decoder.generate(prompts, **how, **OPTIONS)
         assert [ids.tolist() for ids in together.sequences] == alone
+    for prompt, ids in zip(prompts, alone, strict=True):
+        assert decoder.generate(prompt, lookahead=True, **OPTIONS).sequences[0].tolist() == ids
