@@ -18,7 +18,8 @@ class Collator:
     input_ids [B, L] int64   clean ids, EOS in row padding
     response  [B, L] bool    maskable positions
     positions [B, L] int64   position within the document, 0 in row padding
-    example   [B, L] int64   index of the example, -1 in row padding
+    example   [B, L] int64   index of the example, -1 in row padding; where a row is repeated, plus
+                             a multiple of the number of examples, so that its noise is another
     epoch     int            the epoch of all rows
     """
 
@@ -26,6 +27,7 @@ class Collator:
         self, documents: Sequence[Document], *, eos_token_id: int, block_size: int
     ) -> None:
         self.documents, self.eos_token_id, self.block_size = documents, eos_token_id, block_size
+        self.examples = 1 + max((document.example for document in documents), default=0)
 
     def __call__(self, turns: Sequence[Turn]) -> dict[str, Any]:
         rows = [[self.documents[number] for number in turn.documents] for turn in turns]
@@ -37,13 +39,13 @@ class Collator:
             "positions": torch.zeros(shape, dtype=torch.int64),
             "example": torch.full(shape, -1),
         }
-        for number, row in enumerate(rows):
+        for number, (row, turn) in enumerate(zip(rows, turns, strict=True)):
             start = 0
             for document in row:
                 place = number, slice(start, start + len(document.ids))
                 batch["input_ids"][place] = torch.from_numpy(document.ids).long()
                 batch["response"][place] = torch.from_numpy(document.response)
                 batch["positions"][place] = torch.arange(len(document.ids))
-                batch["example"][place] = document.example
+                batch["example"][place] = document.example + turn.repeat * self.examples
                 start += len(document.ids)
         return {**batch, "epoch": turns[0].epoch}

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from fastedit import ops
-from fastedit.ops.draft_and_corrupt import EDIT
+from fastedit.ops.draft_and_corrupt import EDIT, RANDOM
 
-from .corruption import Noisy
+from .corruption import Noisy, random_tokens
 from .draws import Draws
 from .head import LOGITS, chunks, readable, vocabulary
 from .metrics import BUCKETS, by_rate
@@ -55,6 +55,7 @@ def fill_with_drafts(
     *,
     copy: int,
     mask_token_id: int,
+    candidates: Tensor,
     vocab: int,
     logits: Logits,
 ) -> tuple[Noisy, Tensor, Tensor]:
@@ -62,6 +63,7 @@ def fill_with_drafts(
 
     Beside it the number of drafts and of wrong ones by bucket of t, int64 [BUCKETS] each.
     `logits` gives the rows of `masks_to_draft`, in order; they are asked for chunk by chunk.
+    Random ids are `candidates`: a draft may well be EOS or another special id, a random id not.
     """
     masks = masks_to_draft(noisy, mask_token_id)
     settings = draft_options(options, mask_token_id)
@@ -72,6 +74,7 @@ def fill_with_drafts(
     for where, source in ((masks, logits), (noisy.drafted & ~masks, unread(vocab, ids.device))):
         part = _decide(noisy, clean, draws, settings, copy, where, source, vocab)
         ids[where], labelled[where], kinds[where], prob[where] = part
+    ids = torch.where(kinds & RANDOM > 0, random_tokens(draws, clean, candidates, copy), ids)
     drafted = kinds == EDIT
     wrong = drafted & (ids != clean)
     if options.keep_select == "lowest_conf":

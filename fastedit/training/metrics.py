@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 
 MASKED, WRONG, RIGHT = 0, 1, 2  # what a supervised position holds
 BUCKETS = 10  # of the mask rate t: [0, .1), [.1, .2), ...
+SEEN = 5 * 3 + 2 * BUCKETS  # numbers in `StepOutput.seen`
 
 
 class Tally(NamedTuple):
@@ -77,6 +80,13 @@ def rates(counted: Tally) -> dict[str, float]:
         "false_edit_rate_tau": _share(sure_moves[RIGHT], counts[RIGHT]),
         "net_repair": _share(sure_hits[WRONG] - sure_moves[RIGHT], visible),
     }
+
+
+def report(seen: Sequence[float]) -> dict[str, float | None]:
+    """`rates` and `draft_error_rates` of summed `StepOutput.seen`; None where nothing counted."""
+    counted, drafts = torch.tensor(seen).long().split([15, 2 * BUCKETS])
+    values = rates(Tally(*counted.view(5, 3))) | draft_error_rates(*drafts.view(2, BUCKETS))
+    return {name: None if math.isnan(value) else value for name, value in values.items()}
 
 
 def draft_error_rates(drafted: Tensor, errors: Tensor) -> dict[str, float]:

@@ -48,6 +48,11 @@ class StepOutput(NamedTuple):
         """How many of them there are, int64 [3]."""
         return self.tally.counts
 
+    @property
+    def seen(self) -> Tensor:
+        """All counts in a row, as `metrics.report` takes them, int64 [SEEN]."""
+        return torch.cat([*self.tally, self.drafted, self.errors])
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -96,7 +101,7 @@ class EditStep(nn.Module):
             raise ValueError('draft_adapter="off" needs a model wrapped by peft; this one is not')
         allowed = torch.ones(vocab, dtype=torch.bool)
         allowed[[mask_token_id, *forbid_ids]] = False
-        if options.t2t == "random" and int(allowed.sum()) < 2:
+        if options.t2t != "none" and int(allowed.sum()) < 2:
             raise ValueError("forbid_ids leaves fewer than two ids for random wrong tokens")
         self.register_buffer("candidates", allowed.nonzero().squeeze(1), persistent=False)
         if options.share_clean == "on" and (reason := why_not_shared(model, options)):
@@ -216,6 +221,7 @@ class EditStep(nn.Module):
             self.options,
             copy=copy,
             mask_token_id=self.mask_token_id,
+            candidates=self.candidates,
             vocab=self.vocab,
             logits=logits,
         )

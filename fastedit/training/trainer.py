@@ -14,9 +14,10 @@ from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
+from .metrics import SEEN, report
+from .order import EPOCHS
 
-VALIDATION_EPOCH = 2**16 - 1  # the last that noise has keys for: training does not get there
-_KINDS = ("masked", "edit", "keep")
+VALIDATION_EPOCH = EPOCHS  # training does not get there
 
 
 class EditTrainer(Trainer):
@@ -38,7 +39,8 @@ class EditTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is divided in compute_loss, and only there
         self.step_log, self.validation_log = log, validation_log  # in the first process
-        self._totals = torch.zeros(7, device=self.args.device)
+        # Of the step so far: what was seen, tokens.
+        self._totals = torch.zeros(SEEN + 1, device=self.args.device)
         self._labels = 0.0
         self._last_log = time.perf_counter()
         self._in_unfinished = False
@@ -69,7 +71,7 @@ class EditTrainer(Trainer):
     ) -> Any:
         output = model(**inputs)
         tokens = (inputs["example"] >= 0).sum()[None]
-        self._totals += torch.cat([output.hits, output.counts, tokens]).to(self._totals)
+        self._totals += torch.cat([output.seen, tokens]).to(self._totals)
         # Data-parallel wrappers average gradients over processes; this makes it a sum.
         processes = self.accelerator.num_processes
         loss = output.loss / max(1, num_items_in_batch) * processes
@@ -105,25 +107,25 @@ class EditTrainer(Trainer):
         now = time.perf_counter()
         seconds, self._last_log = now - self._last_log, now
         return {
-            **_accuracies(totals),
-            "tokens": int(totals[6]),
-            "tokens_per_second": round(totals[6] / seconds, 1),
+            **report(totals[:SEEN]),
+            "tokens": int(totals[SEEN]),
+            "tokens_per_second": round(totals[SEEN] / seconds, 1),
         }
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loss and accuracies over the validation rows, with the same noise every time."""
+        """Loss and rates over the validation rows, with the same noise every time."""
         began = time.perf_counter()
         self.model_wrapped.eval()
-        totals = torch.zeros(8, device=self.args.device)
+        totals = torch.zeros(SEEN + 2, device=self.args.device)
         for batch in self.get_eval_dataloader():
             output = self.model_wrapped(**(batch | {"epoch": VALIDATION_EPOCH}))
-            parts = (output.hits, output.counts, output.loss[None], output.labels[None])
+            parts = (output.seen, output.loss[None], output.labels[None])
             totals += torch.cat([part.to(totals) for part in parts])
         self.model_wrapped.train()
         sums = self.accelerator.reduce(totals, reduction="sum").tolist()
-        metrics: dict[str, Any] = {"eval_loss": sums[6] / max(1.0, sums[7])}
-        metrics |= {f"eval_{name}": value for name, value in _accuracies(sums).items()}
+        metrics: dict[str, Any] = {"eval_loss": sums[-2] / max(1.0, sums[-1])}
+        metrics |= {f"eval_{name}": value for name, value in report(sums[:SEEN]).items()}
         self.log(metrics)
         if self.validation_log is not None:
             self.validation_log.add({"step": self.state.global_step, **metrics})
@@ -189,12 +191,3 @@ def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None 
     if hasattr(model, "peft_config"):
         options["save_embedding_layers"] = False  # never adapted; "auto" may ask the Hub
     model.save_pretrained(folder, **options)
-
-
-def _accuracies(totals: list[float]) -> dict[str, float | None]:
-    """Of masked, wrong visible and right visible positions; None where there were none."""
-    hits, counts = totals[:3], totals[3:6]
-    return {
-        f"{kind}_accuracy": hit / count if count else None
-        for kind, hit, count in zip(_KINDS, hits, counts, strict=True)
-    }

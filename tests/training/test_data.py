@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -205,6 +206,8 @@ def test_a_batch_keeps_documents_apart(write, documents):
     collate = Collator(items, eos_token_id=EOS, block_size=BLOCK)
     batch = collate([Turn([0, 1], 3), Turn([2], 3), Turn([], 3)])
     assert batch["epoch"] == 3
+    again = collate([Turn([0, 1], 3, repeat=2), Turn([2], 3)])
+    assert again["example"].tolist() == [[6] * 64 + [7] * 32, [2] * 96]
     assert batch["input_ids"].shape == (3, 96)
     assert batch["example"].tolist() == [[0] * 64 + [1] * 32, [2] * 96, [-1] * 96]
     positions = [*range(64), *range(32)]
@@ -226,6 +229,8 @@ def test_the_order_of_a_run(rows, batch, steps, seed):
         read = turns[epoch * per_epoch : (epoch + 1) * per_epoch]
         assert sorted({turn.documents[0] for turn in read}) == list(range(rows))
         assert {turn.epoch for turn in read} == {epoch}
+    times = Counter((turn.epoch, turn.documents[0], turn.repeat) for turn in turns)
+    assert set(times.values()) == {1}  # a key of its own for the noise of each
     again = RunOrder(order.rows, batch_size=batch, steps=steps, seed=seed)
     assert [again[place] for place in reversed(range(len(again)))] == turns[::-1]
 
@@ -246,3 +251,8 @@ def test_the_fingerprint_sees_every_token(write, documents):
     assert one.fingerprint() == same.fingerprint() != other.fingerprint()
     flipped = one.items[1]._replace(response=np.zeros_like(one.items[1].response))
     assert one._replace(items=[one.items[0], flipped]).fingerprint() != one.fingerprint()
+
+
+def test_more_epochs_than_noise_has_keys_for_are_refused():
+    with pytest.raises(ValueError, match="fewer steps or more data"):
+        RunOrder([[0]], batch_size=1, steps=2**16, seed=0)

@@ -19,6 +19,7 @@ VOCAB = 24
 def filled(seed: int = 0, **options):
     """Noisy copy, its masks, the argmax of their logits, and the copy with drafts."""
     batch = packed()
+    candidates = torch.arange(2, VOCAB)
     settings = EditOptions(**({"draft_share": 1.0, "p_random": 0.0} | options))
     draws = Draws(seed, 0, batch["example"], batch["positions"])
     noisy = corrupt(
@@ -29,7 +30,7 @@ def filled(seed: int = 0, **options):
         copy=0,
         block_size=BLOCK,
         mask_token_id=MASK,
-        candidates=torch.arange(2, VOCAB),
+        candidates=candidates,
     )
     masks = masks_to_draft(noisy, MASK)
     generator = torch.Generator().manual_seed(seed)
@@ -42,6 +43,7 @@ def filled(seed: int = 0, **options):
         settings,
         copy=0,
         mask_token_id=MASK,
+        candidates=candidates,
         vocab=VOCAB,
         logits=lambda rows: logits[rows],
     )
@@ -64,6 +66,14 @@ def test_forbidden_ids_are_never_drafted():
     assert not torch.isin(z.ids[masks], torch.tensor(forbidden)).any()
     rest = logits.index_fill(1, torch.tensor([MASK, *forbidden]), -torch.inf).argmax(-1)
     assert torch.equal(z.ids[masks], rest)
+
+
+def test_random_ids_are_candidates_though_drafts_may_be_any():
+    _, noisy, _, best, _, (z, _, _) = filled(p_random=1.0, random_scope="both")
+    where = noisy.drafted
+    assert where.any() and (z.ids[where] >= 2).all()
+    assert (best < 2).any()  # what a draft may be
+    assert len(z.ids[where].unique()) > 5
 
 
 def test_samples_differ_from_the_argmax_and_repeat():

@@ -87,7 +87,15 @@ def test_what_saves_memory_changes_nothing(train, change):
     options = {"learning_rate": 1e-3, "edit": {"t2t": "self"}}
     lines = zip(train("plain", **options), train("thrifty", **options, **change), strict=True)
     for one, two in lines:
-        for name in ("loss", "grad_norm", "masked_accuracy", "labels", "tokens"):
+        for name in (
+            "loss",
+            "grad_norm",
+            "masked_accuracy",
+            "draft_error_rate",
+            "false_edit_rate",
+            "labels",
+            "tokens",
+        ):
             assert two[name] == pytest.approx(one[name], rel=1e-4)
 
 
