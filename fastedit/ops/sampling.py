@@ -25,7 +25,7 @@ _LOW = 0xFFFFFFFF
 class Sampling:
     """How the rows of a batch of blocks draw; every tensor is on the logits' device.
 
-    temperature  [B] fp32   0 = greedy, then the other fields of that row have no effect
+    temperature  [B] fp32   finite; 0 = greedy, then the other fields of that row have no effect
     top_k        [B] int64  keep logits not below the k-th largest (ties stay); 0 = off
     top_p        [B] fp32   drop tokens whose preceding cumulative mass exceeds it; 1 = off
     seed         [B] int64  request seed

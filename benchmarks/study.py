@@ -1,0 +1,245 @@
+"""The study: what wrong tokens to train an editor on. Three arms, several seeds, two tasks.
+
+    python benchmarks/study.py --output build/study [--seeds 3] [--steps 120] [--save DIR]
+
+From one checkpoint, LoRA adapters are trained on the same problems with the same masks for as many
+steps, the arms differing in `--t2t` alone: none, random, self. Each is then decoded on the same
+held-out problems of each task, in both modes. `OUTPUT/ARM-SEED.json` holds a finished run, so a
+study that was stopped goes on where it was. `--save` writes all of it as `study.json`, and the
+figure as PNG and SVG.
+
+Intervals are Student's t over seeds: of an arm's mean, and of the difference of two arms whose runs
+are paired by seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from conftest import machine
+
+ARMS = ("none", "random", "self")
+TASKS = ("chain_sum", "leg_counting")
+MODES = {"quality": (0.7, 0.5), "speed": (0.5, 0.0)}  # threshold, editing threshold
+METRICS = ("accuracy", "edits_per_100_tokens", "tokens_per_forward")
+EDITS = ("repairs_per_100_tokens", "breaks_per_100_tokens")
+DATA = tuple(f"task:{task},examples=6000" for task in TASKS)
+# Masks up to all of a block, as a decoder sees them: most errors of a draft are made there.
+EDIT = {"noise": "uniform_block(0.3,1)"}
+RUN = {"batch_size": 32, "max_length": 128, "learning_rate": 2e-3, "eval_examples": 0}
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # by seeds
+
+
+def train(arm: str, seed: int, steps: int, checkpoint: str, folder: Path) -> dict[str, Any]:
+    """Train one adapter; what it cost and what the last tenth of the steps logged, on average."""
+    from fastedit.training.run import run
+    from fastedit.training.settings import RunOptions
+
+    options = {"checkpoint": checkpoint, "data": DATA, "output": str(folder), "steps": steps}
+    options |= {"seed": seed, "save_every": steps, "edit": EDIT | {"t2t": arm}, **RUN}
+    began = time.perf_counter()
+    run(RunOptions.from_mapping(options), resume=folder.exists())
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    last = lines[-max(1, steps // 10) :]
+    names = ("loss", "masked_accuracy", "edit_accuracy", "false_edit_rate", "draft_error_rate")
+    seen = {name: [line[name] for line in last if line.get(name) is not None] for name in names}
+    means = {name: statistics.mean(values) for name, values in seen.items() if values}
+    return {"seconds": time.perf_counter() - began, "end_of_training": means}
+
+
+def decode(checkpoint: str, adapter: str | None, n: int) -> list[dict[str, Any]]:
+    """What `fastedit eval` reports, per task and mode."""
+    from fastedit import Decoder
+    from fastedit.cli.evaluate import evaluate
+    from fastedit.tasks import get_task
+
+    decoder = Decoder.from_pretrained(checkpoint, adapter=adapter)
+    rows = []
+    for name, (mode, thresholds) in itertools.product(TASKS, MODES.items()):
+        settings = dict(zip(("threshold", "editing_threshold"), thresholds, strict=True))
+        task = get_task(name)
+        row = evaluate(decoder, task, n, **settings) | {"mode": mode}
+        rows.append(row | kinds_of_edits(decoder, task.test_set(n), task, settings))
+    return rows
+
+
+def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> dict[str, float]:
+    """Edits per 100 tokens that write the worked solution's token, overwrite it, or do neither.
+
+    Solutions have a fixed format, so the right token of every position is known.
+    """
+    count = dict.fromkeys(("repairs", "breaks", "others"), 0)
+    mask = decoder.tokenizer.mask_token_id
+    tokens = 0
+    for start in range(0, len(problems), 32):
+        batch = problems[start : start + 32]
+        prompts = [task.messages(problem.question) for problem in batch]
+        requests, engine = decoder._prepare(prompts, None, settings)
+        for request, problem in zip(requests, batch, strict=True):
+            right = decoder.tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+            request.on_draft = watch([*right, decoder.tokenizer.eos_token_id], mask, count)
+        for _ in engine.run():
+            pass
+        tokens += sum(request.stats.tokens for request in requests)
+    return {f"{kind}_per_100_tokens": 100.0 * many / tokens for kind, many in count.items()}
+
+
+def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., None]:
+    """Called with a request and its block's ids after every step; adds its edits to `count`."""
+    held: dict[int, int] = {}  # by position in the answer
+
+    def on_draft(request: Any, ids: Any, logits: Any) -> None:
+        first = request.start + request.head - len(request.prompt)
+        for place, token in enumerate(ids[request.head :].tolist(), first):
+            before = held.get(place, mask)
+            held[place] = token
+            if before in (mask, token) or place >= len(right):
+                continue
+            good, bad = token == right[place], before == right[place]
+            count["repairs" if good else "breaks" if bad else "others"] += 1
+
+    return on_draft
+
+
+def cell(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """A finished run; "base" is the checkpoint as it is."""
+    path = options.output / f"{arm}-{seed}.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    result: dict[str, Any] = {"arm": arm, "seed": seed}
+    adapter = None
+    if arm != "base":
+        folder = options.output / f"{arm}-{seed}"
+        result |= train(arm, seed, options.steps, options.checkpoint, folder)
+        adapter = str(folder / "adapter")
+    result["decoded"] = decode(options.checkpoint, adapter, options.n)
+    unfinished = path.with_suffix(".part")
+    unfinished.write_text(json.dumps(result))
+    unfinished.replace(path)
+    return result
+
+
+def values(cells: list[dict[str, Any]], arm: str, task: str, mode: str, metric: str) -> list[float]:
+    """One value per seed."""
+    return [
+        row[metric]
+        for found in cells
+        if found["arm"] == arm
+        for row in found["decoded"]
+        if (row["task"], row["mode"]) == (task, mode)
+    ]
+
+
+def interval(sample: list[float]) -> tuple[float, float]:
+    """Mean and half of its 95 % interval over seeds; NaN where there is one seed."""
+    mean, many = statistics.mean(sample), len(sample)
+    if many < 2:
+        return mean, math.nan
+    return mean, T95[many] * statistics.stdev(sample) / math.sqrt(many)
+
+
+def shown(sample: list[float], metric: str, signed: bool = False) -> str:
+    scale, digits = (100, 1) if metric == "accuracy" else (1, 2)
+    mean, half = (scale * value for value in interval(sample))
+    text = f"{mean:{'+' if signed else ''}.{digits}f}"
+    return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
+
+
+def tables(cells: list[dict[str, Any]]) -> str:
+    """Markdown: a row per task, mode and arm, then the differences to self-generated T2T."""
+    columns = ("exact, %", "E/100tok", "tokens/forward", "repairs/100tok", "breaks/100tok")
+    lines = [_head("T2T", columns)]
+    for task, mode, arm in itertools.product(TASKS, MODES, ("base", *ARMS)):
+        cols = [shown(values(cells, arm, task, mode, name), name) for name in (*METRICS, *EDITS)]
+        lines.append(f"| `{task}` | {mode} | {arm} | " + " | ".join(cols) + " |")
+    lines += ["", _head("self minus", columns[:3]), *_differences(cells)]
+    return "\n".join(lines)
+
+
+def _head(third: str, columns: Sequence[str]) -> str:
+    names = ("task", "mode", third, *columns)
+    return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
+
+
+def _differences(cells: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for task, mode, other in itertools.product(TASKS, MODES, ("none", "random")):
+        cols = []
+        for metric in METRICS:
+            pairs = zip(
+                values(cells, "self", task, mode, metric),
+                values(cells, other, task, mode, metric),
+                strict=True,
+            )
+            cols.append(shown([own - theirs for own, theirs in pairs], metric, signed=True))
+        lines.append(f"| `{task}` | {mode} | {other} | " + " | ".join(cols) + " |")
+    return lines
+
+
+def figure(cells: list[dict[str, Any]], folder: Path) -> None:
+    """Accuracy and edits per task and mode: a point per seed, a line at the mean."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    places = list(itertools.product(TASKS, MODES))
+    looks = {"base": ("#888888", "x"), "none": ("#0072B2", "s"), "random": ("#D55E00", "^")}
+    looks["self"] = ("#009E73", "o")
+    drawing, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    titles = ("exact answers, %", "edits per 100 tokens")
+    for axis, metric, title in zip(axes, METRICS, titles, strict=False):
+        scale = 100 if metric == "accuracy" else 1
+        for shift, (arm, (colour, marker)) in enumerate(looks.items()):
+            label = "checkpoint as it is" if arm == "base" else f"T2T {arm}"
+            for place, (task, mode) in enumerate(places):
+                sample = [scale * value for value in values(cells, arm, task, mode, metric)]
+                x = place + 0.18 * (shift - 1.5)
+                axis.plot([x] * len(sample), sample, marker, color=colour, markersize=5)
+                mean = [statistics.mean(sample)] * 2
+                line = label if not place else None
+                axis.plot([x - 0.08, x + 0.08], mean, color=colour, linewidth=2, label=line)
+        axis.set_xticks(range(len(places)), [f"{task}\n{mode}" for task, mode in places])
+        axis.set_title(title)
+        axis.grid(axis="y", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[1].set_ylim(bottom=0)
+    axes[0].legend(fontsize=8)
+    for kind in ("png", "svg"):
+        drawing.savefig(folder / f"study.{kind}", dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--checkpoint", default="tiny")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--n", type=int, default=500, help="held-out problems per task")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="study.json and the figure")
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    cells = [cell("base", 0, options)]
+    for seed, arm in itertools.product(range(options.seeds), ARMS):
+        cells.append(cell(arm, seed, options))
+        print(f"{arm}-{seed} done", flush=True)
+    print(tables(cells))
+    if options.save:
+        options.save.mkdir(parents=True, exist_ok=True)
+        settings = {"steps": options.steps, "edit": EDIT, "run": RUN, "data": DATA, "n": options.n}
+        settings["checkpoint"] = options.checkpoint
+        saved = {"machine": machine(), "settings": settings, "cells": cells}
+        (options.save / "study.json").write_text(json.dumps(saved, indent=1) + "\n")
+        figure(cells, options.save)
+
+
+if __name__ == "__main__":
+    main()
