@@ -35,7 +35,7 @@ class Wall:
     def __call__(self) -> Shot:
         run, logits = self.competitor.begin(), next(self.case.rotation)
         with self.competitor.setting():
-            seconds, outcome = _timed(lambda: run.step(logits), self.case.device)
+            seconds, outcome = timed(lambda: run.step(logits), self.case.device)
         return seconds, [outcome]
 
 
@@ -87,7 +87,7 @@ class Probe:
 
     def __call__(self) -> float:
         """Seconds."""
-        return _timed(self.move, self.device)[0]
+        return timed(self.move, self.device)[0]
 
 
 def stopwatches(competitor: Competitor, case: Case, pool: Any) -> Iterator[Wall | Replay]:
@@ -108,14 +108,14 @@ def probes(device: torch.device) -> list[Probe]:
     ]
 
 
-def _timed(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
-    _synchronize(device)
+def timed(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    synchronize(device)
     start = time.perf_counter()
     result = call()
-    _synchronize(device)
+    synchronize(device)
     return time.perf_counter() - start, result
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
