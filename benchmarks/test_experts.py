@@ -20,6 +20,7 @@ from fastedit.models.llada2.modeling import LLaDA2MoeSparseBlock
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 IMPLEMENTATIONS = ("eager", "grouped_mm", "batched_mm")
 ROUNDS = 7
+SLOW = 3.0  # seconds; what takes longer is timed once
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -58,8 +59,9 @@ def test_experts(benchmark, report, layer, tokens):
         except (RuntimeError, ValueError, NotImplementedError, ImportError) as error:
             missing[name] = str(error).splitlines()[0][:60]
             continue
+        output = output.float()
         expected = output if expected is None else expected
-        assert torch.nn.functional.cosine_similarity(output, expected, dim=-1).min() > 0.999
+        assert (output - expected).norm() < 1e-2 * expected.norm()
         calls[name] = call
 
     read = next(probe for probe in probes(DEVICE) if probe.name == "read")
@@ -67,7 +69,8 @@ def test_experts(benchmark, report, layer, tokens):
 
     def turn():
         for name, call in calls.items():
-            times[name].append(timed(call, DEVICE)[0])
+            if max(times[name], default=0.0) < SLOW:
+                times[name].append(timed(call, DEVICE)[0])
         times["read"].append(read())
 
     benchmark.pedantic(turn, rounds=ROUNDS, warmup_rounds=1)
