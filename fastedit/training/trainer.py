@@ -10,13 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
 
 VALIDATION_EPOCH = 2**16 - 1  # the last that noise has keys for: training does not get there
 _KINDS = ("masked", "edit", "keep")
+
+
+class _Intervals(TrainerCallback):
+    """Save and validate as the arguments say, also where a checkpoint brings a state of its own."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.compute_steps(args, state.max_steps)
 
 
 class EditTrainer(Trainer):
@@ -33,11 +40,14 @@ class EditTrainer(Trainer):
         *args: Any,
         log: StepLog | None = None,
         validation_log: StepLog | None = None,
+        samples_log: StepLog | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is divided in compute_loss, and only there
-        self.step_log, self.validation_log = log, validation_log  # in the first process
+        # In the first process; the samples' is written by their callback.
+        self.step_log, self.validation_log, self.samples_log = log, validation_log, samples_log
+        self.add_callback(_Intervals())
         self._totals = torch.zeros(7, device=self.args.device)
         self._labels = 0.0
         self._last_log = time.perf_counter()
@@ -91,8 +101,8 @@ class EditTrainer(Trainer):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(record.get(name, 0.0)):
                 raise FloatingPointError(
-                    f"{name} is {record[name]} at step {step}: lower --learning-rate, and go on "
-                    "from the last checkpoint or start anew"
+                    f"{name} is {record[name]} at step {step}: start anew, with a lower "
+                    "--learning-rate and another --output"
                 )
         if self.step_log is not None:
             self.step_log.add(record)
@@ -145,7 +155,7 @@ class EditTrainer(Trainer):
         self._in_unfinished = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            for log in (self.step_log, self.validation_log):
+            for log in (self.step_log, self.validation_log, self.samples_log):
                 if log is not None:
                     log.flush()
             output = Path(str(self.args.output_dir))
