@@ -128,10 +128,15 @@ def _merged(
     edit = dict(values.get("edit", {}))
     for setting in settings:
         name, equals, text = setting.partition("=")
-        if not equals:
-            raise UserError(f"--set {setting!r} must be NAME=VALUE")
+        if not equals or name == "edit":
+            raise UserError(f"--set {setting!r} must be NAME=VALUE, or edit.NAME=VALUE")
         target = edit if name.startswith("edit.") else values
-        target[name.removeprefix("edit.")] = yaml.safe_load(text)
+        try:
+            target[name.removeprefix("edit.")] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"--set {setting!r}: the value is not YAML: {' '.join(str(error).split())}"
+            ) from error
     if t2t is not None:
         edit["t2t"] = t2t
     return {**values, **flags, "edit": edit}
@@ -140,7 +145,8 @@ def _merged(
 def _run_options(values: dict[str, Any]) -> RunOptions:
     from fastedit.training.settings import RunOptions
 
-    missing = [name for name in ("checkpoint", "data", "output", "steps") if not values.get(name)]
+    required = ("checkpoint", "data", "output", "steps")
+    missing = [name for name in required if values.get(name) in (None, "", [])]
     if missing:
         raise UserError(f"missing: {', '.join(f'--{name}' for name in missing)}")
     with one_line(ValueError, TypeError):
@@ -188,16 +194,17 @@ def _train(options: RunOptions, resume: bool) -> None:
 
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:
-    """What to change, the cheapest first; none of the first two changes what is computed."""
-    rows = options.micro_batch or options.batch_size
+    """What to change, the cheapest first: what --resume allows, then what needs a new run."""
+    rows, _ = options.micro_batches(int(os.environ.get("WORLD_SIZE", "1")))
     advice = []
     if rows > 1:
-        advice.append(f"--micro-batch {rows // 2} (now {rows} rows per forward; same result)")
+        fewer = next(n for n in range(rows // 2, 0, -1) if rows % n == 0)
+        advice.append(f"--micro-batch {fewer} (now {rows} rows per forward; same result)")
     if not options.gradient_checkpointing:
         advice.append("--set gradient_checkpointing=true (slower; same result)")
-    advice.append(f"--max-length {options.max_length // 2} (now {options.max_length})")
+    advice.append(f"in a new run: a smaller --max-length (now {options.max_length})")
     if not options.lora_rank:
-        advice.append("LoRA instead of all weights: --lora-rank 16")
-    advice.append("more devices: accelerate launch with the FSDP2 file, see docs/training.md")
+        advice.append("in a new run: LoRA instead of all weights, --lora-rank 16")
+    advice.append("in a new run: more devices, with the FSDP2 file, see docs/training.md")
     lines = "\n  ".join(advice)
     return f"out of memory: {str(error).splitlines()[0]}\n  {lines}"

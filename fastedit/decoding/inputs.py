@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastedit.decoding.tokens import spell_out
+
 
 def as_id_tensors(
     prompts: Any, attention_mask: Tensor | None, tokenizer: Any, mask_token_id: int
@@ -74,7 +76,7 @@ def _rows(ids: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
 
 def _tokenise(text: str, tokenizer: Any, mask_token_id: int) -> Tensor:
     ids = _needs(tokenizer)(text)["input_ids"]
-    return _spell_out(ids, tokenizer, mask_token_id)
+    return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)
 
 
 def _apply_template(chat: Sequence[dict], tokenizer: Any, mask_token_id: int) -> Tensor:
@@ -83,21 +85,7 @@ def _apply_template(chat: Sequence[dict], tokenizer: Any, mask_token_id: int) ->
     ids = tokenizer.apply_chat_template(
         list(chat), add_generation_prompt=True, tokenize=True, return_dict=False
     )
-    return _spell_out(ids, tokenizer, mask_token_id)
-
-
-def _spell_out(ids: list[int], tokenizer: Any, mask_token_id: int) -> Tensor:
-    """Replace the mask token by the ordinary tokens of its text: prompts cannot inject masks."""
-    if mask_token_id in ids:
-        text = tokenizer.convert_ids_to_tokens(mask_token_id)
-        pieces = (text[:1], text[1:])  # no tokenizer finds an added token in two halves of it
-        plain = [
-            token
-            for piece in pieces
-            for token in tokenizer(piece, add_special_tokens=False)["input_ids"]
-        ]
-        ids = [piece for i in ids for piece in (plain if i == mask_token_id else [i])]
-    return torch.tensor(ids, dtype=torch.int64)
+    return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)
 
 
 def _needs(tokenizer: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-UNFINISHED = "unfinished"  # what is being written or removed; never read
+UNFINISHED = ".unfinished"  # what is being written or removed; never read
 PREFIX = "checkpoint-"
 
 

@@ -1,7 +1,8 @@
 """Training data as text: JSON Lines and procedural tasks, each line an example of a few parts.
 
-A line is one of `{"messages": [...]}` (the assistant's turns are learnt), `{"prompt": ...,
-"completion": ...}` (the completion is) and `{"text": ...}` (all of it is); other keys are ignored.
+A line is the first of `{"messages": [...]}` (the assistant's turns are learnt), `{"prompt": ...,
+"completion": ...}` (the completion is) and `{"text": ...}` (all of it is) that it has the keys of;
+other keys are ignored.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Example:
     """One line or problem."""
 
     index: int  # its place in the data; does not change when other lines are skipped
-    where: str  # "file:line", or the task and the number of the problem
+    where: str  # "source:number" of the line or problem, from 1
     parts: list[Part]
     special_tokens: bool = False  # the tokenizer adds its own to the first part
 
@@ -90,7 +91,8 @@ def read_examples(
             task, count, seed = parse_task(source)
             problems = itertools.islice(task.training(seed=seed), count)
             for number, problem in enumerate(problems):
-                yield _problem(first + number, task, problem, tokenizer)
+                where = f"{source}:{number + 1}"
+                yield _problem(first + number, where, task, problem, tokenizer)
             first += count
             continue
         lines = Path(source).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -108,7 +110,10 @@ def read_examples(
 def held_out_examples(source: str, tokenizer: Any, count: int) -> list[Example]:
     """The first `count` held-out problems of a task source, which training never sees."""
     task, _, _ = parse_task(source)
-    return [_problem(i, task, problem, tokenizer) for i, problem in enumerate(task.test_set(count))]
+    return [
+        _problem(number, f"{source}:{number + 1}, held out", task, problem, tokenizer)
+        for number, problem in enumerate(task.test_set(count))
+    ]
 
 
 def parse_task(source: str) -> tuple[Task, int, int]:
@@ -134,10 +139,10 @@ def parse_task(source: str) -> tuple[Task, int, int]:
         raise ValueError(f"{source}: {' '.join(str(error).split())}") from None
 
 
-def _problem(index: int, task: Task, problem: Problem, tokenizer: Any) -> Example:
+def _problem(index: int, where: str, task: Task, problem: Problem, tokenizer: Any) -> Example:
     prompt = _template(tokenizer, task.messages(problem.question), True)
     parts = [Part(prompt, False), Part(problem.solution, True)]
-    return Example(index, f"{task.name} {index}", parts)
+    return Example(index, where, parts)
 
 
 def _parse(line: bytes) -> dict[str, Any]:
@@ -161,21 +166,20 @@ def _example(
     names: tuple[str, str],
 ) -> Example:
     prompt, completion = names
-    kinds = [kind for kind in ("messages", completion, "text") if kind in record]
-    if len(kinds) != 1:
-        raise ValueError(f"needs one of `messages`, `{completion}` (with `{prompt}`) and `text`")
     special = False
-    if kinds == ["messages"]:
+    if "messages" in record and "messages" not in names:
         parts = _chat_parts(_messages(record["messages"], "messages"), tokenizer)
-    elif kinds == ["text"]:
-        parts, special = [Part(_text(record, "text"), True)], True
-    else:
+    elif completion in record:
         if prompt not in record:
             raise ValueError(f"has `{completion}` but no `{prompt}`")
         asked = record[prompt]
         special = isinstance(asked, str) and (raw or not tokenizer.chat_template)
         head = _text(record, prompt) if special else _prompt(asked, prompt, tokenizer)
         parts = [Part(head, False), Part(_text(record, completion), True)]
+    elif "text" in record:
+        parts, special = [Part(_text(record, "text"), True)], True
+    else:
+        raise ValueError(f"needs one of `messages`, `{completion}` (with `{prompt}`) and `text`")
     for part in parts:
         try:
             part.text.encode()

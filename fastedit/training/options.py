@@ -9,6 +9,7 @@ from typing import Any
 from fastedit.ops.draft_and_corrupt import DRAFT_MODES, LOSS_REGIONS, RANDOM_SCOPES
 
 from .schedule import Schedule
+from .typed import set_types
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "t2t": ("none", "random", "self"),
@@ -110,6 +111,7 @@ class EditOptions:
     cap_region: str = "m2t"
 
     def __post_init__(self) -> None:
+        set_types(self)
         for name, choices in _CHOICES.items():
             if self._value(name) not in choices:
                 raise ValueError(

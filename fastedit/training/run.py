@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
-import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +16,21 @@ from fastedit.decoding import DecodeConfig
 from fastedit.decoding.loading import load
 from fastedit.decoding.tokens import resolve_mask
 
-from .checkpoints import UNFINISHED, StepLog, checkpoints, write_text
+from .checkpoints import StepLog, checkpoints
 from .collator import Collator
 from .data import TASK_PREFIX, BadLines, held_out_examples, read_examples
 from .documents import Document, Documents, tokenise
+from .folder import (
+    ADAPTER,
+    METRICS,
+    SAMPLES,
+    VALIDATION,
+    WEIGHTS,
+    begin,
+    check_same,
+    clean,
+    run_to_go_on,
+)
 from .lora import add_lora, trainable
 from .order import RunOrder, Turn
 from .packing import pack
@@ -30,9 +38,6 @@ from .samples import Sample, Samples, prompt_length
 from .settings import RunOptions
 from .step import EditStep
 from .trainer import EditTrainer
-
-FACTS = "run.json"
-METRICS, VALIDATION, SAMPLES = "metrics.jsonl", "validation.jsonl", "samples.jsonl"
 
 
 def run(
@@ -49,22 +54,25 @@ def run(
     say     gets remarks, a line each; show gets decoded examples; both in the first process only
 
     Every process of a distributed run calls this with the same options. Raises FileExistsError
-    where `output` holds a run and `resume` is off, ValueError for options or data that cannot be
-    trained on, DataError for bad lines, FloatingPointError where the loss diverges.
+    where `output` holds a run and `resume` is off, or files that are no run's; ValueError for
+    options or data that cannot be trained on, DataError for bad lines, ImportError without peft
+    for LoRA, FloatingPointError where the loss diverges.
     """
+    if options.lora_rank and find_spec("peft") is None:
+        raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
     output = Path(options.output)
-    found = checkpoints(output)
-    if (output / FACTS).exists() and not resume:
-        raise FileExistsError(f"{output} holds a run: pass --resume to go on, or another --output")
-    last = found[-1] if found else None
+    # Processes first wait for each other in _arguments: until then none of them writes.
+    before = run_to_go_on(output, resume)
+    last = checkpoints(output)[-1] if before and checkpoints(output) else None
     arguments = _arguments(options, validate=_validates(options))
     first = arguments.process_index == 0
     say = say if first else lambda line: None
     model, tokenizer = _load(options, last, arguments.device)
     data = _Data.read(options, tokenizer, model)
     say(data.describe(options))
-    facts = {"options": options.facts(), "data": data.training.fingerprint()}
-    _check_facts(facts, output / FACTS)
+    fingerprint = data.training.fingerprint()
+    if before:
+        check_same(before, options, fingerprint)
     if options.gradient_checkpointing:
         _checkpoint_layers(model)
     torch.manual_seed(options.seed)  # the adapter's first weights
@@ -77,10 +85,6 @@ def run(
             experts=options.lora_experts,
         )
     say(str(trainable(model)))
-    if first:
-        output.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(output / UNFINISHED, ignore_errors=True)
-        write_text(output / FACTS, json.dumps(facts | {"versions": _versions()}, indent=2))
     step = EditStep(
         model,
         options.edit,
@@ -92,6 +96,9 @@ def run(
     order = RunOrder(
         data.rows, batch_size=options.batch_size, steps=options.steps, seed=options.seed
     )
+    if first:  # from here on there is a run
+        begin(options, fingerprint)
+    samples_log = StepLog(output / SAMPLES, done) if first else None
     trainer = EditTrainer(
         model=step,
         args=arguments,
@@ -104,26 +111,29 @@ def run(
         callbacks=list(callbacks) if first else [],
         log=StepLog(output / METRICS, done) if first else None,
         validation_log=StepLog(output / VALIDATION, done) if first else None,
+        samples_log=samples_log,
     )
     trainer.remove_callback(PrinterCallback)
-    if first and not trainer.is_fsdp_enabled:  # a sharded model decodes in all processes or none
+    # A sharded model decodes in all processes or none; text without a prompt asks for nothing.
+    if samples_log and data.example and not trainer.is_fsdp_enabled:
         trainer.add_callback(
             Samples(
                 data.example,
                 tokenizer,
-                StepLog(output / SAMPLES, done),
+                samples_log,
                 options.eval_every,
                 data.mask_token_id,
+                say,
                 show,
             )
         )
     if last:
         say(f"going on after step {done} of {options.steps}, from {last}")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    result = output / ("adapter" if options.lora_rank else "checkpoint")
+    result = output / (ADAPTER if options.lora_rank else WEIGHTS)
     trainer.export(result)
     if first:
-        shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+        clean(output)
     return result
 
 
@@ -186,10 +196,10 @@ class _Data(NamedTuple):
         return cls(training, validation, rows, collator, form["mask_token_id"])
 
     @property
-    def example(self) -> Document:
-        """The first document that validation, or else training, asks to answer a prompt."""
+    def example(self) -> Document | None:
+        """The first document with a prompt in validation, or else in training; None: text alone."""
         documents = self.validation or self.training.items
-        return next((d for d in documents if prompt_length(d)), documents[0])
+        return next((d for d in documents if prompt_length(d)), None)
 
     def validation_rows(self, multiple: int) -> list[Turn] | None:
         """A row per document, and empty rows up to a multiple, so that all processes take part."""
@@ -278,29 +288,3 @@ def _special_ids(tokenizer: Any, vocab_size: int) -> list[int]:
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
     unused = range(len(tokenizer), vocab_size)
     return sorted({*tokenizer.all_special_ids, *special, *unused})
-
-
-def _versions() -> dict[str, str]:
-    names = ("torch", "transformers", "accelerate", "peft", "numpy")
-    return {name: version(name) for name in names}
-
-
-def _check_facts(facts: dict[str, Any], path: Path) -> None:
-    """Raises ValueError where an earlier run was another one; warns where libraries changed."""
-    if not path.exists():
-        return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(facts))
-    for name in now["options"].keys() | before["options"].keys():
-        old, new = before["options"].get(name), now["options"].get(name)
-        if old != new:
-            raise ValueError(f"{path.parent} was trained with {name}={old}, not {new}")
-    if now["data"] != before["data"]:
-        raise ValueError(
-            f"{path.parent} was trained on other data: a file or the tokenizer changed"
-        )
-    changed = [n for n, v in _versions().items() if before["versions"].get(n) != v]
-    if changed:
-        warnings.warn(
-            f"{', '.join(changed)} changed since this run began: losses may differ", stacklevel=3
-        )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from fastedit.decoding import DecodeConfig, Decoder, RequestError
+from fastedit.decoding import DecodeConfig, Decoder
 
 from .checkpoints import StepLog
 from .documents import Document
@@ -33,6 +33,8 @@ class Samples(TrainerCallback):
     """Decodes the prompt of a document every `every` steps, greedily, at most 256 tokens.
 
     Decoding draws nothing from torch's generators, so training is the same with it and without.
+    A decode that fails is a finding, and not the end of a run: its error stands in the record, and
+    `say` gets it the first time.
     """
 
     def __init__(
@@ -42,13 +44,15 @@ class Samples(TrainerCallback):
         log: StepLog,
         every: int,
         mask_token_id: int,
+        say: Callable[[str], None],
         show: Callable[[Sample], None],
     ) -> None:
         start = prompt_length(document)
         self.prompt: Tensor = torch.from_numpy(document.ids[:start]).long()
         answer = document.ids[start:][document.response[start:]]
         self.expected = tokenizer.decode(answer, skip_special_tokens=True)
-        self.tokenizer, self.log, self.every, self.show = tokenizer, log, every, show
+        self.tokenizer, self.log, self.every = tokenizer, log, every
+        self.say, self.show, self._said = say, show, False
         self.config = DecodeConfig(
             mask_token_id=mask_token_id, max_new_tokens=min(256, -(-len(answer) // 32) * 32)
         )
@@ -59,15 +63,21 @@ class Samples(TrainerCallback):
         trained = model.model
         base = trained.get_base_model() if hasattr(trained, "peft_config") else trained
         base.eval()
-        text = self._decode(Decoder(base, self.tokenizer, self.config))
+        text = self._decode(base)
         base.train()
         prompt = self.tokenizer.decode(self.prompt, skip_special_tokens=True)
         sample = Sample(state.global_step, prompt, text, self.expected)
         self.log.add(sample._asdict())
         self.show(sample)
 
-    def _decode(self, decoder: Decoder) -> str:
+    def _decode(self, model: Any) -> str:
         try:
-            return (decoder.generate([self.prompt]).texts or [""])[0]
-        except RequestError as error:  # a model that training has broken is a finding
+            decoder = Decoder(model, self.tokenizer, self.config)
+            room = model.config.max_position_embeddings - len(self.prompt)
+            tokens = min(self.config.max_new_tokens, room)
+            return (decoder.generate([self.prompt], max_new_tokens=tokens).texts or [""])[0]
+        except Exception as error:  # whatever it is, the weights are fine
+            if not self._said:
+                self._said = True
+                self.say(f"the example cannot be decoded: {' '.join(str(error).split())}")
             return f"({error})"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from typing import Any
 
 from .lora import TARGETS
 from .options import EditOptions
+from .typed import set_types
 
 # May change between a run and its resumption: none of them changes what is computed, other than by
 # the rounding of differently shaped products.
@@ -15,7 +17,7 @@ FREE = frozenset(
     "data output micro_batch device gradient_checkpointing save_every keep eval_data eval_every "
     "eval_examples".split()
 )
-Options = TypeVar("Options")
+_POSITIVE = "steps batch_size micro_batch max_length lora_alpha save_every keep eval_every".split()
 
 
 @dataclass(frozen=True)
@@ -72,27 +74,23 @@ class RunOptions:
     eval_examples: int = 64
 
     def __post_init__(self) -> None:
+        set_types(self)
+        if not isinstance(self.edit, EditOptions):
+            raise ValueError(
+                f"edit={self.edit!r} must be a mapping of the step's options, such as {{t2t: self}}"
+            )
         for name in ("checkpoint", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing")
         if not self.data:
             raise ValueError("data is missing: name a file or task:NAME")
-        least = dict.fromkeys(
-            (
-                "steps",
-                "batch_size",
-                "micro_batch",
-                "lora_alpha",
-                "save_every",
-                "keep",
-                "eval_every",
-            ),
-            1,
-        ) | dict.fromkeys(("lora_rank", "eval_examples", "seed"), 0)
+        least = dict.fromkeys(_POSITIVE, 1) | dict.fromkeys(("lora_rank", "eval_examples"), 0)
         for name, low in least.items():
             value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < low):
-                raise ValueError(f"{name}={value!r} must be an integer of at least {low}")
+            if value is not None and value < low:
+                raise ValueError(f"{name}={value} must be an integer of at least {low}")
+        if not 0 <= self.seed < 2**32:  # numpy takes no other
+            raise ValueError(f"seed={self.seed} must be an integer from 0 to {2**32 - 1}")
         for name in ("min_learning_rate", "warmup"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
@@ -115,12 +113,14 @@ class RunOptions:
     def from_mapping(cls, values: Mapping[str, Any]) -> RunOptions:
         """From a file's or command line's names; `edit` holds a mapping of `EditOptions`.
 
-        Raises ValueError for an unknown name, TypeError for a missing one.
+        Raises ValueError for an unknown name or a bad value, TypeError for a missing name.
         """
-        given = _checked(cls, values, "")
-        edit = given.get("edit", {})
+        _check_names(cls, values, "")
+        given = dict(values)
+        edit = given.get("edit")
         if isinstance(edit, Mapping):
-            given["edit"] = EditOptions(**_checked(EditOptions, edit, "edit."))
+            _check_names(EditOptions, edit, "edit.")
+            given["edit"] = EditOptions(**edit)
         return cls(**given)
 
     def micro_batches(self, processes: int) -> tuple[int, int]:
@@ -138,28 +138,27 @@ class RunOptions:
         """What a resumed run must have in common with the run before."""
         return {name: value for name, value in asdict(self).items() if name not in FREE}
 
+    def differences(self, before: Mapping[str, Any]) -> list[str]:
+        """`name=old, not new` for each option that differs from the facts of an earlier run.
 
-def _checked(cls: type, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """`values` as they were meant where YAML reads another type: 1e-4 as text, off as False."""
-    types = {f.name: str(f.type) for f in fields(cls)}
-    unknown = sorted(f"{prefix}{name}" for name in values if name not in types)
+        Options that are newer than that run have their defaults in it.
+        """
+        defaults = _flat(RunOptions("-", ("-",), "-", 1).facts())
+        old, new = defaults | _flat(before), _flat(self.facts())
+        return [f"{n}={old[n]}, not {new.get(n)}" for n in old if old[n] != new.get(n)]
+
+
+def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """As `run.json` has them, with the step's options beside the others."""
+    plain = json.loads(json.dumps(facts))
+    edit = plain.pop("edit", {})
+    return plain | {f"edit.{name}": value for name, value in edit.items()}
+
+
+def _check_names(cls: type, values: Mapping[str, Any], prefix: str) -> None:
+    known = [f.name for f in fields(cls)]
+    unknown = sorted(f"{prefix}{name}" for name in values if name not in known)
     if unknown:
         raise ValueError(
-            f"unknown option {', '.join(unknown)}; known: {', '.join(prefix + n for n in types)}"
+            f"unknown option {', '.join(unknown)}; known: {', '.join(prefix + n for n in known)}"
         )
-    checked = dict(values)
-    for name, value in values.items():
-        if types[name] == "float":
-            try:
-                checked[name] = float(value)
-            except (TypeError, ValueError):
-                raise ValueError(f"{prefix}{name}={value!r} must be a number") from None
-        elif types[name] == "str" and isinstance(value, bool):
-            checked[name] = "on" if value else "off"
-        elif types[name] == "str" and isinstance(value, (int, float)):
-            checked[name] = str(value)
-        elif types[name] == "bool" and not isinstance(value, bool):
-            raise ValueError(f"{prefix}{name}={value!r} must be true or false")
-        elif types[name].startswith("tuple") and isinstance(value, (list, str)):
-            checked[name] = (value,) if isinstance(value, str) else tuple(value)
-    return checked

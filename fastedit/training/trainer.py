@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
@@ -18,6 +18,13 @@ from .metrics import SEEN, report
 from .order import EPOCHS
 
 VALIDATION_EPOCH = EPOCHS  # training does not get there
+
+
+class _Intervals(TrainerCallback):
+    """Save and validate as the arguments say, also where a checkpoint brings a state of its own."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.compute_steps(args, state.max_steps)
 
 
 class EditTrainer(Trainer):
@@ -34,11 +41,14 @@ class EditTrainer(Trainer):
         *args: Any,
         log: StepLog | None = None,
         validation_log: StepLog | None = None,
+        samples_log: StepLog | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is divided in compute_loss, and only there
-        self.step_log, self.validation_log = log, validation_log  # in the first process
+        # In the first process; the samples' is written by their callback.
+        self.step_log, self.validation_log, self.samples_log = log, validation_log, samples_log
+        self.add_callback(_Intervals())
         # Of the step so far: what was seen, tokens.
         self._totals = torch.zeros(SEEN + 1, device=self.args.device)
         self._labels = 0.0
@@ -93,8 +103,8 @@ class EditTrainer(Trainer):
         for name in ("loss", "grad_norm"):
             if not math.isfinite(record.get(name, 0.0)):
                 raise FloatingPointError(
-                    f"{name} is {record[name]} at step {step}: lower --learning-rate, and go on "
-                    "from the last checkpoint or start anew"
+                    f"{name} is {record[name]} at step {step}: start anew, with a lower "
+                    "--learning-rate and another --output"
                 )
         if self.step_log is not None:
             self.step_log.add(record)
@@ -147,7 +157,7 @@ class EditTrainer(Trainer):
         self._in_unfinished = False
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            for log in (self.step_log, self.validation_log):
+            for log in (self.step_log, self.validation_log, self.samples_log):
                 if log is not None:
                     log.flush()
             output = Path(str(self.args.output_dir))

@@ -92,11 +92,15 @@ def test_defaults_are_those_of_the_options(run, chosen, data):
         (("--set", "steps"), "must be NAME=VALUE"),
         (("--set", "colour=3"), "unknown option colour"),
         (("--t2t", "some"), "t2t must be one of none, random, self"),
+        (("--set", "data=[1,"), "--set 'data=[1,': the value is not YAML"),
+        (("--set", "edit=self"), "--set 'edit=self' must be NAME=VALUE, or edit.NAME=VALUE"),
+        (("--set", "max_length=abc"), "max_length='abc' must be an integer"),
+        (("--steps", "0"), "steps=0 must be an integer of at least 1"),
         (("--learning-rate", "-1"), "learning_rate=-1.0 must be positive"),
     ],
 )
 def test_bad_options_are_one_line(run, data, tmp_path, arguments, message):
-    if "--set" in arguments or "--t2t" in arguments or "--learning-rate" in arguments:
+    if arguments and "--config" not in arguments:
         base = ("--checkpoint", "tiny", "--data", data, "--output", tmp_path / "o", "--steps", 1)
         arguments = (*base, *arguments)
     code, _, err = run("train", *arguments)
@@ -130,7 +134,12 @@ def test_out_of_memory_comes_with_advice(run, data, monkeypatch, error):
     arguments = ("train", "--checkpoint", "tiny", "--data", data, "--output", "x", "--steps", 1)
     code, _, err = run(*arguments, "--full", "--batch-size", 8)
     assert code == 2 and "out of memory: " in err and "Traceback" not in err
-    for advice in ("--micro-batch 4", "--max-length 1024", "--lora-rank 16", "FSDP2"):
+    for advice in ("--micro-batch 4", "--max-length (now 2048)", "--lora-rank 16", "FSDP2"):
         assert advice in err
+    for line in err.splitlines():  # what --resume refuses asks for a new run
+        other = any(word in line for word in ("--max-length", "--lora-rank", "FSDP2"))
+        assert line.strip().startswith("in a new run: ") == other
+    code, _, err = run(*arguments, "--batch-size", 9)
+    assert "--micro-batch 3 " in err  # 4 would not divide the batch
     code, _, err = run(*arguments, "--micro-batch", 1)
     assert "--micro-batch" not in err and "--lora-rank" not in err

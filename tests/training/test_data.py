@@ -111,6 +111,58 @@ def test_a_long_example_loses_its_end(write, documents):
     assert len(document.ids) == 64 and EOS not in document.ids
 
 
+def test_an_example_without_room_for_its_eos_counts_as_cut_off(write, documents):
+    tokens = 64
+    fits, full = ({"text": "5" * n} for n in (tokens - 1, tokens))
+    found = documents(write(fits, full), max_length=tokens)
+    assert [document.ids.tolist().count(EOS) for document in found.items] == [1, 0]
+    assert found.truncated == 1
+
+
+def test_text_that_spells_the_mask_is_plain_text(write, documents, tiny_tokenizer):
+    """As in a prompt: `<|mask|>` is read as the characters that it consists of."""
+    from fastedit.decoding.inputs import as_id_tensors
+
+    text = "a <|mask|> b"
+    [document] = documents(write({"text": text})).items
+    [ids] = as_id_tensors(text, None, tiny_tokenizer, MASK)
+    assert document.ids[: len(ids)].tolist() == ids.tolist() and MASK not in document.ids
+    [pair] = documents(write({"prompt": text, "completion": text})).items
+    read, learnt = texts(pair, tiny_tokenizer)
+    assert text in read and text in learnt and MASK not in pair.ids
+
+
+def test_messages_go_before_a_pair_and_a_pair_before_a_text(write, documents, tiny_tokenizer):
+    def learnt(record, **options):
+        [document] = documents(write(record), **options).items
+        return texts(document, tiny_tokenizer)[1].replace(tiny_tokenizer.eos_token, "")
+
+    pair = {"prompt": "5?", "completion": "8"}
+    chat = {"messages": CHAT[:2], "text": "9"}
+    assert learnt({**chat, **pair}) == learnt(chat) == "4<|role_end|>"
+    assert learnt({**pair, "text": "9"}) == "8"
+    assert learnt({"text": "9", "prompt": "5?"}, completion_field="text") == "9"
+    assert (
+        learnt({"text": "5?", "answer": "8"}, prompt_field="text", completion_field="answer") == "8"
+    )
+    names = {"prompt_field": "messages", "completion_field": "answer"}
+    assert learnt({"messages": CHAT[:3], "answer": "8"}, **names) == "8"
+
+
+def test_findings_name_their_own_source(write, tiny_tokenizer):
+    pytest.importorskip("reasoning_gym")
+    from fastedit.training.data import held_out_examples
+
+    first = write({"text": "a"}, {"text": "b"}, {"text": "c"})
+    second = write(b"", {"text": "d"}, name="second.jsonl")
+    task = "task:chain_sum,examples=2"
+    examples = list(read_examples([first, task, second], tiny_tokenizer, BadLines()))
+    expected = [f"{first}:{n}" for n in (1, 2, 3)] + [f"{task}:1", f"{task}:2", f"{second}:2"]
+    assert [example.where for example in examples] == expected
+    [held_out] = held_out_examples(task, tiny_tokenizer, 1)
+    assert held_out.where == f"{task}:1, held out"
+
+
 def test_bad_lines_are_named(write, documents, tiny_tokenizer):
     good = {"prompt": "1 + 1 =", "completion": "2"}
     bad = [
@@ -119,7 +171,7 @@ def test_bad_lines_are_named(write, documents, tiny_tokenizer):
         (b'{"text": "\\ud800"}', "lone surrogate"),
         ([1], "must be a JSON object, not list"),
         ({"prompt": "x"}, "needs one of"),
-        ({"text": "x", "completion": "y"}, "needs one of"),
+        ({"text": "x", "completion": "y"}, "no `prompt`"),
         ({"completion": "y"}, "no `prompt`"),
         ({"text": ""}, "not empty"),
         ({"messages": []}, "must be a list of objects"),
@@ -127,7 +179,6 @@ def test_bad_lines_are_named(write, documents, tiny_tokenizer):
         ({"messages": CHAT[:1]}, "no assistant turn"),
         ({"messages": [{"role": "pope", "content": "x"}, CHAT[1]]}, "chat template fails"),
         ({"prompt": "5" * 300, "completion": "y"}, "raise --max-length"),
-        ({"text": "a <|mask|> b"}, "holds the mask token 1"),
     ]
     path = write(good, b"", *(record for record, _ in bad), good)
     with pytest.raises(DataError) as error:

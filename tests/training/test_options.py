@@ -34,6 +34,14 @@ from fastedit.training.schedule import Schedule
         {"noise": "fixed(1.5)"},
         {"noise": "cosine(0,1)"},
         {"noise": "0.5"},
+        {"n_drafts": 1.5},
+        {"n_drafts": True},
+        {"turns": None},
+        {"r_edit": None},
+        {"complementary": 1},
+        {"draft_forbid": 5},
+        {"draft_forbid": ["x"]},
+        {"noise": ["fixed(0.5)"]},
     ],
 )
 def test_wrong_values_are_named(wrong):

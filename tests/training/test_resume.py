@@ -197,8 +197,49 @@ def test_only_the_same_run_is_resumed(uninterrupted, tmp_path):
         again(resume=False)
     with pytest.raises(ValueError, match="was trained with steps=6, not 7"):
         again(steps=7)
-    with pytest.raises(ValueError, match="was trained with edit="):
-        again(edit={"t2t": "random"})
+    with pytest.raises(ValueError, match=r"was trained with edit\.t2t=self, not random: "):
+        again(edit={**OPTIONS["edit"], "t2t": "random"})
     before = weights(uninterrupted)
     assert again(save_every=3, micro_batch=2) == uninterrupted / "adapter"  # nothing left to do
     assert weights(uninterrupted) == before and len(records(uninterrupted)) == 6
+
+
+def test_what_may_change_takes_effect_on_the_way(uninterrupted, finish, tmp_path):
+    """Killed in step 5, with a checkpoint of step 4: from there on, saves are the new ones."""
+    assert finish(tmp_path, moment=MOMENTS["before a step is logged"]) == -signal.SIGKILL
+    changes = {"save_every": 5, "eval_every": 5, "keep": 9, "micro_batch": 2}
+    assert finish(tmp_path, changes=changes, resume=True) == 0
+    found = {path.name for path in tmp_path.glob("checkpoint-*")}
+    assert found == {"checkpoint-4", "checkpoint-5", "checkpoint-6"}
+    for name in ("validation", "samples"):
+        assert [line["step"] for line in records(tmp_path, name)][:2] == [3, 5]
+    for one, two in zip(records(tmp_path), records(uninterrupted), strict=True):
+        assert one["step"] == two["step"] and one["labels"] == two["labels"]
+        assert one["loss"] == pytest.approx(two["loss"], rel=1e-4)
+
+
+def test_a_start_that_was_refused_is_no_obstacle(tmp_path):
+    from fastedit.training.run import run
+    from fastedit.training.settings import RunOptions
+
+    def start(**changes):
+        values = {**OPTIONS, "output": str(tmp_path), "steps": 1, **changes}
+        return run(RunOptions.from_mapping(values))
+
+    refused = {"lora_rank": 0, "edit": {"t2t": "self", "draft_adapter": "off"}}
+    with pytest.raises(ValueError, match="needs a model wrapped by peft"):
+        start(**refused)
+    assert not list(tmp_path.iterdir())
+    assert start(edit={"t2t": "none"}) == tmp_path / "adapter"
+
+
+def test_without_peft_there_is_a_hint(tmp_path, monkeypatch):
+    import sys
+
+    from fastedit.training.run import run
+    from fastedit.training.settings import RunOptions
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match="LoRA needs peft: pip install 'fastedit-dlm"):
+        run(RunOptions.from_mapping({**OPTIONS, "output": str(tmp_path / "run")}))
+    assert not (tmp_path / "run").exists()

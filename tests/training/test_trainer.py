@@ -118,7 +118,9 @@ def test_training_trains(train, t2t):
 
 
 def test_a_loss_that_is_no_number_stops_the_run(train, tmp_path):
-    with pytest.raises(FloatingPointError, match="at step 2: lower --learning-rate"):
+    with pytest.raises(
+        FloatingPointError, match="at step 2: start anew, with a lower --learning-rate"
+    ):
         train(learning_rate=1e30, warmup=0.0, save_every=1, steps=9)
     assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-1"]
 
@@ -157,6 +159,15 @@ def test_batches_must_divide_evenly():
         ({"colour": 1}, "unknown option colour; known: checkpoint"),
         ({"edit": {"colour": 1}}, r"unknown option edit\.colour; known: edit\.t2t"),
         ({"edit": {"t2t": "some"}}, "t2t must be one of none, random, self"),
+        ({"max_length": "abc"}, "max_length='abc' must be an integer"),
+        ({"max_length": 0}, "max_length=0 must be an integer of at least 1"),
+        ({"lora_rank": None}, "lora_rank=None must be an integer"),
+        ({"prompt_field": None}, "prompt_field=None must be a text"),
+        ({"lora_targets": 5}, r"lora_targets=5 must be a list of texts, such as \[a, b\]"),
+        ({"seed": 2**32}, "seed=4294967296 must be an integer from 0 to 4294967295"),
+        ({"edit": "self"}, "edit='self' must be a mapping"),
+        ({"edit": {"n_drafts": 1.5}}, "n_drafts=1.5 must be an integer"),
+        ({"edit": {"draft_forbid": 5}}, r"draft_forbid=5 must be a list of integers, such as \["),
     ],
 )
 def test_bad_options_are_named(values, message):

@@ -1,0 +1,93 @@
+"""The folder of a run: what lies in it, and whether a run may begin or go on there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from .checkpoints import PREFIX, UNFINISHED, checkpoints, write_text
+from .settings import RunOptions
+
+FACTS = "run.json"
+METRICS, VALIDATION, SAMPLES = LOGS = ("metrics.jsonl", "validation.jsonl", "samples.jsonl")
+ADAPTER, WEIGHTS = RESULTS = ("adapter", "checkpoint")
+
+
+def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
+    """The facts of the run in `output`; None where a new one begins, and nothing would be lost.
+
+    A run that stopped before its first step left nothing to lose. Raises FileExistsError for one
+    that went on while `resume` is off, and for files that a run would overwrite and none has made.
+    """
+    facts = _read(output / FACTS)
+    if facts is None:
+        own = {FACTS, UNFINISHED, *LOGS, *RESULTS}
+        names = sorted(path.name for path in output.glob("*"))
+        taken = [n for n in names if n in own or n.removeprefix(PREFIX).isdecimal()]
+        if taken:
+            raise FileExistsError(
+                f"{output} holds {', '.join(taken)}, which a run would overwrite, but no {FACTS} "
+                "of a run: move them away, or give another --output"
+            )
+        return None
+    logged = any((output / name).exists() and (output / name).stat().st_size for name in LOGS)
+    begun = logged or checkpoints(output) or any((output / name).exists() for name in RESULTS)
+    if begun and not resume:
+        raise FileExistsError(f"{output} holds a run: pass --resume to go on, or another --output")
+    return facts if begun else None
+
+
+def check_same(before: dict[str, Any], options: RunOptions, fingerprint: str) -> None:
+    """Raises ValueError where `before` are the facts of another run; warns of other libraries."""
+    differences = options.differences(before["options"])
+    if differences:
+        raise ValueError(
+            f"{options.output} was trained with {'; '.join(differences)}: --resume goes on with "
+            "the same options only; give those, or another --output"
+        )
+    if fingerprint != before["data"]:
+        raise ValueError(
+            f"{options.output} was trained on other data: a file or the tokenizer changed; "
+            "restore it, or give another --output"
+        )
+    changed = [n for n, v in _versions().items() if before["versions"].get(n) != v]
+    if changed:
+        warnings.warn(
+            f"{', '.join(changed)} changed since this run began: losses may differ", stacklevel=3
+        )
+
+
+def begin(options: RunOptions, fingerprint: str) -> None:
+    """Make the folder, say in it what this run is, and remove what a killed one was writing."""
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    facts = {"options": options.facts(), "data": fingerprint, "versions": _versions()}
+    write_text(output / FACTS, json.dumps(facts, indent=2))
+    clean(output)
+
+
+def clean(output: Path) -> None:
+    shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file, or where it is somebody else's."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(facts, dict) and facts.keys() >= {"options", "data", "versions"}
+    return facts if ours else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("torch", "transformers", "accelerate", "peft", "numpy"):
+        with suppress(PackageNotFoundError):  # all weights train without peft
+            found[name] = version(name)
+    return found

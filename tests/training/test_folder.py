@@ -1,0 +1,78 @@
+"""A run begins where nothing is lost, and goes on only as the run it was."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("accelerate")
+
+from fastedit.training.folder import begin, check_same, run_to_go_on
+from fastedit.training.settings import RunOptions
+
+
+def options(output, **changes):
+    base = {"checkpoint": "tiny", "data": "x", "output": str(output), "steps": 1}
+    return RunOptions.from_mapping({**base, **changes})
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "metrics.jsonl",
+        "validation.jsonl",
+        "samples.jsonl",
+        ".unfinished/",
+        "adapter/",
+        "checkpoint/",
+        "checkpoint-7/",
+        "run.json",
+    ],
+)
+def test_what_no_run_has_made_is_left_alone(tmp_path, name, resume):
+    (tmp_path / "notes.txt").write_text("beside a run there may be anything")
+    (tmp_path / "checkpoint-best").mkdir()
+    assert run_to_go_on(tmp_path, resume) is None
+    path = tmp_path / name
+    path.mkdir() if name.endswith("/") else path.write_text('{"mine": 1}')
+    with pytest.raises(FileExistsError, match=f"holds {name.rstrip('/')}, .*another --output"):
+        run_to_go_on(tmp_path, resume)
+
+
+def test_a_run_that_made_no_step_is_no_obstacle(tmp_path):
+    begin(options(tmp_path), "digest")
+    (tmp_path / "metrics.jsonl").write_text("")
+    assert run_to_go_on(tmp_path, False) is None and run_to_go_on(tmp_path, True) is None
+
+
+@pytest.mark.parametrize("trace", ["metrics.jsonl", "checkpoint-3/", "adapter/"])
+def test_a_run_goes_on_when_asked_to(tmp_path, trace):
+    begin(options(tmp_path), "digest")
+    path = tmp_path / trace
+    path.mkdir() if trace.endswith("/") else path.write_text('{"step": 1}\n')
+    with pytest.raises(FileExistsError, match="pass --resume"):
+        run_to_go_on(tmp_path, False)
+    assert run_to_go_on(tmp_path, True)["data"] == "digest"
+
+
+def test_only_what_differs_is_named(tmp_path):
+    begin(options(tmp_path, edit={"r_edit": 0.2}), "digest")
+    before = json.loads((tmp_path / "run.json").read_text())
+    now = options(tmp_path, steps=5, edit={"r_edit": 0.3}, micro_batch=2, save_every=7)
+    with pytest.raises(ValueError, match=r"with steps=1, not 5; edit.r_edit=0.2, not 0.3: "):
+        check_same(before, now, "digest")
+    same = options(tmp_path, edit={"r_edit": 0.2}, micro_batch=2, save_every=7, device="cpu")
+    check_same(before, same, "digest")
+    with pytest.raises(ValueError, match="other data"):
+        check_same(before, same, "another digest")
+
+
+def test_options_newer_than_the_run_had_their_defaults(tmp_path):
+    begin(options(tmp_path), "digest")
+    before = json.loads((tmp_path / "run.json").read_text())
+    del before["options"]["clip"], before["options"]["edit"]["turns"]
+    check_same(before, options(tmp_path), "digest")
+    with pytest.raises(ValueError, match=r"with clip=1.0, not 2.0; edit.turns=1, not 2: "):
+        check_same(before, options(tmp_path, clip=2.0, edit={"turns": 2}), "digest")

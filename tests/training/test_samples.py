@@ -1,0 +1,87 @@
+"""Example decodes: they show a prompt where there is one, and never end a run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("peft")
+pytest.importorskip("accelerate")
+
+from fastedit.decoding import Decoder
+from fastedit.training import trainer
+from fastedit.training.checkpoints import StepLog, publish
+from fastedit.training.run import run
+from fastedit.training.settings import RunOptions
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Two steps on some lines: (lines of samples.jsonl, remarks)."""
+
+    def train_on(*records, **changes):
+        data, output = tmp_path / "data.jsonl", tmp_path / "run"
+        data.write_text("".join(json.dumps(record) + "\n" for record in records))
+        values = {
+            "checkpoint": "tiny",
+            "data": str(data),
+            "output": str(output),
+            "steps": 2,
+            "batch_size": 1,
+            "max_length": 64,
+            "device": "cpu",
+            "eval_every": 1,
+            "edit": {"t2t": "none"},
+        }
+        said = []
+        run(RunOptions.from_mapping({**values, **changes}), say=said.append)
+        assert (output / "adapter").exists()
+        lines = (output / "samples.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines], said
+
+    return train_on
+
+
+def test_text_alone_trains_and_asks_for_nothing(train):
+    assert train({"text": "one two three"}, {"text": "four"})[0] == []
+
+
+def test_the_first_prompt_among_texts_is_decoded(train):
+    samples, said = train({"text": "one"}, {"prompt": "5?", "completion": "8"})
+    assert [(sample["step"], sample["expected"]) for sample in samples] == [(1, "8"), (2, "8")]
+    assert not any("cannot be decoded" in line for line in said)
+
+
+def test_a_prompt_near_the_last_position(train, tiny_model, tiny_tokenizer):
+    """1020 of the model's 1024 positions: 4 are left, though an answer is a block or more."""
+    positions = tiny_model.config.max_position_embeddings
+    frame = len(tiny_tokenizer.apply_chat_template([{"role": "user", "content": ""}],
+        add_generation_prompt=True, tokenize=True, return_dict=False))  # fmt: skip
+    line = {"prompt": "5" * (positions - 4 - frame), "completion": "8" * 9}
+    samples, said = train(line, max_length=positions, steps=1)
+    assert len(samples) == 1 and not any("cannot be decoded" in remark for remark in said)
+
+
+def test_a_decode_that_fails_is_said_once_and_ends_nothing(train, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("no such\nthing")
+
+    monkeypatch.setattr(Decoder, "generate", fail)
+    samples, said = train({"prompt": "5?", "completion": "8"})
+    assert [sample["text"] for sample in samples] == ["(no such\nthing)"] * 2
+    assert [line for line in said if "decoded" in line] == [
+        "the example cannot be decoded: no such thing"
+    ]
+
+
+def test_every_log_is_on_the_disk_before_the_checkpoint(train, monkeypatch):
+    events = []
+    flush = StepLog.flush
+    monkeypatch.setattr(StepLog, "flush", lambda log: (events.append(log.path.name), flush(log)))
+    monkeypatch.setattr(
+        trainer, "publish", lambda *folders: (events.append("publish"), publish(*folders))
+    )
+    train({"prompt": "5?", "completion": "8"})
+    before = events[: events.index("publish")]
+    assert set(before) == {"metrics.jsonl", "validation.jsonl", "samples.jsonl"}
