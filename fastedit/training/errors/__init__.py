@@ -9,6 +9,7 @@
 | `rules` | kinds of wrong tokens, a versioned list |
 | `histograms` | positions, runs, confidence and kinds, counted per sample |
 | `divergence` | distances of histograms, bootstrap and null level |
-| `report` | all of it for two models, ready for JSON |
+| `report` | all of it for two models' tokens |
+| `survey` | asks two models and compares them: the way in |
 | `plots` | the report as pictures |
 """

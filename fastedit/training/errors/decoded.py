@@ -65,8 +65,8 @@ class Watch:
 
     def _open(self, request: Request) -> None:
         known = request.prompt[request.start :].tolist()
-        before = self.ids if request.start and self.ids else request.prompt[: request.start]
-        self.left = int(before[-1]) if len(before) else -1
+        before = self.ids or request.prompt[: request.start].tolist()
+        self.left = before[-1] if before else -1
         self.ids = known + [self.mask_token_id] * (request.block_length - len(known))
         self.start = request.start
 

@@ -108,7 +108,9 @@ def _fill(
             replace(key, example=key.example[rows], position=key.position[rows]),
         )
         if bool(part.bad.any() | (part.kinds != EDIT).any()):
-            raise ValueError("bad logits (NaN, +inf or nothing finite): run it with --dtype float32")
+            raise ValueError(
+                "bad logits (NaN, +inf or nothing finite): run it with --dtype float32"
+            )
         y[rows], prob[rows] = part.z, part.p_draft
     return y, prob
 

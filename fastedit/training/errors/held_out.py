@@ -38,13 +38,13 @@ def read_held_out(
     tokenizer: Any,
     *,
     max_length: int | None = None,
-    bad_lines: str = "stop",
+    on_bad_line: str = "stop",
     **fields: Any,
 ) -> HeldOut:
     """The first `count` held-out problems of `task:NAME`, or the first `count` lines of a file.
 
     max_length  tokens of a sample, whole blocks; longer ones lose their end
-    bad_lines   "stop" or "skip", as in training; `fields`: see `read_examples`
+    on_bad_line, fields  as in training; see `BadLines` and `read_examples`
 
     Raises OSError, and ValueError for data or a model that does not fit.
     """
@@ -61,7 +61,7 @@ def read_held_out(
         max_length = min(LONGEST, positions) // size * size
     if max_length > positions:
         raise ValueError(f"max_length={max_length} is beyond the model's {positions} positions")
-    bad = BadLines(bad_lines)
+    bad = BadLines(on_bad_line)
     if source.startswith(TASK_PREFIX):
         examples = held_out_examples(source, tokenizer, count)
     else:

@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from .divergence import halves, interval, jensen_shannon, redrawn, shift, total_variation
+from .divergence import Distance, halves, interval, jensen_shannon, redrawn, shift, total_variation
 from .histograms import confidence, histograms
 from .written import Written
+
+REPORT_VERSION = 1  # of the keys, and of what they mean
 
 
 def compare(
@@ -30,11 +32,12 @@ def compare(
     generator = np.random.default_rng(seed)
     weights, split = redrawn(samples, generator), halves(samples, generator)
     sides = [histograms(side, samples, block_size) for side in (before, after)]
-    null = None if again is None else histograms(again, samples, block_size)
+    null = {} if again is None else histograms(again, samples, block_size)
 
-    def shifted(name: str, distance: Any) -> dict[str, Any]:
+    def shifted(name: str, distance: Distance) -> dict[str, Any]:
         first, second = (side[name].counts for side in sides)
-        return shift(first, second, distance, weights, split, null and null[name].counts)
+        chance = null[name].counts if null else None
+        return shift(first, second, distance, weights, split, chance)
 
     shifts = {name: shifted(name, jensen_shannon) for name in sides[0]}
     shifts["kinds, total variation"] = shifted("kinds", total_variation)
