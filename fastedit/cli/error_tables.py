@@ -17,9 +17,9 @@ NUMBERS = {
     "ece": "calibration error (ECE)",
 }
 LEGEND = (
-    "divergence: Jensen-Shannon in bits, 0 to 1; of kinds also total variation.",
-    "In brackets: 95 % by redrawing the samples. Null: what {null} of",
-    "the model before give by chance.",
+    "divergence: Jensen-Shannon in bits, or total variation; each from 0 to 1.",
+    "In brackets: 95 % by redrawing the samples. null: what chance alone gives,",
+    "by {null} of the model before.",
 )
 
 
@@ -47,9 +47,6 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield from _comparison(report["decoding"])
         yield ""
         yield from _shifts(report["decoding"])
-    yield ""
-    for line in LEGEND:
-        yield line.format(null=report["null"])
 
 
 def _comparison(part: Mapping[str, Any]) -> Iterator[str]:
@@ -68,9 +65,12 @@ def _comparison(part: Mapping[str, Any]) -> Iterator[str]:
 def _shifts(part: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'distribution':<25}{'divergence':<22}{'null':<15}shift"
     for name, found in part["shifts"].items():
-        verdict = (found["verdict"] or "-").removeprefix("shift ").partition(" than")[0]
-        verdict = verdict + " than null" if found["verdict"] else verdict
+        verdict = (
+            (found["verdict"] or "-").removeprefix("shift ").replace("the null interval", "null")
+        )
         yield f"{name:<25}{_spread(found):<22}{_range(found['null']):<15}{verdict}"
+    for line in LEGEND:
+        yield line.format(null=part["null"])
 
 
 def _pair(label: str, before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str:

@@ -168,8 +168,8 @@ def evaluate_command(
 
 def _refuse_options(context: typer.Context) -> None:
     """A subcommand has options of its own; those before its name would be lost."""
-    given = [n for n in context.params if context.get_parameter_source(n).name == "COMMANDLINE"]
-    if given:
+    sources = [context.get_parameter_source(name) for name in context.params]
+    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
         name = context.invoked_subcommand
         raise UserError(f"options of `fastedit eval {name}` stand behind `{name}`")
 

@@ -87,8 +87,8 @@ def drafted(
                 draws.draft_key(masks, group + key * len(RATES)),
             )
             z = xt.masked_scatter(masks, y)
-            arrays = (tensor.cpu().numpy() for tensor in (clean, response, masks, z))
-            parts.append(_table(start, group, *arrays, prob.cpu().numpy(), held.block_size, rules))
+            arrays = [tensor.cpu().numpy() for tensor in (clean, response, masks, z, prob)]
+            parts.append(_table(start, group, arrays, held.block_size, rules))
         on_batch(len(numbers))
     return Written.joined(parts)
 
@@ -118,15 +118,15 @@ def _fill(
 def _table(
     first: int,
     group: int,
-    clean: np.ndarray,
-    response: np.ndarray,
-    masks: np.ndarray,
-    z: np.ndarray,
-    prob: np.ndarray,
+    arrays: list[np.ndarray],
     block_size: int,
     rules: Rules,
 ) -> Written:
-    """Arrays [B, L] of a batch whose first sample has the number `first`; prob [masks.sum()]."""
+    """Clean ids, response, masks and drafts [B, L] of a batch, and p(y) of its masks.
+
+    `first` is the number of its first sample.
+    """
+    clean, response, masks, z, prob = arrays
     row, position = masks.nonzero()
     visible = (~masks).reshape(-1, block_size)
     before = np.tile(np.arange(masks.shape[1] // block_size) > 0, len(masks))

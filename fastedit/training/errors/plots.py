@@ -9,6 +9,7 @@ import numpy as np
 
 SIDES = (("before", "tab:gray"), ("after", "tab:orange"))
 LABELS = 12  # at most on an axis
+LONG = 6  # characters of a label that lies level
 WIDTH, HEIGHT = 11, 13  # inches
 
 
@@ -61,7 +62,8 @@ def _histogram(axis: Any, name: str, histogram: dict[str, Any]) -> None:
         shares = counts / max(1, counts.sum())
         axis.bar(places + 0.4 * (number - 0.5), shares, 0.4, label=side, color=colour)
     every = -(-len(places) // LABELS)
-    axis.set_xticks(places[::every], histogram["bins"][::every])
+    slope = 20 if max(map(len, histogram["bins"])) > LONG else 0
+    axis.set_xticks(places[::every], histogram["bins"][::every], rotation=slope)
     axis.set_title(name)
     axis.set_ylabel("share")
     if name.startswith("confidence"):

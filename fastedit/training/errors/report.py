@@ -27,7 +27,8 @@ def compare(
     again  tokens of the model before with other draft keys, the null level when drafts are drawn;
            without it two halves of its samples are. See `divergence.shift`.
 
-    `before` and `after` hold each model's own numbers; `errors`, `jaccard` and `shifts` compare.
+    `before` and `after` hold each model's own numbers; `errors`, `jaccard` and `shifts` compare;
+    `null` says where the null intervals are from.
     """
     generator = np.random.default_rng(seed)
     weights, split = redrawn(samples, generator), halves(samples, generator)
@@ -49,6 +50,7 @@ def compare(
         "before": _side(before),
         "after": _side(after),
         **overlap,
+        "null": "two halves of the samples" if again is None else "two draft keys",
         "shifts": shifts,
         "histograms": {
             name: {

@@ -123,11 +123,15 @@ class Survey:
             "block_size": before.held.block_size,
             "seed": self.seed,
         }
-        drafts = {"all": compare(before.drafts, after.drafts, again=before.again, **form)}
+        one, other, again = before.drafts, after.drafts, before.again
+        drafts = {"all": compare(one, other, again=again, **form)}
         for group, rate in enumerate(RATES):
-            sides = (before.drafts, after.drafts, before.again)
-            one, other, again = (side and side.where(side.group == group) for side in sides)
-            drafts[f"t={rate}"] = compare(one, other, again=again, **form)
+            drafts[f"t={rate}"] = compare(
+                one.where(one.group == group),
+                other.where(other.group == group),
+                again=None if again is None else again.where(again.group == group),
+                **form,
+            )
         decoding = None
         if before.decoding is not None and after.decoding is not None:
             decoding = compare(before.decoding, after.decoding, **form)
@@ -137,7 +141,6 @@ class Survey:
             **asdict(self),
             **form,
             "truncated": before.held.truncated,
-            "null": "two draft keys" if self.draws else "two halves of the samples",
             "drafts": drafts,
             "decoding": decoding,
         }
