@@ -63,12 +63,12 @@ def _comparison(part: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _shifts(part: Mapping[str, Any]) -> Iterator[str]:
-    yield f"{'distribution':<25}{'divergence':<22}{'null':<15}shift"
+    yield f"{'distribution':<24}{'divergence':<21}{'null':<13}shift"
     for name, found in part["shifts"].items():
         verdict = (
             (found["verdict"] or "-").removeprefix("shift ").replace("the null interval", "null")
         )
-        yield f"{name:<25}{_spread(found):<22}{_range(found['null']):<15}{verdict}"
+        yield f"{name:<24}{_spread(found):<21}{_range(found['null']):<13}{verdict}"
     for line in LEGEND:
         yield line.format(null=part["null"])
 

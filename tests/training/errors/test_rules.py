@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import pytest
 
 from fastedit.training.errors.rules import KINDS, RULES_VERSION, Rules
@@ -28,8 +30,7 @@ TEXTS += ["3 x", "x", "\ufffd\ufffd"]
 class Vocabulary:
     """Tokens are the texts above; the first one is special."""
 
-    all_special_ids = (0,)
-    added_tokens_decoder: dict = {}
+    all_special_ids, added_tokens_decoder = (0,), MappingProxyType({})
 
     def __len__(self) -> int:
         return len(TEXTS)
