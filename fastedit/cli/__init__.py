@@ -18,6 +18,7 @@ from fastedit.cli.bench import bench_command
 from fastedit.cli.demo import demo_command
 from fastedit.cli.errors import CommandLineError
 from fastedit.cli.evaluate import evaluate_command
+from fastedit.cli.evaluate_errors import errors_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.info import info_command
 from fastedit.cli.train import train_command
@@ -30,7 +31,10 @@ app = typer.Typer(
 )
 app.command("generate")(generate_command)
 app.command("train")(train_command)
-app.command("eval")(evaluate_command)
+evaluations = typer.Typer()
+evaluations.callback(invoke_without_command=True)(evaluate_command)
+evaluations.command("errors")(errors_command)
+app.add_typer(evaluations, name="eval")
 app.command("bench")(bench_command)
 app.command("info")(info_command)
 app.command("demo")(demo_command)

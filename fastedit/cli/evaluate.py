@@ -13,7 +13,7 @@ import typer
 
 from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
-from fastedit.cli.errors import one_line
+from fastedit.cli.errors import UserError, one_line
 from fastedit.cli.report import result_lines
 from fastedit.cli.terminal import counting, plain, stdout_console
 from fastedit.tasks import get_task, task_names
@@ -104,6 +104,7 @@ def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float,
 
 
 def evaluate_command(
+    context: typer.Context,
     task: Annotated[str, typer.Option(help=" or ".join(task_names()))] = "chain_sum",
     n: Annotated[int, typer.Option("--n", min=1, help="Held-out problems, always the same.")] = 200,
     batch_size: Annotated[int, typer.Option(min=1, help="Problems decoded together.")] = BATCH,
@@ -128,6 +129,9 @@ def evaluate_command(
     seed: Annotated[int | None, typer.Option(help="Of the draws, when sampling.")] = None,
 ) -> None:
     """Score a checkpoint on held-out problems, with speed and editing beside it."""
+    if context.invoked_subcommand:
+        _refuse_options(context)
+        return
     with one_line(ValueError, ImportError):
         problems = get_task(task)
     config = options.decode_config(
@@ -160,6 +164,14 @@ def evaluate_command(
             plain(console, line)
         plain(console, f"{task}, batches of {batch_size}, {result['hardware']}")
     raise typer.Exit(1 if result["failed"] else 0)
+
+
+def _refuse_options(context: typer.Context) -> None:
+    """A subcommand has options of its own; those before its name would be lost."""
+    sources = [context.get_parameter_source(name) for name in context.params]
+    if any(source is not None and source.name == "COMMANDLINE" for source in sources):
+        name = context.invoked_subcommand
+        raise UserError(f"options of `fastedit eval {name}` stand behind `{name}`")
 
 
 def _measured(decoder: Decoder, task: Task, n: int, batch_size: int) -> dict[str, Any]:

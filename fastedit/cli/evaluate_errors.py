@@ -1,0 +1,138 @@
+"""`fastedit eval errors`: what a model drafts wrongly before and after it was adapted."""
+
+from __future__ import annotations
+
+import json as json_format
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastedit.cli import options
+from fastedit.cli.checkpoint import load_decoder
+from fastedit.cli.error_tables import report_lines
+from fastedit.cli.errors import UserError, one_line
+from fastedit.cli.terminal import counting, plain, stdout_console
+from fastedit.tasks import task_names
+
+if TYPE_CHECKING:
+    from fastedit.training.errors.survey import Answers, Survey
+
+_DATA = "Samples"
+
+
+def _option(help: str, panel: str | None = None, *names: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+
+
+def errors_command(
+    before: Annotated[str, _option("Folder, Hub id or 'tiny'.", metavar="PATH|ID")] = "tiny",
+    after: Annotated[
+        str | None, _option("Another checkpoint, or that of --adapter.", metavar="PATH|ID")
+    ] = None,
+    adapter: Annotated[str | None, _option("LoRA folder or Hub id, merged into `after`.")] = None,
+    output: Annotated[
+        Path | None, _option("Folder for report.json and plots (PNG and SVG).")
+    ] = None,
+    as_json: Annotated[bool, _option("One object.", None, "--json")] = False,
+    decode: Annotated[
+        bool, _option("Also tokens edited in decoding.", None, "--decode/--no-decode")
+    ] = True,
+    draft_mode: Annotated[
+        str, _option("The best id, or a draw.", metavar="argmax|sample")
+    ] = "argmax",
+    draft_temperature: Annotated[float, _option("Of draws.")] = 1.0,
+    seed: Annotated[int, _option("Of masks, draws and intervals.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples in a draft pass.")] = 8,
+    task: Annotated[
+        str | None, _option(f"{' or '.join(task_names())}: held-out problems.", _DATA)
+    ] = None,
+    data: Annotated[
+        str | None,
+        _option("JSON Lines as in training; or task:NAME,option=number.", _DATA, metavar="FILE"),
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=2, help="The first n.", rich_help_panel=_DATA)] = 200,
+    max_length: Annotated[int | None, _option("Tokens; longer is cut off.", _DATA)] = None,
+    on_bad_line: Annotated[
+        str, _option("What a bad line does.", _DATA, metavar="stop|skip")
+    ] = "stop",
+    raw: Annotated[bool, _option("No chat template around prompts.", _DATA, "--raw")] = False,
+    prompt_field: Annotated[str, _option("Where prompts are in the data.", _DATA)] = "prompt",
+    completion_field: Annotated[str, _option("Where answers are.", _DATA)] = "completion",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+) -> None:
+    """Compare the errors of a model before and after adaptation: same samples, same masks."""
+    if after is None and adapter is None:
+        raise UserError("nothing to compare with: pass --after or --adapter")
+    if task is not None and data is not None:
+        raise UserError("--task and --data exclude each other")
+    from fastedit.training.errors import plots
+    from fastedit.training.errors.survey import Survey
+
+    with one_line(ValueError, ImportError):
+        if output is not None:
+            plots.require()  # before hours of drafts
+        survey = Survey(
+            source=data or f"task:{task or 'chain_sum'}",
+            samples=n,
+            seed=seed,
+            draft_mode=draft_mode,
+            draft_temperature=draft_temperature,
+            decode=decode,
+            batch_size=batch_size,
+            max_length=max_length,
+            on_bad_line=on_bad_line,
+            raw=raw,
+            prompt_field=prompt_field,
+            completion_field=completion_field,
+        )
+    models = {"before": before, "after": after or before, "adapter": adapter}
+    first = _ask(survey, "before", before, None, dtype, device)
+    second = _ask(survey, "after", after or before, adapter, dtype, device)
+    with one_line(ValueError):
+        report = models | survey.report(first, second)
+    text = json_format.dumps(_finite(report))
+    if output is not None:
+        _write(report, text, output)
+    if as_json:
+        typer.echo(text)
+        return
+    console = stdout_console()
+    for line in report_lines(report):
+        plain(console, line)
+    if output is not None:
+        plain(console, f"\nreport.json and plots are in {output}")
+
+
+def _ask(
+    survey: Survey, name: str, checkpoint: str, adapter: str | None, dtype: str, device: str
+) -> Answers:
+    from fastedit.decoding import DecodeConfig, RequestError
+
+    twice = name == "before"
+    decoder = load_decoder(checkpoint, DecodeConfig(), adapter, None, dtype, device)
+    with (
+        one_line(ValueError, OSError, ImportError, RequestError),
+        counting(name, survey.samples * survey.passes(twice)) as advance,
+    ):
+        return survey.ask(decoder.model, decoder.tokenizer, twice=twice, on_samples=advance)
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for every NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _write(report: dict[str, Any], text: str, folder: Path) -> None:
+    from fastedit.training.errors.plots import draw
+
+    with one_line(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        draw(report, folder)
