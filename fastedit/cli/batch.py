@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,36 +88,30 @@ def _prompt(row: Row, decoder: Decoder, raw: bool) -> Any:
 
 
 def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str, Any]]:
-    """Results in batches of rows with equal overrides; seeds may differ within a batch."""
-    groups: dict[str, list[Row]] = {}
+    """Results in batches of rows that one forward can serve; each has its own overrides."""
+    from fastedit.decoding.engine import Engine
+
+    groups: dict[str, list[tuple[Row, DecodeConfig]]] = {}
     for row in rows:
-        options = {name: value for name, value in row.options.items() if name != "seed"}
-        groups.setdefault(json.dumps(options, sort_keys=True), []).append(row)
-    for shared, group in groups.items():
+        config = decoder.config.replace(**row.options)
+        shared = [getattr(config, name) for name in Engine.SHARED]
+        groups.setdefault(repr(shared), []).append((row, config))
+    for group in groups.values():
         for start in range(0, len(group), BATCH):
-            yield from _batch(group[start : start + BATCH], json.loads(shared), decoder, raw)
+            yield from _batch(group[start : start + BATCH], decoder, raw)
 
 
 def _batch(
-    rows: list[Row], options: dict[str, Any], decoder: Decoder, raw: bool
+    rows: list[tuple[Row, DecodeConfig]], decoder: Decoder, raw: bool
 ) -> Iterator[dict[str, Any]]:
-    from fastedit.decoding import RequestError
-
-    prompts = [_prompt(row, decoder, raw) for row in rows]
-    seeds = [_seed(row, decoder.config) for row in rows]
-    try:
-        out = decoder.generate(prompts, **options, seed=seeds)
-    except RequestError as error:  # raised for a batch of one
-        if error.output is None:
-            raise
-        out = error.output
-    for row, text, stats, failure in zip(rows, out.texts or [], out.stats, out.errors, strict=True):
-        yield _record(row, text, failure) | {"stats": stats.as_dict()}
-
-
-def _seed(row: Row, config: DecodeConfig) -> int:
-    given = row.options.get("seed", config.seed)
-    return secrets.randbits(63) if given is None else given
+    prompts = [_prompt(row, decoder, raw) for row, _ in rows]
+    out = decoder.generate(prompts, config=[config for _, config in rows], errors="return")
+    results = zip(rows, out.texts or [], out.stats, out.errors, strict=True)
+    for (row, _), text, stats, failure in results:
+        if stats.finish_reason != "interrupted":
+            yield _record(row, text, failure) | {"stats": stats.as_dict()}
+    if out.interrupted:
+        raise KeyboardInterrupt
 
 
 def _record(row: Row, text: str | None, error: Exception | None) -> dict[str, Any]:

@@ -84,15 +84,11 @@ def evaluate(
 
 
 def _generate(decoder: Decoder, prompts: list, overrides: dict[str, Any]) -> DecodeOutput:
-    """`Decoder.generate`, which raises the error of a request that is alone."""
-    from fastedit.decoding import RequestError
-
-    try:
-        return decoder.generate(prompts, **overrides)
-    except RequestError as error:
-        if error.output is None:
-            raise
-        return error.output
+    """`Decoder.generate`, with every request's error in the output; raises on Ctrl-C."""
+    out = decoder.generate(prompts, errors="return", **overrides)
+    if out.interrupted:
+        raise KeyboardInterrupt
+    return out
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 
 class BlockCache(Cache):
-    """`slots` prefixes of up to `length` positions each.
+    """`slots` prefixes of up to `length` positions each; none until `resize` makes room.
 
     A forward writes the keys and values of its tokens at their absolute positions and reads every
     position up to the furthest one; the attention mask hides what lies beyond a row's own block.
@@ -20,8 +20,8 @@ class BlockCache(Cache):
     layers: list[Any]
     keys_by_position = True
 
-    def __init__(self, slots: int, length: int) -> None:
-        self.slots, self.length = slots, length
+    def __init__(self) -> None:
+        self.slots = self.length = 0
         self.rows = slice(0, 0)
         self.cached = self.visible = 0
         self.where: Any = None  # index of the positions that the next forward writes
@@ -39,6 +39,17 @@ class BlockCache(Cache):
         else:
             row = torch.arange(rows.start, rows.stop, device=positions.device)
             self.where = (row[:, None], positions)
+
+    def resize(self, slots: int, length: int) -> None:
+        """Room for other numbers of prefixes and positions; keeps what lies within both."""
+        rows, columns = min(slots, self.slots), min(length, self.length)
+        self.slots, self.length = slots, length
+        for layer in self.layers:
+            for name in ("keys", "values"):
+                old = getattr(layer, name)
+                new = old.new_zeros(slots, length, *old.shape[2:])
+                new[:rows, :columns] = old[:rows, :columns]
+                setattr(layer, name, new)
 
     def move(self, source: int, target: int) -> None:
         for layer in self.layers:

@@ -15,7 +15,7 @@ from fastedit.policies import POLICIES, JointThreshold
 
 
 class Canvas:
-    """Preallocated tensors for `slots` requests of at most `length` positions.
+    """Tensors for `slots` requests; positions are added by `grow`.
 
     tokens    [slots, length] int64  prompt, committed blocks, masks
     start     [slots] int64          first position of the active blocks
@@ -27,7 +27,7 @@ class Canvas:
     """
 
     def __init__(
-        self, slots: int, length: int, request: Request, mask_token_id: int, device: torch.device
+        self, slots: int, request: Request, mask_token_id: int, device: torch.device
     ) -> None:
         config = request.config
         self.block_length, self.mask_token_id = config.block_length, mask_token_id
@@ -37,7 +37,7 @@ class Canvas:
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.full((slots, *shape), value, dtype=dtype, device=device)
 
-        self.tokens = full(mask_token_id, torch.int64, length)
+        self.tokens = full(mask_token_id, torch.int64, 0)
         self.start = full(0, torch.int64)
         self.final = full(0, torch.int64)
         self.held = full(False, torch.bool)
@@ -58,11 +58,17 @@ class Canvas:
             start=self.start,
         )
 
+    def grow(self, length: int) -> None:
+        """Room for requests of `length` positions; windows made before keep the old tokens."""
+        slots, before = self.tokens.shape
+        more = self.tokens.new_full((slots, length - before), self.mask_token_id)
+        self.tokens = torch.cat((self.tokens, more), dim=1)
+
     def load(self, slot: int, request: Request) -> None:
-        """Put a new request into `slot` and open its first block."""
+        """Put a request into `slot` and open its active block."""
         config, length = request.config, self.block_length
         tau = config.editing_threshold
-        known = request.prompt.to(self.tokens.device)
+        known = request.known.to(self.tokens.device)
         self.tokens[slot] = self.mask_token_id
         self.tokens[slot, : len(known)] = known
         block = slice(request.start, request.start + length)

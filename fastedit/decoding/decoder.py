@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fastedit.decoding.config import DecodeConfig
 from fastedit.decoding.engine import Engine
-from fastedit.decoding.inputs import as_id_tensors, check_prompt
+from fastedit.decoding.inputs import one_by_one
+from fastedit.decoding.interrupt import until_interrupted
 from fastedit.decoding.loading import load
+from fastedit.decoding.memory import capacity
+from fastedit.decoding.prepare import as_requests, one_per_prompt
 from fastedit.decoding.request import Request
-from fastedit.decoding.results import DecodeOutput, Event
+from fastedit.decoding.results import DecodeMemoryError, DecodeOutput, Event, RequestError
 from fastedit.decoding.streamers import attach_streamer
-from fastedit.decoding.text import TextTracker
-from fastedit.decoding.tokens import resolve_eos, resolve_mask, vocab_size
 
 
 class Decoder:
@@ -65,6 +65,9 @@ class Decoder:
         attention_mask: Tensor | None = None,
         streamer: Any = None,
         *,
+        config: DecodeConfig | Sequence[DecodeConfig] | None = None,
+        max_batch: int | Literal["auto"] = "auto",
+        errors: Literal["raise", "return"] = "raise",
         allow_mask_in_prompt: bool = False,
         **overrides: Any,
     ) -> DecodeOutput:
@@ -74,33 +77,67 @@ class Decoder:
         attention_mask [B, P] for padded ids, padding on either side
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then
                        committed ids per block; `put_draft`, where it has one, gets every step
+        config         in place of the Decoder's; or one per prompt, which must share the options
+                       in `Engine.SHARED`: requests with different ones decode together
+        max_batch      requests that decode together; the next one enters as one ends. "auto": on
+                       CUDA as many as the free memory holds of the longest one, up to 128, else 32.
+                       Out of memory, half as many go on, with the same results
+        errors         "raise": a bad prompt raises TypeError or ValueError before any model call.
+                       A request with bad logits fails alone; its error is in `errors` of the
+                       output, or raised when it was the only one. So is DecodeMemoryError, in any
+                       case. What is raised while decoding has `output`: all results so far.
+                       "return": each of these ends its own request and is in `errors`
         allow_mask_in_prompt  keep a literal mask id of a prompt, protected, instead of refusing it
-        overrides      options of `DecodeConfig` for this call
+        overrides      options of `DecodeConfig` for this call, on top of `config`
 
-        Raises TypeError and ValueError for bad input before any model call. A request with bad
-        logits fails alone: its error is in `errors`, or raised when it was the only one.
+        Ctrl-C returns what there is of several prompts, after the step under way: requests that
+        had not ended have finish_reason "interrupted" and their committed tokens. A second one
+        raises, as does the first with a single prompt.
         """
-        requests, engine = self._prepare(prompts, attention_mask, overrides, allow_mask_in_prompt)
+        if errors not in ("raise", "return"):
+            raise ValueError(f'errors must be "raise" or "return"; got {errors!r}')
+        requests, engine = self._prepare(
+            prompts,
+            attention_mask,
+            config,
+            overrides,
+            max_batch,
+            allow_mask=allow_mask_in_prompt,
+            keep_refused=errors == "return",
+        )
         if streamer is not None:
             attach_streamer(streamer, requests)
+        raising, alone = errors == "raise", len(requests) == 1
+        fatal: RequestError | None = None
+        steps = engine.run() if alone else until_interrupted(engine.run())
         try:
-            with self._evaluating():
-                for _ in engine.run():
-                    pass
+            with self._evaluating(), contextlib.closing(steps):
+                for finished in steps:
+                    for error in (request.error for request in finished if raising):
+                        if error and (alone or isinstance(error, DecodeMemoryError)):
+                            fatal = error
+                    if fatal:
+                        break
         finally:
             if streamer is not None:
                 streamer.end()
+        out = self._output(requests)
+        if fatal is not None:
+            fatal.output = out
+            raise fatal
+        return out
+
+    def _output(self, requests: list[Request]) -> DecodeOutput:
+        for request in requests:
+            if not request.finished:
+                request.stats.finish_reason = "interrupted"
         has_text = self.tokenizer is not None
-        out = DecodeOutput(
+        return DecodeOutput(
             sequences=[torch.tensor(r.generated, dtype=torch.int64) for r in requests],
             texts=[r.text.text for r in requests if r.text] if has_text else None,
             stats=[request.stats for request in requests],
             errors=[request.error for request in requests],
         )
-        if len(requests) == 1 and requests[0].error is not None:
-            requests[0].error.output = out
-            raise requests[0].error
-        return out
 
     def stream(self, prompt: Any, drafts: bool = False, **overrides: Any) -> Iterator[Event]:
         """Decode one prompt and yield events as they happen; see `Event`.
@@ -108,7 +145,7 @@ class Decoder:
         The texts of the "commit" events joined are exactly what `generate` returns. With `drafts`
         a "draft" event follows every forward.
         """
-        requests, engine = self._prepare(prompt, None, overrides)
+        requests, engine = self._prepare(prompt, None, None, overrides)
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, got {len(requests)}; use generate")
         events = deque[Event]()
@@ -143,49 +180,22 @@ class Decoder:
         self,
         prompts: Any,
         attention_mask: Tensor | None,
+        config: DecodeConfig | Sequence[DecodeConfig] | None,
         overrides: dict[str, Any],
-        allow_mask: bool = False,
+        max_batch: int | Literal["auto"] = "auto",
+        **options: bool,
     ) -> tuple[list[Request], Engine]:
-        config = self.config.replace(**overrides)
-        mask = resolve_mask(config, self.model, self.tokenizer)
-        eos = resolve_eos(config, self.model, self.tokenizer)
-        if mask in eos:
-            raise ValueError(f"id {mask} is both the mask token and an EOS: set eos_token_id")
-        if config.temperature > 0.0:
+        each = one_by_one(prompts, attention_mask)
+        configs = one_per_prompt(self.config if config is None else config, overrides, len(each))
+        if any(one.temperature > 0.0 for one in configs):
             warnings.warn(
                 "temperature > 0 draws anew at every forward, so blocks keep changing until "
                 "max_post_steps",
                 stacklevel=3,
             )
-        rows = as_id_tensors(prompts, attention_mask, self.tokenizer, mask)
-        for index, ids in enumerate(rows):
-            check_prompt(
-                ids,
-                index,
-                mask_token_id=mask,
-                vocab_size=vocab_size(self.model),
-                max_positions=getattr(
-                    getattr(self.model, "config", None), "max_position_embeddings", None
-                ),
-                max_new_tokens=config.max_new_tokens,
-                allow_mask=allow_mask,
-            )
-        seeds = _seeds(config.seed, len(rows))
-        stops = [config.stop] if isinstance(config.stop, str) else config.stop or []
-        if stops and self.tokenizer is None:
-            raise ValueError("stop texts need a tokenizer; use eos_token_id for ids")
-        requests = [
-            Request(
-                index=index,
-                prompt=ids,
-                config=config,
-                seed=seed,
-                eos=eos,
-                text=TextTracker(self.tokenizer, stops) if self.tokenizer is not None else None,
-            )
-            for index, (ids, seed) in enumerate(zip(rows, seeds, strict=True))
-        ]
-        return requests, Engine(self.model, requests, mask, self.device)
+        requests, mask = as_requests(each, configs, self.model, self.tokenizer, **options)
+        room = capacity(max_batch, self.model, configs[0] if configs else self.config, self.device)
+        return requests, Engine(self.model, requests, mask, self.device, room)
 
     @property
     def device(self) -> torch.device:
@@ -205,13 +215,3 @@ class Decoder:
         finally:
             if training:
                 self.model.train()  # type: ignore[attr-defined]
-
-
-def _seeds(seed: int | list[int] | None, count: int) -> list[int]:
-    if seed is None:
-        return [secrets.randbits(63) for _ in range(count)]
-    if isinstance(seed, int):
-        return [seed] * count
-    if len(seed) != count:
-        raise ValueError(f"seed has {len(seed)} entries for {count} prompts: give one each")
-    return list(seed)

@@ -5,12 +5,16 @@ their next one by themselves (`Window.advance_`), and the host follows from a `R
 step. On a CPU it looks at once; on an accelerator one step late, while the next forward runs, so
 at most one forward per request is for nothing. A finished request leaves its slot to the last
 live one, so the live slots are always the first n and every tensor of a step is a view.
+
+Nothing of a request is on the device before it is admitted, and the cache is as long as the
+longest request in it. When memory runs out, half as many go on, each from where its block began.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,24 +23,39 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.decoding.canvas import Canvas, Window
 from fastedit.decoding.forward import BlockForward
+from fastedit.decoding.memory import Capacity
 from fastedit.decoding.record import Record
 from fastedit.decoding.request import Request
-from fastedit.decoding.results import BadLogitsError, DecodeStalledError, RequestError
+from fastedit.decoding.results import (
+    BadLogitsError,
+    DecodeMemoryError,
+    DecodeStalledError,
+    RequestError,
+)
 
-# Requests that decode together; the others wait for a slot.
-SLOTS = 32
 # With `lookahead`: the share of live blocks that must be able to use their next block for a
 # forward to take the next blocks along. Below it, those that cannot cost more than is saved.
 AHEAD_SHARE = 0.75
-# By how many steps the host follows; 1 where the device works while the host goes on.
-DELAY = {"cpu": 0}
+# By how many steps the host follows, by device type; 0 elsewhere. 1 where the device works while
+# the host goes on and an event tells when a copy has arrived.
+DELAY = {"cuda": 1}
 
 
 class Engine:
-    """Decodes requests that share a model, a block length, a policy and a mask token.
+    """Decodes requests that share a model and the options named in `SHARED`.
 
-    model: as `BlockForward` calls it.
+    model: as `BlockForward` calls it. capacity: how many decode at once; the others wait.
     """
+
+    # One model call serves all requests, so these options are those of the first one.
+    SHARED = (
+        "block_length",
+        "mask_token_id",
+        "policy",
+        "strict_reference",
+        "use_cache",
+        "lookahead",
+    )
 
     def __init__(
         self,
@@ -44,45 +63,79 @@ class Engine:
         requests: list[Request],
         mask_token_id: int,
         device: torch.device,
-        slots: int = SLOTS,
+        capacity: Capacity,
     ) -> None:
         self.waiting = deque(request for request in requests if not request.finished)
         self.live: list[Request] = []
-        self.step = 0
+        self.step = self.launched = 0
         if not self.waiting:
             return
         first = self.waiting[0]
-        self.slots, self.block_length = min(slots, len(self.waiting)), first.block_length
-        self.lookahead = first.config.lookahead and first.config.use_cache
-        length = max(request.span for request in self.waiting)
-        length += self.block_length if self.lookahead else 0
-        self.canvas = Canvas(self.slots, length, first, mask_token_id, device)
-        self.forward = BlockForward(model, self.canvas, first.config.use_cache, device)
+        self.model, self.device, self.block_length = model, device, first.block_length
+        self.use_cache = first.config.use_cache
+        self.lookahead = first.config.lookahead and self.use_cache
+        slots = min(capacity.most, len(self.waiting))
+        self.capacity = self.room = replace(capacity, most=slots)
+        self.canvas = Canvas(slots, first, mask_token_id, device)
+        self.forward = BlockForward(model, self.canvas, self.use_cache, device)
         # Lookahead has to know what a step did before the next one.
-        self.delay = 0 if self.lookahead else DELAY.get(device.type, 1)
+        self.delay = 0 if self.lookahead else DELAY.get(device.type, 0)
         self.records: deque[Record] = deque()
 
-    def run(self) -> Iterator[list[Request]]:
+    def run(self) -> Generator[list[Request]]:
         """Decode everything; yields after every step the requests that finished in it."""
-        launched = 0
         while self.waiting or self.live:
-            self.step = launched
-            if self.waiting and len(self.live) < self.slots:
-                self._admit()
-            if self.lookahead:
-                self._look_ahead()
-            logits = self.forward()
-            launched += 1
-            yield self._step(logits, launched)
+            finished: list[Request] = []
+            shortage = None
+            try:
+                self._round(finished)
+            except torch.OutOfMemoryError as error:
+                shortage = str(error).partition("\n")[0]
+            if shortage is not None:  # only here, as the error keeps the tensors of its frames
+                finished += self._start_again(shortage)
+            yield finished
+
+    def _round(self, finished: list[Request]) -> None:
+        self.step = self.launched
+        self._admit()
+        if self.lookahead:
+            self._look_ahead()
+        logits = self.forward()
+        self.launched += 1
+        self._step(logits, self.launched, finished)
+
+    def _start_again(self, shortage: str) -> list[Request]:
+        """After memory ran out: free all of it, and let half as many requests go on.
+
+        Each starts again where its active block began, so with the same draws. One that does not
+        fit alone ends with an error and is returned; the others then get all the room again.
+        """
+        live = [request for request in self.live if not request.finished]
+        self.live.clear()
+        self.records.clear()
+        self.canvas.select(0)
+        self.forward = BlockForward(self.model, self.canvas, self.use_cache, self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        alone = self.room.most == 1
+        self.room = replace(self.capacity, most=max(len(live) // 2, 1))
+        for request in live:
+            request.rewind()
+        if alone:
+            self.room = self.capacity
+            for request in live:
+                request.fail(DecodeMemoryError(request.index, request.span, shortage))
+            return live
+        self.waiting.extendleft(reversed(live))
+        return []
 
     @torch.inference_mode()
-    def _step(self, logits: Tensor, number: int) -> list[Request]:
-        """Decide, see what a step did, advance; returns the requests of which the host saw the end.
+    def _step(self, logits: Tensor, number: int, finished: list[Request]) -> None:
+        """Decide, see what a step did, advance; adds the requests whose end it saw to `finished`.
 
         logits [n, L, V], or [n, 2 L, V] with those of the blocks ahead.
         """
         current, *ahead = logits.split(self.block_length, dim=1)
-        finished: list[Request] = []
         opened: list[tuple[int, Request]] = []
         self.records.append(self._decide(self.canvas.live, current, number))
         ends = self.delay > 0
@@ -100,17 +153,25 @@ class Engine:
                 window.advance_()
         if self.delay or opened or finished:
             self._place()
-        return finished
 
     @torch.inference_mode()
     def _admit(self) -> None:
-        while self.waiting and len(self.live) < self.slots:
+        """Let waiting requests in, in order, as long as there is room."""
+        before = len(self.live)
+        while self.waiting and len(self.live) < self.room.most:
+            length = max(request.span for request in (*self.live, self.waiting[0]))
+            length += self.block_length if self.lookahead else 0
+            rows = self.room.rows(length)
+            if len(self.live) >= rows:  # the first in line waits until there is
+                break
             request = self.waiting.popleft()
             request.slot, request.entered = len(self.live), self.step
             self.live.append(request)
+            self.forward.reserve(len(self.live), rows, length)
             self.canvas.load(request.slot, request)
             self.forward.prefill(request.slot, request)
-        self._place()
+        if len(self.live) > before:
+            self._place()
 
     def _place(self, ahead: bool = False) -> None:
         self.canvas.select(len(self.live))
@@ -149,7 +210,7 @@ class Engine:
         self.step = record.step
         record.read()
         opened: list[tuple[int, Request]] = []
-        ended: list[Request] = []
+        before = len(finished)
         for row, request in enumerate(record.requests):
             if request.finished:  # its end was seen while this step was under way
                 continue
@@ -158,12 +219,11 @@ class Engine:
             if self._settle(request, record, row):
                 opened.append((row, request))
             if request.finished:
-                ended.append(request)
-        for request in ended:
+                finished.append(request)
+        for request in finished[before:]:
             self._leave(request.slot)
-        if ended:
+        if finished[before:]:
             self.canvas.select(len(self.live))
-        finished += ended
         return opened
 
     def _settle(self, request: Request, record: Record, row: int) -> bool:
@@ -224,8 +284,7 @@ class Engine:
     def _stop(self, request: Request, record: Record, row: int, error: RequestError) -> None:
         """End one request early; what it has committed so far stays its result."""
         self._count(request, record, row)
-        request.error, request.finished = error, True
-        request.stats.finish_reason = "error"
+        request.fail(error)
 
     def _leave(self, slot: int) -> None:
         last = len(self.live) - 1

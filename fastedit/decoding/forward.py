@@ -32,9 +32,8 @@ class BlockForward:
         self, model: Callable[..., Any], canvas: Canvas, use_cache: bool, device: torch.device
     ) -> None:
         self.model, self.canvas = model, canvas
-        slots, length = canvas.tokens.shape
-        self.cache = _new_cache(slots, length) if use_cache else None
-        self.columns = torch.arange(length, device=device)
+        self.cache = _new_cache() if use_cache else None
+        self.columns = torch.arange(0, device=device)
         # A prefill needs no logits; transformers' models can leave most of them out.
         forward = inspect.signature(getattr(model, "forward", model)).parameters
         self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
@@ -44,14 +43,28 @@ class BlockForward:
         return self.canvas.block_length
 
     @torch.inference_mode()
+    def reserve(self, slots: int, most: int, length: int) -> None:
+        """Room for `slots` requests of `length` positions, and where it has to be made for `most`.
+
+        Keeps the live ones; they fit into both.
+        """
+        if len(self.columns) < length:
+            self.columns = torch.arange(length, device=self.columns.device)
+        if self.canvas.tokens.shape[1] < length:
+            self.canvas.grow(length)
+        if self.cache is not None and (self.cache.slots < slots or self.cache.length < length):
+            self.cache.resize(most, length)
+
+    @torch.inference_mode()
     def prefill(self, slot: int, request: Request) -> None:
-        """Commit the prompt's whole blocks; its tail rides in the first generated block."""
+        """Commit the whole blocks before the active one; a prompt's tail rides in that."""
         if self.cache is None:
             return
         for layer in self.cache.layers:  # a NaN left behind would pass through any mask
             layer.keys[slot] = layer.values[slot] = 0
         chunk = max(PREFILL_CHUNK // self.block_length, 1) * self.block_length
-        for start in range(0, request.start, chunk):
+        starts = range(0, request.start, chunk)
+        for start in starts:
             stop = min(start + chunk, request.start)
             positions = self.columns[start:stop]
             seen = self.columns[:stop] // self.block_length
@@ -59,7 +72,8 @@ class BlockForward:
             self.cache.place(slice(slot, slot + 1), positions[None], start, level=True)
             ids = self.canvas.tokens[slot : slot + 1, start:stop]
             self._call(ids, mask[None, None], positions[None], **self.last_logits_only)
-            request.stats.prefill_forwards += 1
+        if not request.written:  # else it came back, and had its prompt prefilled before
+            request.stats.prefill_forwards = len(starts)
 
     def place(self, furthest: int, level: bool, ahead: bool = False) -> None:
         """Positions and masks of the live blocks; again only when one of them moves.
@@ -114,7 +128,7 @@ class BlockForward:
         ).logits
 
 
-def _new_cache(slots: int, length: int) -> BlockCache:
+def _new_cache() -> BlockCache:
     from fastedit.decoding.cache import BlockCache  # here, since it imports transformers
 
-    return BlockCache(slots, length)
+    return BlockCache()

@@ -1,4 +1,4 @@
-"""The door: whatever a caller calls a prompt becomes a list of checked 1-D id tensors."""
+"""The door: whatever a caller calls a prompt becomes a checked 1-D id tensor."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from torch import Tensor
 from fastedit.decoding.tokens import spell_out
 
 
-def as_id_tensors(
-    prompts: Any, attention_mask: Tensor | None, tokenizer: Any, mask_token_id: int
-) -> list[Tensor]:
-    """Prompts in any accepted form -> one int64 [P] CPU tensor each.
+def one_by_one(prompts: Any, attention_mask: Tensor | None) -> Sequence[Any]:
+    """Prompts in any accepted form -> one text, chat or ids each.
 
     prompts: a text, texts, one chat (a list of messages), chats, ids [P] or [B, P] (with an
     attention mask [B, P] that marks the prompt among padding, on either side), or a list of ids.
-    Mask-token text inside a text is tokenised as plain text. Raises TypeError and ValueError.
+    Raises TypeError and ValueError.
     """
     if isinstance(prompts, Tensor):
         return _rows(prompts, attention_mask)
     if attention_mask is not None:
         raise ValueError("attention_mask goes with an id tensor; lists of prompts need none")
     if isinstance(prompts, str):
-        return [_tokenise(prompts, tokenizer, mask_token_id)]
+        return [prompts]
     if not isinstance(prompts, Sequence):
         raise TypeError(f"prompts must be text, chats or id tensors; got {type(prompts).__name__}")
     if prompts and all(isinstance(message, dict) for message in prompts):
-        return [_apply_template(prompts, tokenizer, mask_token_id)]
-    return [_one(prompt, tokenizer, mask_token_id) for prompt in prompts]
+        return [prompts]
+    return prompts
 
 
-def _one(prompt: Any, tokenizer: Any, mask_token_id: int) -> Tensor:
+def as_ids(prompt: Any, tokenizer: Any, mask_token_id: int) -> Tensor:
+    """One text, chat or ids -> int64 [P] on the CPU. Raises TypeError and ValueError.
+
+    Mask-token text inside a text is tokenised as plain text.
+    """
     if isinstance(prompt, str):
         return _tokenise(prompt, tokenizer, mask_token_id)
     if isinstance(prompt, Tensor):

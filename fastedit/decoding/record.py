@@ -39,9 +39,9 @@ class Record:
         self.copy = self.copied = None
         if late:
             packed = torch.cat((torch.stack([f.long() for f in self.fields], 1), self.ids), 1)
-            on_gpu = packed.is_cuda
+            on_gpu = packed.is_cuda  # elsewhere no event could tell when a copy has arrived
             self.copy = torch.empty_like(packed, device="cpu", pin_memory=on_gpu)
-            self.copy.copy_(packed, non_blocking=True)
+            self.copy.copy_(packed, non_blocking=on_gpu)
             if on_gpu:
                 self.copied = torch.cuda.Event()
                 self.copied.record()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from fastedit.decoding.config import DecodeConfig
@@ -33,6 +34,8 @@ class Request:
     on_block: Callable[[Request, list[int]], None] | None = None
 
     generated: list[int] = field(default_factory=list)
+    # All ids of the blocks so far: also what lies behind an end, or beyond max_new_tokens.
+    written: list[int] = field(default_factory=list)
     stats: DecodeStats = field(default_factory=DecodeStats)
     finished: bool = False
     error: RequestError | None = None
@@ -71,10 +74,16 @@ class Request:
         """Positions of the active block that belong to the prompt."""
         return max(0, len(self.prompt) - self.start)
 
+    @property
+    def known(self) -> Tensor:
+        """Everything before the active block, and the prompt's tail in it, int64 on the CPU."""
+        return torch.cat((self.prompt, torch.tensor(self.written, dtype=torch.int64)))
+
     def commit(self, block: list[int]) -> None:
         """Take the final ids [L] of the active block; finishes the request where it should end."""
         new = block[self.head : self.end - self.start]
         before = len(self.generated)
+        self.written += block[self.head :]
         self.generated += new
         ended = self._cut(before)
         self.committed = True
@@ -86,6 +95,18 @@ class Request:
     def next_block(self, step: int) -> None:
         self.start += self.block_length
         self.entered, self.committed = step, False
+
+    def rewind(self) -> None:
+        """Back to where the active block began, for a later admission."""
+        if self.committed:  # whose prefill does what the outstanding forward would have done
+            self.stats.forwards += 1
+            self.next_block(self.entered)
+        self.bad = None
+
+    def fail(self, error: RequestError) -> None:
+        """End here; what has been committed so far stays the result."""
+        self.error, self.finished = error, True
+        self.stats.finish_reason = "error"
 
     def _cut(self, before: int) -> bool:
         """Cut behind the first EOS or the token that completes a stop text; True if there is one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -40,6 +41,26 @@ class DecodeStalledError(RequestError):
         self.index = index
 
 
+class DecodeMemoryError(RequestError, torch.OutOfMemoryError):
+    """Memory ran out while this request decoded alone."""
+
+    def __init__(self, index: int, positions: int, reason: str) -> None:
+        super().__init__(
+            f"request {index}: out of memory for its {positions} positions, decoding alone; "
+            "shorten the prompt or lower max_new_tokens, load the model in bfloat16, or free the "
+            f"device of other work ({reason})"
+        )
+        self.index = index
+
+
+class RefusedError(RequestError, ValueError):
+    """A prompt that cannot be decoded, in a call with errors="return"."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
 @dataclass
 class DecodeStats:
     """Counts of one request.
@@ -49,7 +70,7 @@ class DecodeStats:
     tokens            generated tokens, up to and including the EOS
     m2t_commits       masks that became tokens, in all of its blocks
     t2t_edits         tokens that became other tokens, in all of its blocks
-    finish_reason     "eos", "stop", "length" or "error"
+    finish_reason     "eos", "stop", "length", "error" or "interrupted"
     seed              the seed of its draws; used when temperature > 0
     """
 
@@ -93,6 +114,11 @@ class DecodeOutput:
     texts: list[str] | None
     stats: list[DecodeStats]
     errors: list[RequestError | None]
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C came before every request had ended."""
+        return any(stats.finish_reason == "interrupted" for stats in self.stats)
 
 
 @dataclass

@@ -7,19 +7,25 @@ from typing import Any
 INCOMPLETE = "\ufffd"  # what byte-level tokenizers decode half a character to
 
 
+class Stops:
+    """Texts that end a generation: `texts`; those that are special tokens do by their id: `ids`."""
+
+    def __init__(self, tokenizer: Any, stops: list[str]) -> None:
+        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+        special |= {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+        self.ids = {special[stop] for stop in stops if stop in special}
+        self.texts = [stop for stop in stops if stop not in special]
+
+
 class TextTracker:
     """Follows one request's committed ids.
 
     text    the text so far, special tokens and stop text removed
-    stops   texts that end the generation; one that is a special token ends it by its id
     """
 
-    def __init__(self, tokenizer: Any, stops: list[str]) -> None:
+    def __init__(self, tokenizer: Any, stops: Stops) -> None:
         self.tokenizer = tokenizer
-        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-        special |= {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-        self.stop_ids = {special[stop] for stop in stops if stop in special}
-        self.stops = [stop for stop in stops if stop not in special]
+        self.stop_ids, self.stops = stops.ids, stops.texts
         self.text = ""
         self.emitted = 0
         self.stopped = False

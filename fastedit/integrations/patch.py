@@ -87,6 +87,8 @@ def released_generate(
     )
     decoder = Decoder(model, config=config)
     out = decoder.generate(inputs, attention_mask, streamer, allow_mask_in_prompt=True)
+    if out.interrupted:  # a tensor could not tell which rows are whole
+        raise KeyboardInterrupt
     error = next((error for error in out.errors if error is not None), None)
     if error is not None:
         raise error

@@ -98,6 +98,8 @@ def generate(
     out = Decoder(model, text_tokenizer, config).generate(
         input_ids, model_kwargs.get("attention_mask")
     )
+    if out.interrupted:  # a tensor could not tell which rows are whole
+        raise KeyboardInterrupt
     error = next((error for error in out.errors if error is not None), None)
     if error is not None:
         raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -72,7 +73,7 @@ def test_raw_switches_the_chat_template_off(decode, results, decoder):
     assert results()[0]["text"] == decoder.generate(["hello"], max_new_tokens=LENGTH).texts[0]
 
 
-def test_lines_of_equal_options_share_a_batch(decode, monkeypatch):
+def test_lines_share_a_batch_whatever_their_own_settings(decode, monkeypatch):
     from fastedit import Decoder
 
     sizes, generate = [], Decoder.generate
@@ -85,8 +86,9 @@ def test_lines_of_equal_options_share_a_batch(decode, monkeypatch):
     lines = requests(10)
     for line in lines[::2]:
         line |= {"mode": "speed", "seed": 5}
+    lines[3]["use_cache"] = False  # a forward is with a cache or without
     assert decode(lines)[0] == 0
-    assert sizes == [4, 1, 4, 1]
+    assert sizes == [4, 4, 1, 1]
 
 
 @pytest.mark.parametrize("torn", [b'{"ind', b'{"index": 3, "id": "r3", "te', b'{"index": 3, "\xc3'])
@@ -133,6 +135,28 @@ def test_interrupt_says_what_is_saved_and_loses_nothing(decode, results, monkeyp
     assert [record["index"] for record in results()] == [0, 1]
     assert decode(requests(5))[0] == 0
     assert sorted(record["index"] for record in results()) == [0, 1, 2, 3, 4]
+
+
+def test_interrupt_within_a_batch_keeps_what_had_ended(decode, results, monkeypatch):
+    from fastedit.decoding.engine import Engine
+
+    step = Engine._step
+
+    def interrupted(self, logits, number, finished):
+        step(self, logits, number, finished)
+        if finished and not interrupted.done:
+            interrupted.done = True
+            signal.raise_signal(signal.SIGINT)
+
+    interrupted.done = False
+    monkeypatch.setattr(Engine, "_step", interrupted)
+    rows = requests(3)
+    rows[1] |= {"max_new_tokens": 1}
+    code, err = decode(rows)
+    assert code == 130 and "interrupted: 1 of 3 results are in" in err
+    assert [record["index"] for record in results()] == [1]
+    assert decode(rows)[0] == 0
+    assert sorted(record["index"] for record in results()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Logits that no one can decide on end one request, by name and position, and no other."""
 
 import math
-from functools import partial
 
 import pytest
 import torch
@@ -9,8 +8,6 @@ from fakes import ScriptedModel, hashed, one_hot
 
 from fastedit import BadLogitsError, Decoder
 from fastedit.decoding import DecodeStalledError
-from fastedit.decoding import decoder as decoder_module
-from fastedit.decoding.engine import Engine
 
 V, MASK, EOS = 7, 6, 5
 OPTIONS = {
@@ -76,9 +73,8 @@ def test_the_position_is_known_when_only_the_mask_is_finite():
 
 
 @pytest.mark.parametrize("logits", BAD.values(), ids=BAD)
-@pytest.mark.parametrize("slots", [1, 2, 4])
-def test_in_a_batch_only_the_bad_request_fails(monkeypatch, logits, slots):
-    monkeypatch.setattr(decoder_module, "Engine", partial(Engine, slots=slots))
+@pytest.mark.parametrize("max_batch", [1, 2, 4])
+def test_in_a_batch_only_the_bad_request_fails(logits, max_batch):
     good = hashed(V, MASK, 3)
 
     def rule(seen, i):
@@ -86,7 +82,7 @@ def test_in_a_batch_only_the_bad_request_fails(monkeypatch, logits, slots):
 
     decoder = Decoder(ScriptedModel(V, rule))
     prompts = [torch.tensor(p) for p in ([1, 2], [4, 2, 3], [2], [3, 3, 3, 3])]
-    out = decoder.generate(prompts, **OPTIONS)
+    out = decoder.generate(prompts, max_batch=max_batch, **OPTIONS)
     assert isinstance(out.errors[1], BadLogitsError)
     assert (out.errors[1].index, out.errors[1].position) == (1, 6)
     assert out.stats[1].finish_reason == "error"
@@ -109,16 +105,15 @@ def poisoned(golden_model):
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_a_failed_request_leaves_no_nan_in_its_slot(poisoned, monkeypatch, use_cache):
+def test_a_failed_request_leaves_no_nan_in_its_slot(poisoned, use_cache):
     """The long request keeps the slots' columns in view while the short one follows the bad one."""
-    monkeypatch.setattr(decoder_module, "Engine", partial(Engine, slots=2))
     generator = torch.Generator().manual_seed(0)
     long, bad, short = (torch.randint(6, 120, (n,), generator=generator) for n in (60, 40, 3))
     bad[3] = 5
     options = {"mask_token_id": 127, "eos_token_id": [], "block_length": 8, "max_new_tokens": 16}
     options |= {"max_post_steps": 1, "use_cache": use_cache}
     decoder = Decoder(poisoned)
-    out = decoder.generate([long, bad, short], **options)
+    out = decoder.generate([long, bad, short], max_batch=2, **options)
     assert [type(error) for error in out.errors] == [type(None), BadLogitsError, type(None)]
     assert out.errors[1].position == 40
     for i, ids in ((0, long), (2, short)):

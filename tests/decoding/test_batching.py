@@ -1,7 +1,5 @@
 """A request's result is its own: the same alone, in any batch, in any order, however padded."""
 
-from functools import partial
-
 import pytest
 import torch
 from fakes import ScriptedModel, hashed
@@ -9,8 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastedit import Decoder
-from fastedit.decoding import decoder as decoder_module
-from fastedit.decoding.engine import Engine
 
 V, MASK, EOS = 9, 8, 7
 SMALL = {
@@ -42,12 +38,6 @@ def alone(decoder, prompts, **options):
     return [results(decoder.generate(prompt, **options))[0] for prompt in prompts]
 
 
-@pytest.fixture
-def two_slots(monkeypatch):
-    """Only two requests decode at a time, so the others wait and take over used slots."""
-    monkeypatch.setattr(decoder_module, "Engine", partial(Engine, slots=2))
-
-
 @pytest.fixture(scope="module")
 def golden_prompts():
     generator = torch.Generator().manual_seed(3)
@@ -59,31 +49,28 @@ def golden_prompts():
 @given(
     seed=st.integers(0, 2**32 - 1),
     prompts=st.lists(st.lists(st.integers(0, 6), min_size=1, max_size=10), min_size=1, max_size=5),
-    slots=st.integers(1, 6),
+    max_batch=st.integers(1, 6),
     temperature=st.sampled_from([0.0, 1.0]),
 )
 @pytest.mark.filterwarnings("ignore:temperature")
-def test_every_row_equals_itself_alone(seed, prompts, slots, temperature):
+def test_every_row_equals_itself_alone(seed, prompts, max_batch, temperature):
     options = SMALL | {"temperature": temperature, "seed": 5}
     decoder = Decoder(ScriptedModel(V, hashed(V, MASK, seed)))
     tensors = [torch.tensor(prompt) for prompt in prompts]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoder_module, "Engine", partial(Engine, slots=slots))
-        together = results(decoder.generate(tensors, **options))
-        backwards = results(decoder.generate(tensors[::-1], **options))
+    together = results(decoder.generate(tensors, max_batch=max_batch, **options))
+    backwards = results(decoder.generate(tensors[::-1], max_batch=max_batch, **options))
     assert together == alone(decoder, tensors, **options)
     assert backwards == together[::-1]
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_a_real_model_gives_every_row_its_own_result(
-    golden_model, golden_prompts, two_slots, use_cache
-):
+def test_a_real_model_gives_every_row_its_own_result(golden_model, golden_prompts, use_cache):
+    """Only two requests decode at a time, so the others wait and take over used slots."""
     decoder = Decoder(golden_model)
     options = GOLDEN | {"use_cache": use_cache, "seed": 0}
     want = alone(decoder, golden_prompts, **options)
-    assert results(decoder.generate(golden_prompts, **options)) == want
-    assert results(decoder.generate(golden_prompts[::-1], **options)) == want[::-1]
+    assert results(decoder.generate(golden_prompts, max_batch=2, **options)) == want
+    assert results(decoder.generate(golden_prompts[::-1], max_batch=2, **options)) == want[::-1]
 
 
 def test_all_requests_at_once_equal_the_few_slots(golden_model, golden_prompts):
@@ -111,11 +98,11 @@ def test_padding_does_not_matter(pad, left, right):
         assert results(decoder.generate(ids, mask.to(kind), seed=0, **SMALL)) == want
 
 
-def test_finished_rows_cost_the_others_nothing(two_slots):
+def test_finished_rows_cost_the_others_nothing():
     """Rows leave when they are done: later calls hold only the rows that still decode."""
     model = ScriptedModel(V, hashed(V, MASK, 2))
     options = SMALL | {"eos_token_id": []}
     prompts = [torch.tensor([1] * n) for n in (1, 2, 3)]
-    out = Decoder(model).generate(prompts, **options)
+    out = Decoder(model).generate(prompts, max_batch=2, **options)
     assert sum(len(call) for call in model.calls) == sum(s.forwards for s in out.stats)
     assert max(len(call) for call in model.calls) == 2

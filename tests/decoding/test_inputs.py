@@ -6,7 +6,7 @@ import torch
 from fakes import ScriptedModel, saying
 
 from fastedit import Decoder
-from fastedit.decoding.inputs import as_id_tensors
+from fastedit.decoding.inputs import as_ids, one_by_one
 
 V, MASK, EOS = 300, 257, 256
 OPTIONS = {"block_length": 4, "max_new_tokens": 3, "use_cache": False}
@@ -24,7 +24,8 @@ class Untouchable:
 
 
 def ids(prompts, tokenizer, mask=None):
-    return [row.tolist() for row in as_id_tensors(prompts, mask, tokenizer, MASK)]
+    each = one_by_one(prompts, mask)
+    return [as_ids(prompt, tokenizer, MASK).tolist() for prompt in each]
 
 
 def seen(prompts, tokenizer, **options):
@@ -68,7 +69,7 @@ def test_mask_text_inside_a_text_or_chat_is_plain_text(tokenizer):
 
 def test_mask_text_is_plain_text_for_any_kind_of_added_token(tokenizer):
     note = tokenizer.convert_tokens_to_ids("<note>")
-    (row,) = as_id_tensors("a<note>", None, tokenizer, note)
+    row = as_ids("a<note>", tokenizer, note)
     assert note not in row.tolist() and tokenizer.decode(row) == "a<note>"
 
 

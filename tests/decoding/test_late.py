@@ -1,14 +1,18 @@
 """The host may follow one step late, as beside a GPU: the same results, at most one forward more,
 and no step reads the device before the next one is under way."""
 
+import numpy as np
 import pytest
 import torch
 from fakes import Recorder
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from fastedit import Decoder
+from fastedit import DecodeConfig, Decoder
 from fastedit.decoding import engine
+from fastedit.decoding.memory import Capacity
 from fastedit.decoding.record import Record
+from fastedit.decoding.request import Request
 
 B = 8
 BASE = {
@@ -44,6 +48,14 @@ def late(monkeypatch):
     monkeypatch.setitem(engine.DELAY, "cpu", 1)
 
 
+def test_devices_without_events_are_followed_at_once():
+    """Only on CUDA does an event tell when a copy has arrived."""
+    request = Request(0, PROMPTS[0], DecodeConfig(**BASE), seed=0, eos=frozenset())
+    for name in ("cpu", "meta"):
+        assert engine.Engine(print, [request], 127, torch.device(name), Capacity(1)).delay == 0
+    assert engine.DELAY["cuda"] == 1
+
+
 def results(out):
     return [(ids.tolist(), stats) for ids, stats in zip(out.sequences, out.stats, strict=True)]
 
@@ -51,11 +63,10 @@ def results(out):
 @pytest.mark.filterwarnings("ignore:temperature")
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("slots", [2, 5])
-def test_same_results_and_stats(golden_model, monkeypatch, end, use_cache, slots):
+@pytest.mark.parametrize("max_batch", [2, 5])
+def test_same_results_and_stats(golden_model, monkeypatch, end, use_cache, max_batch):
     """Also where requests wait for a slot, and where slots change hands between two steps."""
-    monkeypatch.setattr(engine.Engine.__init__, "__defaults__", (slots,))
-    options = BASE | end | {"use_cache": use_cache}
+    options = BASE | end | {"use_cache": use_cache, "max_batch": max_batch}
     want = results(Decoder(golden_model).generate(PROMPTS, **options))
     monkeypatch.setitem(engine.DELAY, "cpu", 1)
     assert results(Decoder(golden_model).generate(PROMPTS, **options)) == want
@@ -92,44 +103,132 @@ def test_one_bad_request_fails_alone(golden_model, late):
     assert results(out)[:2] == results(clean)[:2]
 
 
-class NoReading(TorchDispatchMode):
-    """Refuses what would wait for a device."""
+class NoReadingOperations(TorchDispatchMode):
+    """Refuses operations whose result or its shape waits for a device."""
 
     REFUSED = (
-        torch.ops.aten._local_scalar_dense.default,
-        torch.ops.aten.nonzero.default,
-        torch.ops.aten.masked_select.default,
-        torch.ops.aten.is_nonzero.default,
-        torch.ops.aten.equal.default,
+        torch.ops.aten._local_scalar_dense,
+        torch.ops.aten.nonzero,
+        torch.ops.aten.masked_select,
+        torch.ops.aten.is_nonzero,
+        torch.ops.aten.equal,
+        torch.ops.aten._unique,
+        torch.ops.aten._unique2,
+        torch.ops.aten.unique_dim,
+        torch.ops.aten.unique_consecutive,
+    )
+    INDEXING = (
+        torch.ops.aten.index,
+        torch.ops.aten.index_put,
+        torch.ops.aten.index_put_,
+        torch.ops.aten._index_put_impl_,
     )
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in self.REFUSED, f"{func} reads a value"
+        packet, kwargs = func.overloadpacket, kwargs or {}
+        reads = packet in self.REFUSED
+        if packet in self.INDEXING:
+            by_flags = (torch.bool, torch.uint8)
+            reads = any(index is not None and index.dtype in by_flags for index in args[1])
+        if func is torch.ops.aten.repeat_interleave.Tensor:
+            reads = kwargs.get("output_size") is None
+        assert not reads, f"{func} reads a value"
+        return func(*args, **kwargs)
+
+
+class NoReading(TorchFunctionMode):
+    """Refuses what would wait for a device, also where a CPU tensor gives its values directly.
+
+    copies  tensors that are the host's own; they and views of them may be read
+    """
+
+    REFUSED = frozenset(
+        getattr(torch.Tensor, name)
+        for name in "tolist numpy item cpu __array__ __bool__ __int__ __float__ __index__".split()
+    )
+
+    def __init__(self, copies=()):
+        super().__init__()
+        self.copies = copies
+
+    def __enter__(self):
+        self.operations = NoReadingOperations()
+        self.operations.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.operations.__exit__(*error)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in self.REFUSED:
+            storage = args[0].untyped_storage().data_ptr()
+            own = any(storage == copy.untyped_storage().data_ptr() for copy in self.copies)
+            assert own, f"{func.__name__} reads a value"
         return func(*args, **(kwargs or {}))
+
+
+READS = {
+    "tolist": lambda x: x.tolist(),
+    "numpy": lambda x: x.numpy(),
+    "asarray": lambda x: np.asarray(x),
+    "item": lambda x: x[0].item(),
+    "cpu": lambda x: x.cpu(),
+    "if": lambda x: bool(x.any()),
+    "int": lambda x: int(x[0]),
+    "float": lambda x: float(x[0]),
+    "slice": lambda x: [1, 2, 3][x[0] :],
+    "range": lambda x: range(x[0]),
+    "nonzero": lambda x: x.nonzero(),
+    "where": lambda x: torch.where(x > 1),
+    "equal": lambda x: x.equal(x),
+    "flags": lambda x: x[x > 1],
+    "assignment by flags": lambda x: x.__setitem__(x > 1, x[:2].clone()),
+    "masked_select": lambda x: x.masked_select(x > 1),
+    "unique": lambda x: x.unique(),
+    "unique of rows": lambda x: torch.unique(x[:, None], dim=0),
+    "unique_consecutive": lambda x: x.unique_consecutive(),
+    "repeat_interleave": lambda x: x.repeat_interleave(x),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS)
+def test_reads_are_refused(read):
+    x = torch.tensor([1, 2, 3])
+    with pytest.raises(AssertionError, match="reads a value"), NoReading():
+        read(x)
+    read(x)
+
+
+def test_what_reads_nothing_is_not_refused():
+    x = torch.tensor([1, 2, 3])
+    with NoReading():
+        x[torch.arange(2)].masked_fill_(x[:2] > 1, 0)
+        x.repeat_interleave(x, output_size=6)
+        x[:2] = 5
+    assert x.tolist() == [5, 5, 3]
 
 
 def test_no_step_reads_a_value(without_reads, monkeypatch, late):
     """Everything of a step but the reading of the record before it, model included."""
-    read, steps = Record.read, []
+    read, steps, copies = Record.read, [], []
 
     def allowed(record):
         steps.append(record.step)
-        with torch.utils._python_dispatch._disable_current_modes():
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
             read(record)
+        copies.append(record.copy)
 
     monkeypatch.setattr(Record, "read", allowed)
     run = engine.Engine._step
 
-    def guarded(self, logits, number):
-        with NoReading():
-            finished = run(self, logits, number)
+    def guarded(self, logits, number, finished):
+        with NoReading(copies):
+            run(self, logits, number, finished)
             if self.live:
                 self.forward()
-        return finished
 
     monkeypatch.setattr(engine.Engine, "_step", guarded)
     options = BASE | {"eos_token_id": []}
     got = Decoder(without_reads).generate(PROMPTS, **options)
     assert len(steps) > 20 and all(got.stats[i].tokens == 43 for i in range(len(PROMPTS)))
-    with pytest.raises(AssertionError, match="reads a value"), NoReading():
-        bool(torch.ones(1).any())

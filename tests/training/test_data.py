@@ -74,12 +74,12 @@ def test_assistant_turns_are_learnt(write, documents, tiny_tokenizer):
 
 
 def test_a_prompt_is_tokenised_as_the_decoder_does(write, documents, tiny_tokenizer):
-    from fastedit.decoding.inputs import as_id_tensors
+    from fastedit.decoding.inputs import as_ids
 
     record = {"prompt": "2 + 2 =", "completion": "4"}
     for raw, prompt in ((False, CHAT[:1]), (True, "2 + 2 =")):
         [document] = documents(write(record), raw=raw).items
-        [ids] = as_id_tensors(prompt, None, tiny_tokenizer, MASK)
+        ids = as_ids(prompt, tiny_tokenizer, MASK)
         start = int(document.response.argmax())
         assert document.ids[:start].tolist() == ids.tolist()
         assert tiny_tokenizer.decode(document.ids[start:], skip_special_tokens=True) == "4"

@@ -1,0 +1,139 @@
+"""Many requests with the embedded checkpoint: continuous against static batches, and batch sizes.
+
+Outputs are asserted equal before a time is reported. No EOS ends a request: each decodes its
+`max_new_tokens`, so the work is known. Texts longer than the checkpoint's 1024 positions are of no
+use, but the same on all sides.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from functools import partial
+
+import plain
+import pytest
+import torch
+
+from fastedit import DecodeConfig, Decoder
+from fastedit.tasks import get_task
+
+REQUESTS, SLOTS = 64, 16
+ROUNDS = 2  # of each batch size; the mixed workload is long enough once
+SHORTEST, LONGEST = 32, 1024
+NEW_TOKENS = 64  # of each request in the comparison of batch sizes
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    decoder = Decoder.from_pretrained("tiny", DecodeConfig.quality(eos_token_id=[]))
+    decoder.model.config.max_position_embeddings = 2 * LONGEST
+    return decoder
+
+
+@pytest.fixture(scope="module")
+def prompts(decoder):
+    problems = get_task("chain_sum").test_set(REQUESTS)
+    template = decoder.tokenizer.apply_chat_template
+    chats = [get_task("chain_sum").messages(problem.question) for problem in problems]
+    return [
+        torch.tensor(template(chat, add_generation_prompt=True, return_dict=False))
+        for chat in chats
+    ]
+
+
+def timed(call):
+    begin = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - begin
+
+
+def test_continuous_against_static(benchmark, decoder, prompts, report):
+    """Static: groups of 16 in order of arrival, none enters before the longest has ended."""
+    drawn = random.Random(0)
+    lengths = [round(SHORTEST * (LONGEST / SHORTEST) ** drawn.random()) for _ in prompts]
+    groups = [slice(start, start + SLOTS) for start in range(0, REQUESTS, SLOTS)]
+
+    def configs(group, new_tokens):
+        return [decoder.config.replace(max_new_tokens=n) for n in new_tokens[group]]
+
+    def continuous():
+        everything = slice(0, REQUESTS)
+        out = decoder.generate(prompts, config=configs(everything, lengths), max_batch=SLOTS)
+        return out.sequences
+
+    def leaving():
+        """Those that have ended leave their group and cost nothing more."""
+        return [
+            ids
+            for group in groups
+            for ids in decoder.generate(prompts[group], config=configs(group, lengths)).sequences
+        ]
+
+    def static():
+        """All of a group take part until the longest has ended, as rows of a padded batch do."""
+        padded = [max(lengths[group]) for group in groups for _ in range(SLOTS)]
+        results = [
+            ids
+            for group in groups
+            for ids in decoder.generate(prompts[group], config=configs(group, padded)).sequences
+        ]
+        return [ids[:n] for ids, n in zip(results, lengths, strict=True)]
+
+    variants = {
+        "static batches of 16, all run on to the longest": static,
+        "static batches of 16, finished requests leave": leaving,
+        "continuous, 16 slots": partial(benchmark.pedantic, continuous, rounds=1),
+    }
+    results = {name: timed(variant) for name, variant in variants.items()}
+    want, slow = results["static batches of 16, all run on to the longest"]
+    assert [len(ids) for ids in want] == lengths
+    label = f"{REQUESTS} of {SHORTEST} to {LONGEST} tokens"
+    for name, (ids, spent) in results.items():
+        assert all(a.equal(b) for a, b in zip(ids, want, strict=True))
+        report("batching", **row(label, name, sum(lengths), [spent], [slow / spent]))
+    assert slow / results["continuous, 16 slots"][1] > 1.5
+
+
+def test_batch_sizes_against_the_plain_rule(benchmark, decoder, prompts, report):
+    config = decoder.config.replace(max_new_tokens=NEW_TOKENS)
+    benchmark.pedantic(decoder.generate, (prompts[0],), {"config": config}, rounds=3)
+    want, slow = timed(lambda: [plain_generate(decoder, config, prompt) for prompt in prompts])
+    label, tokens = f"{REQUESTS} of {NEW_TOKENS} tokens", NEW_TOKENS * REQUESTS
+    report("batching", **row(label, "released rule, plain", tokens, [slow], [1.0]))
+    for rows in (1, 4, 16, 64):
+        decode = partial(decoder.generate, prompts, config=config, max_batch=rows)
+        times = []
+        for _ in range(ROUNDS):
+            out, spent = timed(decode)
+            assert all(a.equal(b) for a, b in zip(out.sequences, want, strict=True))
+            times.append(spent)
+        ratios = [slow / spent for spent in times]
+        report("batching", **row(label, f"fastedit, batch {rows}", tokens, times, ratios))
+        assert statistics.median(ratios) > 1.0
+
+
+def plain_generate(decoder, config, prompt):
+    return plain.generate(
+        decoder.model,
+        prompt,
+        gen_length=config.max_new_tokens,
+        block_length=config.block_length,
+        threshold=config.threshold,
+        editing_threshold=config.editing_threshold,
+        max_post_steps=config.max_post_steps,
+        num_to_transfer=config.num_to_transfer,
+        mask_id=decoder.model.config.mask_token_id,
+        eos_id=-1,
+    )
+
+
+def row(label: str, name: str, tokens: int, times: list[float], ratios: list[float]) -> dict:
+    return {
+        "requests": label,
+        "decoding": name,
+        "tokens/s": round(tokens / statistics.median(times)),
+        "times faster": f"{statistics.median(ratios):.1f}",
+        "range": f"{min(ratios):.1f} to {max(ratios):.1f}",
+    }

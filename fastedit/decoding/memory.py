@@ -1,0 +1,84 @@
+"""How many requests may decode at once: from the memory that is there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from fastedit.decoding.config import DecodeConfig
+
+# Where no memory is looked at: on a CPU, and for a model whose config does not give its sizes.
+ROWS = 32
+# With memory for more, beside a GPU: a forward of 128 blocks of 32 is 4096 tokens wide.
+MOST = 128
+# Of the free memory; the rest is for activations and what the allocator cannot use.
+SHARE = 0.8
+# Logits alive at a time: those of this step, of the one before it, and an fp32 copy being made.
+LOGITS = 3
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How many requests decode together, `most` of them whatever their length.
+
+    memory       bytes for all of them
+    per_request  bytes that each needs
+    per_position bytes that each needs per position of the longest of them
+    """
+
+    most: int
+    memory: float = math.inf
+    per_request: int = 0
+    per_position: int = 0
+
+    def rows(self, length: int) -> int:
+        """Requests of at most `length` positions that fit; at least one."""
+        each = self.per_request + length * self.per_position
+        if each * self.most <= self.memory:
+            return self.most
+        return max(int(self.memory // each), 1)
+
+
+def capacity(
+    max_batch: int | Literal["auto"], model: Any, config: DecodeConfig, device: torch.device
+) -> Capacity:
+    """The capacity of a call. Raises ValueError for anything but "auto" and integers from 1."""
+    if max_batch != "auto":
+        if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
+            raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
+        return Capacity(max_batch)
+    sizes = _sizes(model, config) if device.type == "cuda" else None
+    return Capacity(MOST, SHARE * free_memory(device), *sizes) if sizes else Capacity(ROWS)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that are free, or held by torch's allocator and not in use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _sizes(model: Any, config: DecodeConfig) -> tuple[int, int] | None:
+    """(bytes per request, bytes per position); None where the model's config lacks a size."""
+    sizes = getattr(model, "config", None)
+    layers, heads, hidden, vocab = (
+        getattr(sizes, name, None)
+        for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+    )
+    if not (layers and heads and hidden and vocab):
+        return None
+    logits = LOGITS * 4 * vocab
+    if not config.use_cache:
+        return 0, logits  # a forward covers all positions
+    kept = getattr(sizes, "num_key_value_heads", None) or heads
+    dim = getattr(sizes, "head_dim", None) or hidden // heads
+    # Keys and values of all layers, and those of one layer repeated for every query head.
+    per_position = 2 * (layers * kept + heads) * dim * _element_size(model)
+    return (2 if config.lookahead else 1) * config.block_length * logits, per_position
+
+
+def _element_size(model: Any) -> int:
+    first = next(model.parameters(), None) if hasattr(model, "parameters") else None
+    return 4 if first is None else first.element_size()

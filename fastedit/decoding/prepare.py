@@ -1,0 +1,128 @@
+"""From prompts and configs to requests, everything checked before any model call."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from fastedit.decoding.config import DecodeConfig
+from fastedit.decoding.engine import Engine
+from fastedit.decoding.inputs import as_ids, check_prompt
+from fastedit.decoding.request import Request
+from fastedit.decoding.results import RefusedError
+from fastedit.decoding.text import Stops, TextTracker
+from fastedit.decoding.tokens import resolve_eos, resolve_mask, vocab_size
+
+
+def one_per_prompt(
+    config: DecodeConfig | Sequence[DecodeConfig], overrides: dict[str, Any], count: int
+) -> list[DecodeConfig]:
+    """A config for each of `count` prompts, overrides applied.
+
+    Raises TypeError and ValueError where they, or their number, or what they share, is wrong.
+    """
+    if isinstance(config, DecodeConfig):
+        return [config.replace(**overrides)] * count
+    if not isinstance(config, Sequence) or not all(isinstance(c, DecodeConfig) for c in config):
+        raise TypeError(f"config must be a DecodeConfig or a list of them; got {config!r:.80}")
+    if len(config) != count:
+        raise ValueError(f"config has {len(config)} entries for {count} prompts: give one each")
+    configs = [one.replace(**overrides) for one in config]
+    for index, other in enumerate(configs):
+        for name in Engine.SHARED:
+            first, value = getattr(configs[0], name), getattr(other, name)
+            if value != first:
+                raise ValueError(
+                    f"{name} must be the same for all prompts of a call; got {first!r} for prompt "
+                    f"0 and {value!r} for prompt {index}: decode these in calls of their own"
+                )
+    return configs
+
+
+def as_requests(
+    prompts: Sequence[Any],
+    configs: list[DecodeConfig],
+    model: Callable[..., Any],
+    tokenizer: Any,
+    *,
+    allow_mask: bool = False,
+    keep_refused: bool = False,
+) -> tuple[list[Request], int]:
+    """(a request per prompt, the mask token); with `keep_refused`, bad prompts end with an error.
+
+    prompts: as `inputs.one_by_one` gives them. Raises TypeError and ValueError.
+    """
+    if not prompts:
+        return [], -1
+    mask = resolve_mask(configs[0], model, tokenizer)
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    # Looked up once per setting: a tokenizer may take long to tell its special tokens.
+    ends: dict[Any, frozenset[int]] = {}
+    stops: dict[Any, Stops | None] = {}
+    requests = []
+    for index, (prompt, config) in enumerate(zip(prompts, configs, strict=True)):
+        eos, texts = _hashable(config.eos_token_id), _hashable(config.stop)
+        if eos not in ends:
+            ends[eos] = _ends(config, model, tokenizer, mask)
+        if texts not in stops:
+            stops[texts] = _stops(config, tokenizer)
+        ids, refusal = torch.empty(0, dtype=torch.int64), None
+        try:
+            ids = as_ids(prompt, tokenizer, mask)
+            check_prompt(
+                ids,
+                index,
+                mask_token_id=mask,
+                vocab_size=vocab_size(model),
+                max_positions=positions,
+                max_new_tokens=config.max_new_tokens,
+                allow_mask=allow_mask,
+            )
+        except (TypeError, ValueError) as error:
+            if not keep_refused:
+                raise
+            refusal = RefusedError(index, str(error))
+        known = stops[texts]
+        request = Request(
+            index=index,
+            prompt=ids,
+            config=config,
+            seed=_seed(config.seed, index, len(prompts)),
+            eos=ends[eos],
+            text=TextTracker(tokenizer, known) if known else None,
+        )
+        if refusal is not None:
+            request.fail(refusal)
+        requests.append(request)
+    return requests, mask
+
+
+def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:
+    eos = resolve_eos(config, model, tokenizer)
+    if mask in eos:
+        raise ValueError(f"id {mask} is both the mask token and an EOS: set eos_token_id")
+    return eos
+
+
+def _stops(config: DecodeConfig, tokenizer: Any) -> Stops | None:
+    texts = [config.stop] if isinstance(config.stop, str) else config.stop or []
+    if texts and tokenizer is None:
+        raise ValueError("stop texts need a tokenizer; use eos_token_id for ids")
+    return Stops(tokenizer, texts) if tokenizer is not None else None
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _seed(seed: int | list[int] | None, index: int, count: int) -> int:
+    if seed is None:
+        return secrets.randbits(63)
+    if isinstance(seed, int):
+        return seed
+    if len(seed) != count:
+        raise ValueError(f"seed has {len(seed)} entries for {count} prompts: give one each")
+    return seed[index]
