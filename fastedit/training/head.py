@@ -38,7 +38,7 @@ def weighted_cross_entropy(
     """
     if len(labels) == 0:  # still a gradient of zeros for every parameter: DDP waits for them
         return head(hidden).sum()
-    if not (type(head) is nn.Linear and hasattr(F, "linear_cross_entropy")):
+    if not (type(head) is nn.Linear and hasattr(torch.nn, "LinearCrossEntropyOptions")):
         return _recomputed(hidden, head, labels, weights)
     hidden, weight = _in_one_dtype(hidden, head.weight)
     options = torch.nn.LinearCrossEntropyOptions(
