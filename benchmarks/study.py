@@ -28,7 +28,8 @@ from conftest import machine
 
 ARMS = ("none", "random", "self")
 TASKS = ("chain_sum", "leg_counting")
-MODES = {"quality": (0.7, 0.5), "speed": (0.5, 0.0)}  # threshold, editing threshold
+# threshold, editing threshold; without editing, the drafts of the speed mode stand as they are
+MODES = {"quality": (0.7, 0.5), "speed": (0.5, 0.0), "speed, no editing": (0.5, None)}
 METRICS = ("accuracy", "edits_per_100_tokens", "tokens_per_forward")
 EDITS = ("repairs_per_100_tokens", "breaks_per_100_tokens")
 DATA = tuple(f"task:{task},examples=6000" for task in TASKS)
@@ -55,7 +56,7 @@ def train(arm: str, seed: int, steps: int, checkpoint: str, folder: Path) -> dic
     return {"seconds": time.perf_counter() - began, "end_of_training": means}
 
 
-def decode(checkpoint: str, adapter: str | None, n: int) -> list[dict[str, Any]]:
+def decode(checkpoint: str, adapter: str | None, n: int, modes: set[str]) -> list[dict[str, Any]]:
     """What `fastedit eval` reports, per task and mode."""
     from fastedit import Decoder
     from fastedit.cli.evaluate import evaluate
@@ -64,6 +65,8 @@ def decode(checkpoint: str, adapter: str | None, n: int) -> list[dict[str, Any]]
     decoder = Decoder.from_pretrained(checkpoint, adapter=adapter)
     rows = []
     for name, (mode, thresholds) in itertools.product(TASKS, MODES.items()):
+        if mode not in modes:
+            continue
         settings = dict(zip(("threshold", "editing_threshold"), thresholds, strict=True))
         task = get_task(name)
         row = evaluate(decoder, task, n, **settings) | {"mode": mode}
@@ -82,7 +85,7 @@ def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> d
     for start in range(0, len(problems), 32):
         batch = problems[start : start + 32]
         prompts = [task.messages(problem.question) for problem in batch]
-        requests, engine = decoder._prepare(prompts, None, settings)
+        requests, engine = decoder._prepare(prompts, None, None, settings)
         for request, problem in zip(requests, batch, strict=True):
             right = decoder.tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
             request.on_draft = watch([*right, decoder.tokenizer.eos_token_id], mask, count)
@@ -112,18 +115,19 @@ def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., N
 def cell(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A finished run; "base" is the checkpoint as it is."""
     path = options.output / f"{arm}-{seed}.json"
+    folder = options.output / f"{arm}-{seed}"
+    result: dict[str, Any] = {"arm": arm, "seed": seed, "decoded": []}
     if path.exists():
-        return json.loads(path.read_text())
-    result: dict[str, Any] = {"arm": arm, "seed": seed}
-    adapter = None
-    if arm != "base":
-        folder = options.output / f"{arm}-{seed}"
+        result = json.loads(path.read_text())
+    elif arm != "base":
         result |= train(arm, seed, options.steps, options.checkpoint, folder)
-        adapter = str(folder / "adapter")
-    result["decoded"] = decode(options.checkpoint, adapter, options.n)
-    unfinished = path.with_suffix(".part")
-    unfinished.write_text(json.dumps(result))
-    unfinished.replace(path)
+    missing = MODES.keys() - {row["mode"] for row in result["decoded"]}
+    if missing:
+        adapter = None if arm == "base" else str(folder / "adapter")
+        result["decoded"] += decode(options.checkpoint, adapter, options.n, missing)
+        unfinished = path.with_suffix(".part")
+        unfinished.write_text(json.dumps(result))
+        unfinished.replace(path)
     return result
 
 

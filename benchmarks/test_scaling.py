@@ -18,7 +18,6 @@ import torch
 
 from fastedit import Decoder
 from fastedit.cli.bench.clock import probes, synchronize, timed
-from fastedit.decoding.engine import Engine
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
 from fastedit.models.llada2.cost import forward_cost
 
@@ -86,8 +85,7 @@ def test_step(benchmark, report, decoder, machine_limits, batch, prefix):
     generator = torch.Generator().manual_seed(batch)
     prompts = torch.randint(0, 16_000, (batch, prefix), generator=generator)
     settings = {"max_new_tokens": 32, "editing_threshold": None, "eos_early_stop": False}
-    requests, _ = decoder._prepare(prompts, None, settings)
-    engine = Engine(decoder.model, requests, decoder.model.config.mask_token_id, DEVICE, batch)
+    _, engine = decoder._prepare(prompts, None, None, settings, max_batch=batch)
     times: list[float] = []
 
     def steps():

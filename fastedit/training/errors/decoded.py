@@ -13,6 +13,7 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.decoding import DecodeConfig
 from fastedit.decoding.engine import Engine
+from fastedit.decoding.memory import capacity
 from fastedit.decoding.request import Request
 
 from ..documents import Document
@@ -116,7 +117,8 @@ def decoded(
         )
         requests.append(request)
     device = next(model.parameters()).device
-    for finished in Engine(model, requests, held.mask_token_id, device).run():
+    room = capacity("auto", model, config, device)
+    for finished in Engine(model, requests, held.mask_token_id, device, room).run():
         for request in finished:
             if request.error is not None:
                 raise request.error
