@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all sanitize bench gpu lint tiny clean
+.PHONY: demo test test-all sanitize bench gpu lint tiny study clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -37,8 +37,13 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-tiny: $(READY)  # about an hour on two cores; goes on where it stopped
+tiny: $(READY)  # less than two hours on two cores; goes on where it stopped
 	$(BIN)/python -m fastedit.training.tiny --output build/tiny --resume
+	$(BIN)/fastedit train --config fastedit/training/tiny.yaml --resume \
+		--checkpoint build/tiny/checkpoint --output build/tiny/edited
+
+study: $(READY)  # an hour on two cores; goes on where it stopped
+	$(BIN)/python benchmarks/study.py --output build/study --save build/study/results
 
 # Rebuilt when the dependencies or the C++ sources change; the package itself is installed in place.
 $(READY): pyproject.toml $(wildcard csrc/*.cpp csrc/*.h) csrc/CMakeLists.txt

@@ -1,10 +1,11 @@
 """The study: what wrong tokens to train an editor on. Three arms, several seeds, two tasks.
 
-    python benchmarks/study.py --output build/study [--seeds 3] [--steps 120] [--save DIR]
+    python benchmarks/study.py --output build/study [--seeds 5] [--steps 120] [--save DIR]
 
-From one checkpoint, LoRA adapters are trained on the same problems with the same masks for as many
-steps, the arms differing in `--t2t` alone: none, random, self. Each is then decoded on the same
-held-out problems of each task, in both modes. `OUTPUT/ARM-SEED.json` holds a finished run, so a
+From one checkpoint, by default what the first stage of `make tiny` makes, LoRA adapters are trained
+on the same problems with the same masks for as many steps, the arms differing in `--t2t` alone:
+none, random, self. Each is then decoded on the same held-out problems of each task, in quality and
+speed mode and in speed mode without editing. `OUTPUT/ARM-SEED.json` holds a finished run, so a
 study that was stopped goes on where it was. `--save` writes all of it as `study.json`, and the
 figure as PNG and SVG.
 
@@ -15,6 +16,7 @@ are paired by seed.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -224,8 +226,8 @@ def figure(cells: list[dict[str, Any]], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--checkpoint", default="tiny")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--checkpoint", default="build/tiny/checkpoint")
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--n", type=int, default=500, help="held-out problems per task")
     parser.add_argument("--save", type=Path, metavar="DIR", help="study.json and the figure")
@@ -239,7 +241,8 @@ def main() -> None:
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
         settings = {"steps": options.steps, "edit": EDIT, "run": RUN, "data": DATA, "n": options.n}
-        settings["checkpoint"] = options.checkpoint
+        weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
+        settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
         saved = {"machine": machine(), "settings": settings, "cells": cells}
         (options.save / "study.json").write_text(json.dumps(saved, indent=1) + "\n")
         figure(cells, options.save)
