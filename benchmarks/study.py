@@ -200,7 +200,7 @@ def figure(cells: list[dict[str, Any]], folder: Path) -> None:
     places = list(itertools.product(TASKS, MODES))
     looks = {"base": ("#888888", "x"), "none": ("#0072B2", "s"), "random": ("#D55E00", "^")}
     looks["self"] = ("#009E73", "o")
-    drawing, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    drawing, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
     titles = ("exact answers, %", "edits per 100 tokens")
     for axis, metric, title in zip(axes, METRICS, titles, strict=False):
         scale = 100 if metric == "accuracy" else 1
@@ -213,12 +213,13 @@ def figure(cells: list[dict[str, Any]], folder: Path) -> None:
                 mean = [statistics.mean(sample)] * 2
                 line = label if not place else None
                 axis.plot([x - 0.08, x + 0.08], mean, color=colour, linewidth=2, label=line)
-        axis.set_xticks(range(len(places)), [f"{task}\n{mode}" for task, mode in places])
+        names = [f"{task}\n" + mode.replace(", ", ",\n") for task, mode in places]
+        axis.set_xticks(range(len(places)), names, fontsize=8)
         axis.set_title(title)
         axis.grid(axis="y", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[1].set_ylim(bottom=0)
-    axes[0].legend(fontsize=8)
+    axes[0].legend(fontsize=8, loc="lower left")
     for kind in ("png", "svg"):
         drawing.savefig(folder / f"study.{kind}", dpi=150)
 
