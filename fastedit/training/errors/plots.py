@@ -11,8 +11,6 @@ SIDES = (("before", "tab:gray"), ("after", "tab:orange"))
 LABELS = 12  # at most on an axis
 LONG = 6  # characters of a label that lies level
 WIDTH, HEIGHT = 11, 13  # inches
-# Fixed, since a layout that fits itself takes longer than the drawing.
-MARGINS = {"left": 0.07, "right": 0.98, "bottom": 0.03, "top": 0.92, "hspace": 0.3, "wspace": 0.45}
 
 
 def require() -> None:
@@ -46,8 +44,7 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
 def _figure(part: dict[str, Any], title: str) -> Any:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, HEIGHT))
-    figure.subplots_adjust(**MARGINS)
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = figure.subplots(4, 2).flat
     counts = [f"{side} {part[side]['errors']}" for side, _ in SIDES]
     figure.suptitle(f"{title}\nerrors: {', '.join(counts)}")
