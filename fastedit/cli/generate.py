@@ -99,7 +99,8 @@ def generate_command(
     if input is not None:
         from fastedit.cli.batch import decode_file
 
-        raise typer.Exit(1 if decode_file(load, config, input, output, raw) else 0)
+        model = (checkpoint, adapter, revision, dtype)
+        raise typer.Exit(1 if decode_file(load, config, input, output, raw, model) else 0)
     text = typed(prompt or "")
     answer = _as_json if json else _as_live if live else _as_text
     _answer(answer, load(), text, raw)
