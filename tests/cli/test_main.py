@@ -47,7 +47,7 @@ def test_every_command_has_help(run, command):
         (["generate", "a", "--editing-threshold", "low"], "editing_threshold must be None (off)"),
         (["generate", "a", "--mode", "fast"], "mode must be one of quality, speed"),
         (["generate", "a", "--dtype", "int4"], "--dtype must be one of"),
-        (["generate", "a", "--checkpoint", "./missing"], "missing is not a folder"),
+        (["generate", "a", "--checkpoint", "./missing"], "missing' is not a folder"),
         (["generate", "--input", "missing.jsonl"], "cannot read missing.jsonl"),
         (["eval", "--task", "poetry"], "unknown task 'poetry'"),
         (["eval", "--n", "0"], "--n"),
