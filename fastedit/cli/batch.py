@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
-from fastedit.cli.errors import UserError
+from fastedit.cli.errors import InterruptedRunError, UserError
 from fastedit.cli.jsonl import LineErrors, Row, finished_indexes, read_rows, write_record
 from fastedit.cli.made_from import made_from
 from fastedit.cli.prompts import as_prompt
@@ -56,8 +56,7 @@ def decode_file(
     except KeyboardInterrupt:
         kept = f"{len(done) + written} of {len(rows)} results are in {target or 'the output'}"
         again = "; the same command goes on from there" if target else ""
-        _say(f"interrupted: {kept}{again}")
-        raise typer.Exit(130) from None
+        raise InterruptedRunError(f"interrupted: {kept}{again}") from None
     _report(written, failed, len(done), target)
     return failed
 
@@ -70,6 +69,8 @@ def _with_origin(record: dict[str, Any], origins: list[str]) -> dict[str, Any]:
 def _finished(target: Path, source: Path, rows: list[Row], origins: list[str]) -> set[int]:
     if not target.parent.is_dir():
         raise UserError(f"cannot write {target}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise UserError(f"--output {target} is a folder: give the name of a file in it")
     if target.exists() and target.samefile(source):
         raise UserError(f"--output would overwrite the input {source}")
     done, unknown = finished_indexes(target, rows, origins)

@@ -128,6 +128,9 @@ def evaluate_command(
     if context.invoked_subcommand:
         _refuse_options(context)
         return
+    if no_editing and editing_threshold is not None:
+        raise UserError("--no-editing and --editing-threshold exclude each other")
+    options.check_sampling(temperature, False, seed=seed)
     with one_line(ValueError, ImportError):
         problems = get_task(task)
     config = options.decode_config(

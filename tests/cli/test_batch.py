@@ -174,6 +174,7 @@ def test_interrupt_within_a_batch_keeps_what_had_ended(decode, results, monkeypa
         ({"prompt": "a", "gen_length": 4, "max_new_tokens": 5}, "are the same option"),
         ({"prompt": "a", "seed": [1, 2]}, "`seed` must be one integer"),
         ({"prompt": "x" * 600}, "the model has 512"),
+        ({"messages": [{"role": "user"}]}, "message 0 needs `content`"),
         ({"prompt": "a", "mask_id": 10**6}, "outside the model's vocabulary"),
         ('{"prompt": "\\ud800"}', "is not valid UTF-8"),
     ],
@@ -245,6 +246,12 @@ def test_input_as_output_is_refused(run, checkpoint, tmp_path):
     code, _, err = run("generate", "--checkpoint", checkpoint, "--input", path, "--output", path)
     assert code == 2 and "overwrite the input" in err
     assert path.read_text() == '{"prompt": "a"}\n'
+
+
+def test_a_folder_as_output_is_refused(run, checkpoint, tmp_path):
+    (tmp_path / "f.jsonl").write_text('{"prompt": "a"}\n')
+    code, _, err = run("generate", "--input", tmp_path / "f.jsonl", "--output", tmp_path)
+    assert code == 2 and f"--output {tmp_path} is a folder" in err
 
 
 def test_without_output_results_go_to_stdout(run, checkpoint, tmp_path):

@@ -143,3 +143,19 @@ def test_out_of_memory_comes_with_advice(run, data, monkeypatch, error):
     assert "--micro-batch 3 " in err  # 4 would not divide the batch
     code, _, err = run(*arguments, "--micro-batch", 1)
     assert "--micro-batch" not in err and "--lora-rank" not in err
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_interrupt_says_what_there_is_to_go_on_from(run, data, tmp_path, monkeypatch, saved):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    found = [tmp_path / "checkpoint-3"] if saved else []
+    monkeypatch.setattr("fastedit.training.checkpoints.checkpoints", lambda output: found)
+    monkeypatch.setattr("fastedit.training.run.run", interrupted)
+    code, _, err = run(
+        "train", "--checkpoint", "tiny", "--data", data, "--output", tmp_path, "--steps", 1
+    )
+    assert code == 130 and err.startswith("fastedit: interrupted: the same command with --resume ")
+    assert ("goes on from" in err and "checkpoint-3" in err) == saved
+    assert ("no checkpoint is saved" in err) != saved
