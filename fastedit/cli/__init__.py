@@ -16,13 +16,14 @@ import typer
 from fastedit import __version__
 from fastedit.cli.bench import bench_command
 from fastedit.cli.demo import demo_command
-from fastedit.cli.errors import CommandLineError
+from fastedit.cli.errors import CommandLineError, message
 from fastedit.cli.evaluate import evaluate_command
 from fastedit.cli.evaluate_errors import errors_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.info import info_command
 from fastedit.cli.train import train_command
 
+INTERRUPTED = 130
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -66,10 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             code = app(args=arguments, prog_name="fastedit", standalone_mode=False)
         except CommandLineError as error:
-            typer.echo(f"fastedit: {error.format_message()}", err=True)
+            typer.echo(f"fastedit: {message(error)}", err=True)
             return error.exit_code
         except (KeyboardInterrupt, typer.Abort):
-            return 130
+            code = INTERRUPTED
+    if code == INTERRUPTED:  # typer makes it of Ctrl-C by itself
+        typer.echo("fastedit: interrupted", err=True)
     return code if isinstance(code, int) else 0
 
 

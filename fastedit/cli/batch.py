@@ -10,8 +10,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
-from fastedit.cli.errors import UserError
+from fastedit.cli.errors import InterruptedRunError, UserError
 from fastedit.cli.jsonl import LineErrors, Row, finished_indexes, read_rows, write_record
+from fastedit.cli.made_from import made_from
 from fastedit.cli.prompts import as_prompt
 from fastedit.cli.terminal import counting
 
@@ -22,15 +23,22 @@ BATCH = 32  # what the Decoder runs at once
 
 
 def decode_file(
-    load: Callable[[], Decoder], config: DecodeConfig, source: Path, target: Path | None, raw: bool
+    load: Callable[[], Decoder],
+    config: DecodeConfig,
+    source: Path,
+    target: Path | None,
+    raw: bool,
+    model: tuple[str | None, ...],
 ) -> int:
     """Decode what `target` (None: stdout) lacks of `source`; returns the number of failed rows.
 
-    The whole of `source` is checked before the first model call. Raises `UserError`.
+    model: what `load` loads, see `made_from`. The whole of `source` is checked before the first
+    model call. Raises `UserError`.
     """
     rows = read_rows(source)
-    _check_options(rows, config, source)
-    done = _finished(target, source, rows) if target is not None else set()
+    configs = _checked_configs(rows, config, source)
+    origins = [made_from(row, own, raw, model) for row, own in zip(rows, configs, strict=True)]
+    done = _finished(target, source, rows, origins) if target is not None else set()
     left = [row for row in rows if row.index not in done]
     if not left:
         _say(f"nothing to do: all {len(rows)} results are in {target}")
@@ -41,35 +49,48 @@ def decode_file(
     try:
         with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
             for record in _decoded(left, decoder, raw):
-                write_record(file, record)
+                write_record(file, _with_origin(record, origins))
                 written += 1
                 failed += "error" in record
                 advance(1)
     except KeyboardInterrupt:
         kept = f"{len(done) + written} of {len(rows)} results are in {target or 'the output'}"
         again = "; the same command goes on from there" if target else ""
-        _say(f"interrupted: {kept}{again}")
-        raise typer.Exit(130) from None
+        raise InterruptedRunError(f"interrupted: {kept}{again}") from None
     _report(written, failed, len(done), target)
     return failed
 
 
-def _finished(target: Path, source: Path, rows: list[Row]) -> set[int]:
+def _with_origin(record: dict[str, Any], origins: list[str]) -> dict[str, Any]:
+    place = {"index": record["index"], "id": record["id"]}
+    return place | {"made_from": origins[record["index"]]} | record
+
+
+def _finished(target: Path, source: Path, rows: list[Row], origins: list[str]) -> set[int]:
     if not target.parent.is_dir():
         raise UserError(f"cannot write {target}: there is no folder {target.parent}")
+    if target.is_dir():
+        raise UserError(f"--output {target} is a folder: give the name of a file in it")
     if target.exists() and target.samefile(source):
         raise UserError(f"--output would overwrite the input {source}")
-    return finished_indexes(target, rows)
+    done, unknown = finished_indexes(target, rows, origins)
+    if unknown:
+        _say(
+            f"warning: {unknown} lines of {target} do not say what they were made from; they are "
+            "kept as results of this command"
+        )
+    return done
 
 
-def _check_options(rows: list[Row], config: DecodeConfig, source: Path) -> None:
-    errors = LineErrors(source)
+def _checked_configs(rows: list[Row], config: DecodeConfig, source: Path) -> list[DecodeConfig]:
+    errors, configs = LineErrors(source), []
     for row in rows:
         try:
-            config.replace(**row.options)
+            configs.append(config.replace(**row.options))
         except (ValueError, TypeError) as error:
             errors.add(row.line, error)
     errors.raise_any()
+    return configs
 
 
 def _check_prompts(rows: list[Row], decoder: Decoder, source: Path, raw: bool) -> None:

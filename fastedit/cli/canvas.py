@@ -26,7 +26,7 @@ class Canvas:
 
     ids, states  of the active block's tokens, prompt excluded
     committed    tokens in the blocks before; block: the active one, counted from 1
-    commits      masks that became tokens; edits: tokens that became other tokens
+    edits        tokens that became other tokens, those behind the end included
     """
 
     tokenizer: Any
@@ -38,7 +38,6 @@ class Canvas:
     first_block: int | None = None
     block: int = 0
     forwards: int = 0
-    commits: int = 0
     edits: int = 0
 
     def update(self, event: Event) -> None:
@@ -65,7 +64,6 @@ class Canvas:
         if now == self.mask_token_id:
             return MASK
         if before == self.mask_token_id:
-            self.commits += 1
             return DRAFT
         self.edits += 1
         return EDITED
@@ -102,6 +100,6 @@ class Canvas:
     def status(self) -> str:
         rate = self.tokens / self.forwards if self.forwards else 0.0
         return (
-            f"forward {self.forwards:3}  block {self.block}  commits {self.commits:3}  "
+            f"forward {self.forwards:3}  block {self.block}  tokens {self.tokens:3}  "
             f"edits {self.edits:2}  {rate:4.1f} tokens per forward"
         )

@@ -24,6 +24,24 @@ class RequestFailedError(CommandLineError):
     exit_code = 1
 
 
+class InterruptedRunError(CommandLineError):
+    """Ctrl-C, and what there is of the work: shown as one line, exit code 130."""
+
+    exit_code = 130
+
+
+def message(error: Any) -> str:
+    """What a `CommandLineError` says, with the value that an option was given.
+
+    Newer releases of typer leave the value in the cause, a pydantic ValidationError.
+    """
+    text: str = error.format_message()
+    details: Any = getattr(error.__cause__, "errors", list)()
+    if details and error.message in text:
+        text = text.replace(error.message, f"{details[0]['input']!r}: {error.message}")
+    return text
+
+
 @contextlib.contextmanager
 def one_line(*kinds: type[Exception]) -> Iterator[None]:
     """Turn exceptions of these kinds into a `UserError`."""

@@ -42,6 +42,7 @@ def evaluate(
     accuracy is the share of exact answers, interval its 95 % Wilson interval, partial_credit the
     scorer's mean. Ratios are of sums over all problems. seconds hold decoding alone: loading,
     scoring and one untimed problem at the start are left out. A failed request counts as wrong.
+    truncated: answers that max_new_tokens cut off.
     Raises ValueError and TypeError for bad options, and what `Decoder.generate` raises.
     """
     for name, value in (("n", n), ("batch_size", batch_size)):
@@ -75,6 +76,7 @@ def evaluate(
         "forwards": forwards,
         "edits": edits,
         "failed": failed,
+        "truncated": sum(s.finish_reason == "length" for s in stats),
         "tokens_per_forward": tokens / forwards if forwards else 0.0,
         "edits_per_100_tokens": 100.0 * edits / tokens if tokens else 0.0,
         "tokens_per_second": tokens / seconds,
@@ -128,6 +130,9 @@ def evaluate_command(
     if context.invoked_subcommand:
         _refuse_options(context)
         return
+    if no_editing and editing_threshold is not None:
+        raise UserError("--no-editing and --editing-threshold exclude each other")
+    options.check_sampling(temperature, False, seed=seed)
     with one_line(ValueError, ImportError):
         problems = get_task(task)
     config = options.decode_config(

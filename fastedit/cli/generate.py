@@ -13,7 +13,7 @@ import typer
 
 from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
-from fastedit.cli.errors import RequestFailedError, UserError, one_line
+from fastedit.cli.errors import InterruptedRunError, RequestFailedError, UserError, one_line
 from fastedit.cli.prompts import as_prompt, typed
 from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
 
@@ -76,6 +76,7 @@ def generate_command(
     A prompt is one user message where the checkpoint has a chat template, unless --raw.
     """
     _check_usage(prompt, input, output, json, live)
+    options.check_sampling(temperature, input is not None, top_p=top_p, top_k=top_k, seed=seed)
     config = options.decode_config(
         mode=mode,
         threshold=threshold,
@@ -99,10 +100,17 @@ def generate_command(
     if input is not None:
         from fastedit.cli.batch import decode_file
 
-        raise typer.Exit(1 if decode_file(load, config, input, output, raw) else 0)
+        model = (checkpoint, adapter, revision, dtype)
+        raise typer.Exit(1 if decode_file(load, config, input, output, raw, model) else 0)
     text = typed(prompt or "")
+    if not text.strip():
+        raise UserError("the prompt is empty: give a text to answer")
     answer = _as_json if json else _as_live if live else _as_text
-    _answer(answer, load(), text, raw)
+    answered = _answer(answer, load(), text, raw)
+    if not answered:
+        card = "; the embedded checkpoint knows only the wordings in its card"
+        hint = card if checkpoint == "tiny" and adapter is None else ""
+        typer.echo(f"fastedit: the answer is empty: the model ended it at once{hint}", err=True)
 
 
 def _check_usage(
@@ -118,46 +126,52 @@ def _check_usage(
         raise UserError("--json and --live exclude each other")
 
 
-def _answer(show: Any, decoder: Decoder, text: str, raw: bool) -> None:
+def _answer(show: Any, decoder: Decoder, text: str, raw: bool) -> str:
     from fastedit.decoding import RequestError
 
     with one_line(ValueError, TypeError):  # everything is checked before the first forward
         events = decoder.stream(as_prompt(decoder, text, raw), drafts=show is _as_live)
     try:
-        show(events, decoder)
+        answer: str = show(events, decoder)
     except RequestError as error:
         raise RequestFailedError(str(error).removeprefix("request 0: ")) from error
     except KeyboardInterrupt:
-        typer.echo("\nfastedit: interrupted", err=True)
-        raise typer.Exit(130) from None
+        typer.echo(err=True)  # the answer so far may stand in the line
+        raise InterruptedRunError("interrupted") from None
+    return answer
 
 
-def _as_json(events: Iterator[Event], decoder: Decoder) -> None:
+def _as_json(events: Iterator[Event], decoder: Decoder) -> str:
     *commits, end = events
+    text = "".join(event.text for event in commits)
     record = {
-        "text": "".join(event.text for event in commits),
+        "text": text,
         "token_ids": [token for event in commits for token in event.ids],
         "stats": _stats(end).as_dict(),
     }
     typer.echo(json.dumps(record, ensure_ascii=False))
+    return text
 
 
-def _as_live(events: Iterator[Event], decoder: Decoder) -> None:
+def _as_live(events: Iterator[Event], decoder: Decoder) -> str:
     from fastedit.cli.live import show
 
     console = stdout_console()
     text, stats = show(events, decoder, console)
     plain(console, printable(text) if console.is_terminal else text)
     _summary(stats)
+    return text
 
 
-def _as_text(events: Iterator[Event], decoder: Decoder) -> None:
-    on_terminal = sys.stdout.isatty()
+def _as_text(events: Iterator[Event], decoder: Decoder) -> str:
+    on_terminal, answer = sys.stdout.isatty(), ""
     for event in events:
         sys.stdout.write(printable(event.text) if on_terminal else event.text)
         sys.stdout.flush()
+        answer += event.text
     sys.stdout.write("\n")
     _summary(_stats(event))
+    return answer
 
 
 def _stats(end: Event) -> DecodeStats:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from fastedit.cli.errors import UserError
+from fastedit.cli.made_from import differences
 
 SHOWN_ERRORS = 10
 _OUR_LINES_BEGIN = b'{"index": '
@@ -102,37 +104,58 @@ def _messages(value: Any) -> list[dict[str, Any]]:
     return value
 
 
-def finished_indexes(path: Path, rows: Sequence[Row]) -> set[int]:
-    """Indexes that an earlier run has written to `path`.
+def finished_indexes(
+    path: Path, rows: Sequence[Row], origins: Sequence[str]
+) -> tuple[set[int], int]:
+    """(indexes that an earlier run has written to `path`, how many do not say their origin).
 
-    A last line that was cut off in the middle is removed from the file. Raises `UserError` where
-    the file holds anything that cannot come from these rows; the file is then left as it is.
+    origins: what each row's result is `made_from`. A last line that was cut off in the middle is
+    removed from the file. Raises `UserError` where the file holds anything that cannot come from
+    these rows, or says that it was made from something else; the file is then left as it is.
     """
     if not path.exists():
-        return set()
+        return set(), 0
     try:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     kept = sum(len(line) + 1 for line in lines)
     written: set[int] = set()
+    unknown = 0
     for number, line in enumerate(lines, start=1):
-        written.add(_written_index(path, number, line, rows))
+        index, origin = _written(path, number, line, rows)
+        written.add(index)
+        unknown += origin is None
+        if origin is not None:
+            _check_origin(path, number, origin, rows[index], origins[index])
     if not tail:
-        return written
+        return written, unknown
     if not _OUR_LINES_BEGIN.startswith(tail[: len(_OUR_LINES_BEGIN)]):
         raise UserError(f"{path}:{len(lines) + 1}: is no line of results; choose another --output")
     with path.open("r+b") as file:
         file.truncate(kept)
-    return written
+    return written, unknown
 
 
-def _written_index(path: Path, number: int, line: bytes, rows: Sequence[Row]) -> int:
+def _check_origin(path: Path, number: int, before: str, row: Row, now: str) -> None:
+    changed = differences(before, now)
+    if changed:
+        raise UserError(
+            f"{path}:{number}: index {row.index} (line {row.line} of the input) was made from "
+            f"{' and '.join(changed)}; choose another --output"
+        )
+
+
+def _written(path: Path, number: int, line: bytes, rows: Sequence[Row]) -> tuple[int, str | None]:
+    """(index, made_from) of a line of results."""
     where = f"{path}:{number}"
     advice = "choose another --output, or remove this file"
     try:
         value = json.loads(line)
         index, _ = value["index"], value["error" if "error" in value else "text"]
+        origin = value.get("made_from")
+        if origin is not None and not re.fullmatch(r"\w+-\w+-\w+", origin):
+            raise ValueError
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{where}: is no line of results; {advice}") from None
     if type(index) is not int or not 0 <= index < len(rows):
@@ -145,7 +168,7 @@ def _written_index(path: Path, number: int, line: bytes, rows: Sequence[Row]) ->
             f"{where}: id {value.get('id')!r} where the input has {rows[index].id!r}, so this file "
             f"belongs to another input; {advice}"
         )
-    return index
+    return index, origin
 
 
 def write_record(file: IO[str], record: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -67,6 +68,19 @@ def decode_config(**options: Any) -> DecodeConfig:
         given["editing_threshold"] = _editing_threshold(given["editing_threshold"])
     with one_line(ValueError, TypeError):
         return DecodeConfig(**given)
+
+
+def check_sampling(temperature: float | None, in_file: bool, **given: Any) -> None:
+    """Warn of what only sampling uses where nothing samples; lines of a file may set it themselves.
+
+    given: top_p, top_k, seed; None where not given.
+    """
+    names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if names and not temperature and not in_file:
+        warnings.warn(
+            f"{', '.join(names)} without --temperature above 0: nothing is drawn, so no effect",
+            stacklevel=2,
+        )
 
 
 def _editing_threshold(text: str) -> float | str | None:

@@ -38,6 +38,8 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
     }
     if result["failed"]:
         numbers["failed requests"] = str(result["failed"])
+    if result["truncated"]:
+        numbers["cut off"] = f"{result['truncated']} of {result['n']}, by max_new_tokens"
     for name, number in numbers.items():
         yield f"{name:<22}{number}"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fastedit.cli.errors import UserError, one_line
+from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 
 if TYPE_CHECKING:
     from fastedit.training.settings import RunOptions
@@ -158,6 +158,7 @@ def _train(options: RunOptions, resume: bool) -> None:
 
     try:
         from fastedit.cli.progress import TrainingProgress
+        from fastedit.training.checkpoints import checkpoints
         from fastedit.training.data import DataError
         from fastedit.training.run import run
     except ImportError as error:
@@ -184,8 +185,9 @@ def _train(options: RunOptions, resume: bool) -> None:
             raise UserError(_memory_advice(options, error)) from error
         raise
     except KeyboardInterrupt:
-        progress.say("interrupted: the same command with --resume goes on from the last checkpoint")
-        raise typer.Exit(130) from None
+        saved = checkpoints(Path(options.output))
+        left = f"goes on from {saved[-1]}" if saved else "starts anew, since no checkpoint is saved"
+        raise InterruptedRunError(f"interrupted: the same command with --resume {left}") from None
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise UserError(" ".join(str(error).split())) from error
     progress.say(f"result in {result}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from fastedit.decoding.tokens import spell_out
+
+ROLES = ("system", "user", "assistant", "tool")  # the ones that chat templates tell apart
 
 
 def one_by_one(prompts: Any, attention_mask: Tensor | None) -> Sequence[Any]:
@@ -84,10 +87,30 @@ def _tokenise(text: str, tokenizer: Any, mask_token_id: int) -> Tensor:
 def _apply_template(chat: Sequence[dict], tokenizer: Any, mask_token_id: int) -> Tensor:
     if not getattr(_needs(tokenizer), "chat_template", None):
         raise ValueError("this tokenizer has no chat template; give the prompt as one text")
-    ids = tokenizer.apply_chat_template(
-        list(chat), add_generation_prompt=True, tokenize=True, return_dict=False
-    )
+    for number, message in enumerate(chat):
+        if not isinstance(message.get("role"), str):
+            raise ValueError(f"message {number} needs a `role`; got {str(message)[:60]}")
+        if message.get("content") is None and "tool_calls" not in message:
+            raise ValueError(f"message {number} needs `content`; got {str(message)[:60]}")
+    try:
+        ids = tokenizer.apply_chat_template(
+            list(chat), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except Exception as error:  # a template is a program of its own and raises what it likes
+        raise ValueError(_template_error(error, chat, tokenizer.chat_template)) from error
     return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)
+
+
+def _template_error(error: Exception, chat: Sequence[dict], template: Any) -> str:
+    roles = list(dict.fromkeys(message["role"] for message in chat))
+    known = [
+        r for r in ROLES if isinstance(template, str) and re.search(f"['\"]{r}['\"]", template)
+    ]
+    said = f"the chat template fails on roles {', '.join(map(repr, roles))}"
+    other = [role for role in roles if role not in known]
+    if known and other:
+        said = f"role {other[0]!r} is none that the chat template knows ({', '.join(known)})"
+    return f"{said}: {' '.join(str(error).split())}"
 
 
 def _needs(tokenizer: Any) -> Any:

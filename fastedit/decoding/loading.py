@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fastedit.decoding.places import folder_or_id, named
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -21,28 +22,32 @@ def load(
     device: str | torch.device,
     revision: str | None,
 ) -> tuple[Any, Any]:
-    """(model in eval mode, tokenizer or None); arguments as in `Decoder.from_pretrained`."""
+    """(model in eval mode, tokenizer or None); arguments as in `Decoder.from_pretrained`.
+
+    Names, dtype and device are checked first: OSError and ValueError that say what is allowed.
+    """
     from transformers import AutoModelForCausalLM
 
     import fastedit.models.llada2  # noqa: F401  (registers the native classes)
 
-    path = str(TINY) if path_or_id == "tiny" else os.path.expanduser(path_or_id)
-    folder = Path(path)
-    if folder.is_dir():
-        _check_folder(folder)
-    elif path.startswith((".", "/")) or folder.exists():
-        raise FileNotFoundError(f"{path} is not a folder with a checkpoint (config.json, weights)")
+    path = str(TINY) if path_or_id == "tiny" else folder_or_id(path_or_id, "checkpoint")
+    if Path(path).is_dir():
+        _check_folder(Path(path))
+    if adapter is not None:
+        adapter = folder_or_id(adapter, "adapter")
+    _check_dtype(dtype)
     target = _device(device)
     # With accelerate, shards go straight to the device instead of through the host's memory.
     direct = target.type != "cpu" and importlib.util.find_spec("accelerate") is not None
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        path,
-        dtype=dtype,
-        revision=revision,
-        device_map={"": target} if direct else None,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+    with named(path, "checkpoint", OSError):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            revision=revision,
+            device_map={"": target} if direct else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     model = model.to(target)
     if adapter is not None:
         model = _merge(model, adapter)
@@ -76,9 +81,28 @@ def _tokenizer(path: str, revision: str | None) -> Any:
 
 def _device(device: str | torch.device) -> torch.device:
     if device != "auto":
-        return torch.device(device)
+        return _usable(device)
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """Raises ValueError for a device that torch does not know, or does not have here."""
+    try:
+        return torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        has = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={str(device)!r} cannot be used here ({reason}); this torch has "
+            f"cpu{f', {has}' if has else ' only'}; 'auto' takes the best of them"
+        ) from error
+
+
+def _check_dtype(dtype: str | torch.dtype) -> None:
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
+        raise ValueError(f"dtype must be auto, float32, bfloat16 or float16; got {dtype!r}")
 
 
 def _merge(model: Any, adapter: str) -> Any:
@@ -90,4 +114,7 @@ def _merge(model: Any, adapter: str) -> Any:
         raise ValueError(
             f"{adapter} has no adapter_model.safetensors; other formats can run code when loaded"
         )
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    with named(adapter, "adapter", OSError, ValueError), warnings.catch_warnings():
+        # peft asks the model for a name that transformers is about to drop.
+        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import inspect
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
@@ -48,6 +50,12 @@ class Task:
     def __init__(self, **options: Any) -> None:
         self.options = {**self.defaults, **options}
         self._scorer = self._dataset(seed=0)
+
+    def option_names(self) -> list[str]:
+        """What `options` may override: names of this class and of reasoning-gym's data set."""
+        own = [name for name in inspect.signature(type(self)).parameters if name != "options"]
+        theirs = [field.name for field in dataclasses.fields(self._scorer.config)]
+        return own + [name for name in theirs if name not in ("seed", "size")]
 
     def solve(self, entry: dict[str, Any]) -> str:
         """The worked solution of a reasoning-gym entry; ends in `#### answer`."""

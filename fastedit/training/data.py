@@ -107,6 +107,15 @@ def read_examples(
         first += len(lines)
 
 
+def check_sources(sources: Sequence[str]) -> None:
+    """Raises FileNotFoundError for a file that is not there, ValueError for a wrong task source."""
+    for source in sources:
+        if source.startswith(TASK_PREFIX):
+            parse_task(source)
+        elif not Path(source).exists() or Path(source).is_dir():
+            raise FileNotFoundError(f"there is no data file {source}")
+
+
 def held_out_examples(source: str, tokenizer: Any, count: int) -> list[Example]:
     """The first `count` held-out problems of a task source, which training never sees."""
     task, _, _ = parse_task(source)
@@ -133,6 +142,11 @@ def parse_task(source: str) -> tuple[Task, int, int]:
     for key, given, least in (("examples", examples, 1), ("seed", seed, 0)):
         if type(given) is not int or given < least:
             raise ValueError(f"{source}: {key} must be an integer of at least {least}")
+    names = get_task(name).option_names()
+    unknown = [key for key in options if key not in names]
+    if unknown:
+        known = ", ".join(["examples", "seed", *names])
+        raise ValueError(f"{source}: unknown option {unknown[0]!r}; known: {known}")
     try:
         return get_task(name, **options), examples, seed
     except (TypeError, AssertionError) as error:  # reasoning-gym's own checks

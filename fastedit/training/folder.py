@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from contextlib import suppress
@@ -16,6 +17,15 @@ from .settings import RunOptions
 FACTS = "run.json"
 METRICS, VALIDATION, SAMPLES = LOGS = ("metrics.jsonl", "validation.jsonl", "samples.jsonl")
 ADAPTER, WEIGHTS = RESULTS = ("adapter", "checkpoint")
+
+
+def check_writable(output: Path) -> None:
+    """Raises OSError where no folder can be made at `output`, or nothing written into it."""
+    nearest = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"--output {output} cannot be a folder: {nearest} is a file")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(f"--output {output} cannot be written: no permission in {nearest}")
 
 
 def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:

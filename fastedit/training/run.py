@@ -18,7 +18,7 @@ from fastedit.decoding.tokens import resolve_mask
 
 from .checkpoints import StepLog, checkpoints
 from .collator import Collator
-from .data import TASK_PREFIX, BadLines, held_out_examples, read_examples
+from .data import TASK_PREFIX, BadLines, check_sources, held_out_examples, read_examples
 from .documents import Document, Documents, tokenise
 from .folder import (
     ADAPTER,
@@ -28,6 +28,7 @@ from .folder import (
     WEIGHTS,
     begin,
     check_same,
+    check_writable,
     clean,
     run_to_go_on,
 )
@@ -61,6 +62,8 @@ def run(
     if options.lora_rank and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
     output = Path(options.output)
+    check_writable(output)
+    check_sources([*options.data, *([options.eval_data] if options.eval_data else [])])
     # Processes first wait for each other in _arguments: until then none of them writes.
     before = run_to_go_on(output, resume)
     last = checkpoints(output)[-1] if before and checkpoints(output) else None
@@ -128,7 +131,10 @@ def run(
             )
         )
     if last:
-        say(f"going on after step {done} of {options.steps}, from {last}")
+        if done < options.steps:
+            say(f"going on after step {done} of {options.steps}, from {last}")
+        else:
+            say(f"nothing is left to train: all {done} steps are done")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     result = output / (ADAPTER if options.lora_rank else WEIGHTS)
     trainer.export(result)

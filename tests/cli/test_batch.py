@@ -59,6 +59,7 @@ def test_results_are_those_of_each_request_alone(decode, results, decoder):
     ]
     assert decode(lines)[0] == 0
     by_index = {record["index"]: record for record in results()}
+    assert len({record.pop("made_from") for record in by_index.values()}) == len(lines)
     options = ({}, {}, {"mode": "speed", "max_new_tokens": 24}, {"editing_threshold": None})
     for index, (line, own) in enumerate(zip(lines, options, strict=True)):
         prompt = line.get("prompt", messages)
@@ -173,6 +174,7 @@ def test_interrupt_within_a_batch_keeps_what_had_ended(decode, results, monkeypa
         ({"prompt": "a", "gen_length": 4, "max_new_tokens": 5}, "are the same option"),
         ({"prompt": "a", "seed": [1, 2]}, "`seed` must be one integer"),
         ({"prompt": "x" * 600}, "the model has 512"),
+        ({"messages": [{"role": "user"}]}, "message 0 needs `content`"),
         ({"prompt": "a", "mask_id": 10**6}, "outside the model's vocabulary"),
         ('{"prompt": "\\ud800"}', "is not valid UTF-8"),
     ],
@@ -188,6 +190,34 @@ def test_every_bad_line_is_named(decode):
     err = decode(["{", {"prompt": "fine"}] + ["[]"] * 12)[1].splitlines()
     assert "f.jsonl:1:" in err[0] and "f.jsonl:3:" in err[1]
     assert err[-1] == "... and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("line", "arguments", "words"),
+    [
+        ({"prompt": "number 2"}, (), "another prompt;"),
+        ({"mode": "speed"}, (), "other options;"),
+        ({}, ("--raw",), "another prompt;"),
+        ({}, ("--threshold", 0.9), "other options;"),
+        ({}, ("--dtype", "float32"), "another model;"),
+    ],
+)
+def test_results_of_other_requests_are_refused(decode, tmp_path, line, arguments, words):
+    decode(requests(2))
+    before = (tmp_path / "g.jsonl").read_bytes()
+    code, err = decode([requests(1)[0], requests(2)[1] | line, *requests(3)[2:]], *arguments)
+    number = 1 if arguments else 2
+    assert code == 2 and f"g.jsonl:{number}: index {number - 1} (line {number} of" in err
+    assert words in err and "choose another --output" in err
+    assert (tmp_path / "g.jsonl").read_bytes() == before
+
+
+def test_results_that_do_not_say_their_origin_are_kept_with_a_warning(decode, tmp_path):
+    old = '{"index": 0, "id": "r0", "text": "kept"}\n'
+    (tmp_path / "g.jsonl").write_text(old)
+    code, err = decode(requests(2))
+    assert code == 0 and "1 lines of" in err and "do not say what they were made from" in err
+    assert (tmp_path / "g.jsonl").read_text().startswith(old)
 
 
 @pytest.mark.parametrize(
@@ -216,6 +246,12 @@ def test_input_as_output_is_refused(run, checkpoint, tmp_path):
     code, _, err = run("generate", "--checkpoint", checkpoint, "--input", path, "--output", path)
     assert code == 2 and "overwrite the input" in err
     assert path.read_text() == '{"prompt": "a"}\n'
+
+
+def test_a_folder_as_output_is_refused(run, checkpoint, tmp_path):
+    (tmp_path / "f.jsonl").write_text('{"prompt": "a"}\n')
+    code, _, err = run("generate", "--input", tmp_path / "f.jsonl", "--output", tmp_path)
+    assert code == 2 and f"--output {tmp_path} is a folder" in err
 
 
 def test_without_output_results_go_to_stdout(run, checkpoint, tmp_path):

@@ -127,8 +127,41 @@ def test_comparison_fits_80_columns(decoder, task):
     assert any(line.startswith("failed requests") for line in result_lines(result | {"failed": 1}))
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_answers_that_were_cut_off_are_counted(decoder, task, monkeypatch, ends):
+    from fastedit import Decoder
+
+    generate = Decoder.generate
+
+    def ended(self, prompts, **options):
+        out = generate(self, prompts, **options)
+        for number, stats in enumerate(out.stats):
+            stats.finish_reason = "eos" if ends or number == 0 else "length"
+        return out
+
+    monkeypatch.setattr(Decoder, "generate", ended)
+    result = evaluate(decoder, task, 3, **OPTIONS)
+    assert result["truncated"] == (0 if ends else 2)
+    lines = [line for line in result_lines(result) if line.startswith("cut off")]
+    assert [line.split() for line in lines] == (
+        [] if ends else [["cut", "off", "2", "of", "3,", "by", "max_new_tokens"]]
+    )
+
+
+def test_the_problems_shown_are_ones_that_the_embedded_checkpoint_edits():
+    from fastedit import Decoder
+    from fastedit.tasks import get_task
+
+    decoder = Decoder.from_pretrained("tiny", device="cpu")
+    for name, places in demo.SHOWN.items():
+        task = get_task(name)
+        problems = task.test_set(max(places) + 1)
+        chats = [task.messages(problems[place].question) for place in places]
+        assert all(stats.t2t_edits for stats in decoder.generate(chats, mode="speed").stats)
+
+
 def test_demo_shows_problems_answers_and_a_table(run, checkpoint, monkeypatch):
-    monkeypatch.setattr(demo, "SHOWN", {"chain_sum": 1, "leg_counting": 1})
+    monkeypatch.setattr(demo, "SHOWN", {"chain_sum": (1,), "leg_counting": (0,)})
     runs = tuple((name, task, 2, OPTIONS | options) for name, task, _, options in demo.RUNS)
     monkeypatch.setattr(demo, "RUNS", runs)
     code, out, _ = run("demo", "--checkpoint", checkpoint)

@@ -42,12 +42,23 @@ def test_dash_reads_standard_input(generate, decoder, monkeypatch):
 def test_json_is_one_object_with_text_ids_and_stats(generate, decoder):
     code, out, err = generate("hello", "--json", "--seed", "7")
     expected = answer(decoder, chat("hello"), seed=7)
-    assert (code, err) == (0, "")
+    assert code == 0 and "warning: --seed without --temperature above 0" in err
     assert json.loads(out) == {
         "text": expected.texts[0],
         "token_ids": expected.sequences[0].tolist(),
         "stats": expected.stats[0].as_dict(),
     }
+
+
+def test_an_empty_answer_is_remarked_on(generate, monkeypatch):
+    from fastedit import Decoder
+    from fastedit.decoding import DecodeStats, Event
+
+    end = Event("end", stats=DecodeStats())
+    monkeypatch.setattr(Decoder, "stream", lambda *_, **__: iter([Event("commit"), end]))
+    code, out, err = generate("hello")
+    assert (code, out) == (0, "\n") and "the answer is empty" in err and "card" not in err
+    assert "wordings in its card" in generate("hello", "--checkpoint", "tiny")[2]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_states_of_a_token(canvas, ids):
     assert canvas.states == [DRAFT, EDITED, DRAFT, DRAFT]
     assert list(canvas.pieces()) == [(DRAFT, "a"), (EDITED, "x"), (DRAFT, "↵"), (DRAFT, "∎")]
     assert canvas.line() == "a[x]↵∎"
-    assert (canvas.forwards, canvas.commits, canvas.edits) == (4, 4, 1)
+    assert (canvas.forwards, canvas.tokens, canvas.edits) == (4, 4, 1)
     canvas.update(Event("commit", text="ax\n", ids=ids("ax\n$"), block=4))
     assert (canvas.text, canvas.line()) == ("ax\n", "")
     canvas.update(Event("draft", ids=ids("__b$$_"), block=5))
@@ -48,7 +48,7 @@ def test_counts_are_those_of_the_stats(canvas, decoder):
     *events, end = decoder.stream(CHAT, drafts=True, **OPTIONS)
     for event in events:
         canvas.update(event)
-    assert (canvas.commits, canvas.edits) == (end.stats.m2t_commits, end.stats.t2t_edits)
+    assert (canvas.tokens, canvas.edits) == (end.stats.tokens, end.stats.t2t_edits)
     assert end.stats.t2t_edits > 0
     assert canvas.text == decoder.generate([CHAT], **OPTIONS).texts[0]
 
@@ -79,7 +79,7 @@ def test_without_a_terminal_every_forward_is_a_line(run, checkpoint, decoder):
     assert code == 0
     lines = out.removesuffix(answer.texts[0] + "\n").split("\n")
     assert lines.pop() == ""
-    assert lines[0].startswith("forward   1  block 1  commits ")
+    assert lines[0].startswith("forward   1  block 1  tokens ")
     assert all(line.startswith(f"forward {i:3}  ") for i, line in enumerate(lines, 1))
     assert "\x1b" not in "".join(lines) and any("░" in line for line in lines)
     assert any("[" in line for line in lines)

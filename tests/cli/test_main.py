@@ -39,18 +39,21 @@ def test_every_command_has_help(run, command):
         (["nonsense"], "nonsense"),
         (["generate"], "give a PROMPT"),
         (["generate", "a", "--input", "f"], "one of them"),
+        (["generate", ""], "the prompt is empty"),
+        (["generate", " \n"], "the prompt is empty"),
         (["generate", "a", "--output", "f"], "--output goes with --input"),
         (["generate", "a", "--json", "--live"], "exclude each other"),
         (["generate", "--input", "f", "--json"], "not with --input"),
-        (["generate", "a", "--threshold", "high"], "--threshold"),
+        (["generate", "a", "--threshold", "high"], "'--threshold': 'high': Input should be"),
         (["generate", "a", "--threshold", "-1"], "threshold must be a number of at least 0"),
         (["generate", "a", "--editing-threshold", "low"], "editing_threshold must be None (off)"),
         (["generate", "a", "--mode", "fast"], "mode must be one of quality, speed"),
         (["generate", "a", "--dtype", "int4"], "--dtype must be one of"),
-        (["generate", "a", "--checkpoint", "./missing"], "missing is not a folder"),
+        (["generate", "a", "--checkpoint", "./missing"], "missing' is not a folder"),
         (["generate", "--input", "missing.jsonl"], "cannot read missing.jsonl"),
         (["eval", "--task", "poetry"], "unknown task 'poetry'"),
         (["eval", "--n", "0"], "--n"),
+        (["eval", "--no-editing", "--editing-threshold", "0"], "exclude each other"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run, arguments, words):
@@ -65,6 +68,31 @@ def test_a_device_that_is_not_there_is_one_line(run, checkpoint, device):
     code, _, err = run("generate", "a", "--checkpoint", checkpoint, "--device", device)
     assert code == 2
     assert err.startswith("fastedit: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["info", "eval", "demo", "train"])
+def test_interrupt_is_said(run, monkeypatch, command):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("info.collect", "options.decode_config", "train._run_options"):
+        monkeypatch.setattr(f"fastedit.cli.{name}", interrupted)
+    code, _, err = run(command)
+    assert code == 130 and "fastedit: interrupted" in err
+
+
+def test_interrupt_during_the_first_imports_is_said():
+    code = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from fastedit.__main__ import main\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "fastedit: interrupted\n")
 
 
 def test_unavailable_back_end_is_one_line(run, checkpoint, monkeypatch):

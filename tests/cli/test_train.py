@@ -49,7 +49,9 @@ def test_a_run_and_its_adapter(run, checkpoint, data, tmp_path):
     code, _, err = run(*arguments)
     assert code == 2 and "pass --resume" in err
     code, _, err = run(*arguments, "--resume")
-    assert code == 0 and "going on after step 2 of 2" in err
+    assert (
+        code == 0 and "nothing is left to train: all 2 steps are done" in err and "result in" in err
+    )
     code, out, _ = run(
         "generate", "2 + 1 =", "--checkpoint", checkpoint, "--adapter", output / "adapter",
         "--max-new-tokens", 32, "--device", "cpu", "--json",
@@ -143,3 +145,40 @@ def test_out_of_memory_comes_with_advice(run, data, monkeypatch, error):
     assert "--micro-batch 3 " in err  # 4 would not divide the batch
     code, _, err = run(*arguments, "--micro-batch", 1)
     assert "--micro-batch" not in err and "--lora-rank" not in err
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_interrupt_says_what_there_is_to_go_on_from(run, data, tmp_path, monkeypatch, saved):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    found = [tmp_path / "checkpoint-3"] if saved else []
+    monkeypatch.setattr("fastedit.training.checkpoints.checkpoints", lambda output: found)
+    monkeypatch.setattr("fastedit.training.run.run", interrupted)
+    code, _, err = run(
+        "train", "--checkpoint", "tiny", "--data", data, "--output", tmp_path, "--steps", 1
+    )
+    assert code == 130 and err.startswith("fastedit: interrupted: the same command with --resume ")
+    assert ("goes on from" in err and "checkpoint-3" in err) == saved
+    assert ("no checkpoint is saved" in err) != saved
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--data", "nope.jsonl"), "there is no data file nope.jsonl"),
+        (("--eval-data", "nope.jsonl"), "there is no data file nope.jsonl"),
+        (("--data", "task:chain_sum,exampels=5"), "unknown option 'exampels'; known: examples, "),
+        (("--output", "FILE"), "cannot be a folder"),
+        (("--output", "FILE/deeper"), "cannot be a folder"),
+    ],
+)
+def test_data_and_output_are_checked_before_the_model_is_loaded(
+    run, data, tmp_path, monkeypatch, arguments, message
+):
+    pytest.importorskip("reasoning_gym")
+    monkeypatch.setattr("fastedit.training.run._load", None)
+    base = ("--checkpoint", "tiny", "--data", data, "--output", tmp_path / "o", "--steps", 1)
+    code, _, err = run("train", *base, *(a.replace("FILE", str(data)) for a in arguments))
+    assert code == 2 and message in err and err.count("\n") == 1
+    assert not (tmp_path / "o").exists()

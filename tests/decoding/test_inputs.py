@@ -175,6 +175,26 @@ def test_a_chat_without_a_template_is_refused(tokenizer, monkeypatch):
         )
 
 
+STRICT = "{% set r = {'user': 'U', 'assistant': 'A'} %}{{ r[messages[0]['role']] + '' }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "message", "words"),
+    [
+        (STRICT, {"role": "usr", "content": "a"}, r"role 'usr' .*knows \(user, assistant\)"),
+        ("{{ raise_exception('only once') }}", {"role": "user", "content": "a"}, "only once"),
+        (STRICT, {"role": "user"}, "message 0 needs `content`"),
+        (STRICT, {"content": "a"}, "message 0 needs a `role`"),
+    ],
+)
+def test_a_message_that_the_template_refuses_is_named(
+    tokenizer, monkeypatch, template, message, words
+):
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    with pytest.raises(ValueError, match=words):
+        Decoder(Untouchable(), tokenizer).generate([message], mask_token_id=MASK, **OPTIONS)
+
+
 def test_prompt_and_output_may_fill_the_positions_exactly():
     model = ScriptedModel(V, saying([], V), max_position_embeddings=8)
     out = Decoder(model).generate(torch.arange(5), mask_token_id=MASK, **OPTIONS)

@@ -121,11 +121,11 @@ def test_an_example_without_room_for_its_eos_counts_as_cut_off(write, documents)
 
 def test_text_that_spells_the_mask_is_plain_text(write, documents, tiny_tokenizer):
     """As in a prompt: `<|mask|>` is read as the characters that it consists of."""
-    from fastedit.decoding.inputs import as_id_tensors
+    from fastedit.decoding.inputs import as_ids
 
     text = "a <|mask|> b"
     [document] = documents(write({"text": text})).items
-    [ids] = as_id_tensors(text, None, tiny_tokenizer, MASK)
+    ids = as_ids(text, tiny_tokenizer, MASK)
     assert document.ids[: len(ids)].tolist() == ids.tolist() and MASK not in document.ids
     [pair] = documents(write({"prompt": text, "completion": text})).items
     read, learnt = texts(pair, tiny_tokenizer)
