@@ -101,7 +101,7 @@ def test_an_adapter_loads_in_peft_and_in_the_decoder(tiny_model, tmp_path, exper
     assert not any("lora" in name for name, _ in decoder.model.named_parameters())
     merged = logits(decoder.model)
     assert (merged - before).abs().max() > 0.1
-    torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(merged, adapted, rtol=1e-4, atol=5e-4)
     top = adapted.topk(2).values
     clear = top[..., 0] - top[..., 1] > 1e-3
     assert clear.float().mean() > 0.9
