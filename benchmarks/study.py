@@ -114,6 +114,16 @@ def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., N
     return on_draft
 
 
+def keep_settings(output: Path, settings: dict[str, Any]) -> None:
+    """Note them, or raise SystemExit where the runs in `output` were made with others."""
+    output.mkdir(parents=True, exist_ok=True)
+    path = output / "settings.json"
+    now = json.loads(json.dumps(settings))
+    if path.exists() and json.loads(path.read_text()) != now:
+        raise SystemExit(f"{output} holds runs with other settings, see {path}: use another folder")
+    path.write_text(json.dumps(now, indent=1) + "\n")
+
+
 def cell(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """A finished run; "base" is the checkpoint as it is."""
     path = options.output / f"{arm}-{seed}.json"
@@ -233,7 +243,12 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=500, help="held-out problems per task")
     parser.add_argument("--save", type=Path, metavar="DIR", help="study.json and the figure")
     options = parser.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    if options.seeds not in {1, *T95}:
+        parser.error(f"--seeds {options.seeds}: intervals are there for 1 to {max(T95)}")
+    settings = {"steps": options.steps, "edit": EDIT, "run": RUN, "data": DATA, "n": options.n}
+    weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
+    settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
+    keep_settings(options.output, settings)
     cells = [cell("base", 0, options)]
     for seed, arm in itertools.product(range(options.seeds), ARMS):
         cells.append(cell(arm, seed, options))
@@ -241,9 +256,6 @@ def main() -> None:
     print(tables(cells))
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
-        settings = {"steps": options.steps, "edit": EDIT, "run": RUN, "data": DATA, "n": options.n}
-        weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
-        settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
         saved = {"machine": machine(), "settings": settings, "cells": cells}
         (options.save / "study.json").write_text(json.dumps(saved, indent=1) + "\n")
         figure(cells, options.save)

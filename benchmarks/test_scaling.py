@@ -1,10 +1,11 @@
 """A decoding step by batch and prefix beside the cost model: does the roofline hold?
 
 The step is the loop's: forward of the live blocks, decision, advance. Weights are random, so a
-step commits about one token per row; what a step costs does not depend on that. On a GPU the shape
-is LLaDA2.1-mini's in bf16, on a CPU one that its memory and its patience allow, in fp32. Roofline:
-`fastedit.models.llada2.cost` at the read bandwidth and the speed of a large matrix product that
-are measured beside, with the experts that random routing touches.
+step commits about one token per row. On a GPU the shape is LLaDA2.1-mini's in bf16, on a CPU one
+that its memory and its patience allow, in fp32. Roofline: `fastedit.models.llada2.cost` at the read
+bandwidth and the speed of a large matrix product that are measured beside, with the experts that
+the steps touch: the masks of a block are alike and choose alike, so they are counted, in a run of
+the same steps that is not timed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fastedit import Decoder
 from fastedit.cli.bench.clock import probes, synchronize, timed
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
 from fastedit.models.llada2.cost import forward_cost
+from fastedit.models.llada2.routing import LLaDA2MoeRouter
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -85,10 +87,12 @@ def test_step(benchmark, report, decoder, machine_limits, batch, prefix):
     generator = torch.Generator().manual_seed(batch)
     prompts = torch.randint(0, 16_000, (batch, prefix), generator=generator)
     settings = {"max_new_tokens": 32, "editing_threshold": None, "eos_early_stop": False}
-    _, engine = decoder._prepare(prompts, None, None, settings, max_batch=batch)
     times: list[float] = []
 
     def steps():
+        """The first steps of all rows; their times are left in `times`."""
+        times.clear()
+        _, engine = decoder._prepare(prompts, None, None, settings, max_batch=batch)
         last = time.perf_counter()
         for _ in islice(engine.run(), STEPS + 2):
             synchronize(DEVICE)
@@ -96,16 +100,18 @@ def test_step(benchmark, report, decoder, machine_limits, batch, prefix):
             times.append(now - last)
             last = now
 
+    touched = counted_experts(decoder.model, steps)
     benchmark.pedantic(steps, rounds=1)
     seconds = statistics.median(times[2:])
     config, item = decoder.model.config, torch.finfo(DTYPE).bits // 8
-    cost = forward_cost(config, batch, 32, prefix, item=item)
+    cost = forward_cost(config, batch, 32, prefix, item=item, experts=touched)
     roof = cost.seconds(*machine_limits)
     report(
         "scaling",
         **{
             "batch": batch,
             "prefix": prefix,
+            "experts": f"{touched:.1f}",
             "GB": f"{cost.bytes / 1e9:.2f}",
             "GFLOP": f"{cost.operations / 1e9:.1f}",
             "roofline ms": f"{1e3 * roof:.1f}",
@@ -114,3 +120,19 @@ def test_step(benchmark, report, decoder, machine_limits, batch, prefix):
             "ms per row": f"{1e3 * seconds / batch:.2f}",
         },
     )
+    assert seconds > 0.9 * roof  # a floor is a floor
+
+
+def counted_experts(model, steps) -> float:
+    """Experts of a layer that tokens choose, on average over layers and steps."""
+    counts: list[int] = []
+
+    def count(gate, inputs, output):
+        counts.append(len(output[0].unique()))
+
+    gates = [m for m in model.modules() if isinstance(m, LLaDA2MoeRouter)]
+    hooks = [gate.register_forward_hook(count) for gate in gates]
+    steps()
+    for hook in hooks:
+        hook.remove()
+    return statistics.mean(counts[-STEPS * len(gates) :])
