@@ -196,6 +196,7 @@ class _Data(NamedTuple):
         )
         collator = Collator(
             training.items + validation,
+            examples=1 + max(document.example for document in training.items),
             eos_token_id=form["eos_token_id"],
             block_size=form["block_size"],
         )
