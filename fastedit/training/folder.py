@@ -38,7 +38,7 @@ def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
     if facts is None:
         own = {FACTS, UNFINISHED, *LOGS, *RESULTS}
         names = sorted(path.name for path in output.glob("*"))
-        taken = [n for n in names if n in own or n.removeprefix(PREFIX).isdecimal()]
+        taken = [n for n in names if n in own or _names_checkpoint(n)]
         if taken:
             raise FileExistsError(
                 f"{output} holds {', '.join(taken)}, which a run would overwrite, but no {FACTS} "
@@ -83,6 +83,10 @@ def begin(options: RunOptions, fingerprint: str) -> None:
 
 def clean(output: Path) -> None:
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+
+
+def _names_checkpoint(name: str) -> bool:
+    return name.startswith(PREFIX) and name.removeprefix(PREFIX).isdecimal()
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -33,7 +33,8 @@ def options(output, **changes):
 )
 def test_what_no_run_has_made_is_left_alone(tmp_path, name, resume):
     (tmp_path / "notes.txt").write_text("beside a run there may be anything")
-    (tmp_path / "checkpoint-best").mkdir()
+    for beside in ("checkpoint-best", "2024"):
+        (tmp_path / beside).mkdir()
     assert run_to_go_on(tmp_path, resume) is None
     path = tmp_path / name
     path.mkdir() if name.endswith("/") else path.write_text('{"mine": 1}')
