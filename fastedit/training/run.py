@@ -125,6 +125,7 @@ def run(
                 tokenizer,
                 samples_log,
                 options.eval_every,
+                data.collator.block_size,
                 data.mask_token_id,
                 say,
                 show,
