@@ -100,7 +100,7 @@ def run(
         data.rows, batch_size=options.batch_size, steps=options.steps, seed=options.seed
     )
     if first:  # from here on there is a run
-        begin(options, fingerprint)
+        begin(options, fingerprint, before)
     samples_log = StepLog(output / SAMPLES, done) if first else None
     trainer = EditTrainer(
         model=step,
