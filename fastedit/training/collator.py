@@ -19,15 +19,18 @@ class Collator:
     response  [B, L] bool    maskable positions
     positions [B, L] int64   position within the document, 0 in row padding
     example   [B, L] int64   index of the example, -1 in row padding; where a row is repeated, plus
-                             a multiple of the number of examples, so that its noise is another
+                             a multiple of `examples`, so that its noise is another
     epoch     int            the epoch of all rows
+
+    `examples` is beyond every index of an example whose rows are repeated: of training alone, as
+    its noise would else follow from what is validated on.
     """
 
     def __init__(
-        self, documents: Sequence[Document], *, eos_token_id: int, block_size: int
+        self, documents: Sequence[Document], *, examples: int, eos_token_id: int, block_size: int
     ) -> None:
-        self.documents, self.eos_token_id, self.block_size = documents, eos_token_id, block_size
-        self.examples = 1 + max((document.example for document in documents), default=0)
+        self.documents, self.examples = documents, examples
+        self.eos_token_id, self.block_size = eos_token_id, block_size
 
     def __call__(self, turns: Sequence[Turn]) -> dict[str, Any]:
         rows = [[self.documents[number] for number in turn.documents] for turn in turns]

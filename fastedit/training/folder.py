@@ -14,6 +14,7 @@ from typing import Any
 from .checkpoints import PREFIX, UNFINISHED, checkpoints, write_text
 from .settings import RunOptions
 
+PACKAGE = "fastedit-dlm"
 FACTS = "run.json"
 METRICS, VALIDATION, SAMPLES = LOGS = ("metrics.jsonl", "validation.jsonl", "samples.jsonl")
 ADAPTER, WEIGHTS = RESULTS = ("adapter", "checkpoint")
@@ -38,7 +39,7 @@ def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
     if facts is None:
         own = {FACTS, UNFINISHED, *LOGS, *RESULTS}
         names = sorted(path.name for path in output.glob("*"))
-        taken = [n for n in names if n in own or n.removeprefix(PREFIX).isdecimal()]
+        taken = [n for n in names if n in own or _names_checkpoint(n)]
         if taken:
             raise FileExistsError(
                 f"{output} holds {', '.join(taken)}, which a run would overwrite, but no {FACTS} "
@@ -72,17 +73,25 @@ def check_same(before: dict[str, Any], options: RunOptions, fingerprint: str) ->
         )
 
 
-def begin(options: RunOptions, fingerprint: str) -> None:
-    """Make the folder, say in it what this run is, and remove what a killed one was writing."""
+def begin(options: RunOptions, fingerprint: str, before: dict[str, Any] | None = None) -> None:
+    """Make the folder, say in it what this run is, and remove what a killed one was writing.
+
+    before  the facts of the run that goes on, which stay: they say how it began
+    """
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    facts = {"options": options.facts(), "data": fingerprint, "versions": _versions()}
-    write_text(output / FACTS, json.dumps(facts, indent=2))
+    if before is None:
+        facts = {"options": options.facts(), "data": fingerprint, "versions": _versions()}
+        write_text(output / FACTS, json.dumps(facts, indent=2))
     clean(output)
 
 
 def clean(output: Path) -> None:
     shutil.rmtree(output / UNFINISHED, ignore_errors=True)
+
+
+def _names_checkpoint(name: str) -> bool:
+    return name.startswith(PREFIX) and name.removeprefix(PREFIX).isdecimal()
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -96,8 +105,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("torch", "transformers", "accelerate", "peft", "numpy"):
+    found = {PACKAGE: "source"}  # where it is not installed
+    for name in (PACKAGE, "torch", "transformers", "accelerate", "peft", "numpy"):
         with suppress(PackageNotFoundError):  # all weights train without peft
             found[name] = version(name)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,8 @@ _AT_LEAST: dict[str, float] = {
     "lambda_keep": 0,
     "n_drafts": 1,
     "turns": 1,
+    "turn_threshold": 0,
+    "turn_editing_threshold": 0,
     "cap_beta": 0,
 }
 
@@ -121,8 +124,10 @@ class EditOptions:
             if not 0.0 <= self._value(name) <= 1.0:
                 raise ValueError(f"{name} is a share from 0 to 1, got {self._value(name)}")
         for name, least in _AT_LEAST.items():
-            if not self._value(name) >= least:
-                raise ValueError(f"{name} must be at least {least}, got {self._value(name)}")
+            if not least <= self._value(name) < math.inf:
+                raise ValueError(
+                    f"{name} must be finite and at least {least}, got {self._value(name)}"
+                )
         if not 1e-30 <= self.draft_temperature <= 1e30:
             raise ValueError(
                 f"draft_temperature must be from 1e-30 to 1e30, got {self.draft_temperature}"

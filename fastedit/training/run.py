@@ -100,7 +100,7 @@ def run(
         data.rows, batch_size=options.batch_size, steps=options.steps, seed=options.seed
     )
     if first:  # from here on there is a run
-        begin(options, fingerprint)
+        begin(options, fingerprint, before)
     samples_log = StepLog(output / SAMPLES, done) if first else None
     trainer = EditTrainer(
         model=step,
@@ -125,6 +125,7 @@ def run(
                 tokenizer,
                 samples_log,
                 options.eval_every,
+                data.collator.block_size,
                 data.mask_token_id,
                 say,
                 show,
@@ -196,6 +197,7 @@ class _Data(NamedTuple):
         )
         collator = Collator(
             training.items + validation,
+            examples=1 + max(document.example for document in training.items),
             eos_token_id=form["eos_token_id"],
             block_size=form["block_size"],
         )

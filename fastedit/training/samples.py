@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
@@ -32,6 +33,8 @@ def prompt_length(document: Document) -> int:
 class Samples(TrainerCallback):
     """Decodes the prompt of a document every `every` steps, greedily, at most 256 tokens.
 
+    What is expected is its first response, in a chat the first turn of the assistant, and as many
+    blocks as hold it are decoded.
     Decoding draws nothing from torch's generators, so training is the same with it and without.
     A decode that fails is a finding, and not the end of a run: its error stands in the record, and
     `say` gets it the first time.
@@ -43,18 +46,22 @@ class Samples(TrainerCallback):
         tokenizer: Any,
         log: StepLog,
         every: int,
+        block_size: int,
         mask_token_id: int,
         say: Callable[[str], None],
         show: Callable[[Sample], None],
     ) -> None:
         start = prompt_length(document)
         self.prompt: Tensor = torch.from_numpy(document.ids[:start]).long()
-        answer = document.ids[start:][document.response[start:]]
+        length = int(np.logical_and.accumulate(document.response[start:]).sum())
+        answer = document.ids[start : start + length]
         self.expected = tokenizer.decode(answer, skip_special_tokens=True)
         self.tokenizer, self.log, self.every = tokenizer, log, every
         self.say, self.show, self._said = say, show, False
         self.config = DecodeConfig(
-            mask_token_id=mask_token_id, max_new_tokens=min(256, -(-len(answer) // 32) * 32)
+            mask_token_id=mask_token_id,
+            block_length=block_size,
+            max_new_tokens=min(256, -(-length // block_size) * block_size),
         )
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:

@@ -75,6 +75,20 @@ def test_operations_are_those_torch_counts():
     assert counter.get_total_flops() == pytest.approx(cost.operations, rel=0.01)
 
 
+def test_a_rank_has_a_head_of_keys_and_values_at_least():
+    """mini has four of them: eight ranks hold each twice, weights and cache."""
+    mini = LLaDA2MoeConfig.mini()
+    one, four, eight = (forward_cost(mini, 4, 32, 1000, ranks=ranks) for ranks in (1, 4, 8))
+    assert four.read["cache"] == eight.read["cache"] == one.read["cache"] / 4
+    assert four.read["attention"] == one.read["attention"] / 4
+    layers, hidden, head = mini.num_hidden_layers, mini.hidden_size, mini.head_dim
+    of_queries = 2 * mini.num_attention_heads // 8
+    projections = layers * hidden * head * (of_queries + 2)  # and one head of each of the two
+    assert eight.read["attention"] == 2 * projections
+    assert eight.flops["attention"] == 2.0 * 4 * 32 * projections
+    assert eight.flops["cache"] == one.flops["cache"] / 8  # that of the queries
+
+
 def test_ranks_divide_all_but_the_router():
     mini = LLaDA2MoeConfig.mini()
     one, four = (forward_cost(mini, 4, 32, 1000, ranks=ranks) for ranks in (1, 4))

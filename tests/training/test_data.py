@@ -254,7 +254,7 @@ def test_packing_loses_nothing_and_fits(lengths, row_length):
 
 def test_a_batch_keeps_documents_apart(write, documents):
     items = documents(write(*({"text": "7" * n} for n in (40, 20, 90)))).items
-    collate = Collator(items, eos_token_id=EOS, block_size=BLOCK)
+    collate = Collator(items, examples=3, eos_token_id=EOS, block_size=BLOCK)
     batch = collate([Turn([0, 1], 3), Turn([2], 3), Turn([], 3)])
     assert batch["epoch"] == 3
     again = collate([Turn([0, 1], 3, repeat=2), Turn([2], 3)])

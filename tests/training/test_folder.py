@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 
 pytest.importorskip("accelerate")
 
+from fastedit.training import folder
 from fastedit.training.folder import begin, check_same, run_to_go_on
 from fastedit.training.settings import RunOptions
 
@@ -33,7 +35,8 @@ def options(output, **changes):
 )
 def test_what_no_run_has_made_is_left_alone(tmp_path, name, resume):
     (tmp_path / "notes.txt").write_text("beside a run there may be anything")
-    (tmp_path / "checkpoint-best").mkdir()
+    for beside in ("checkpoint-best", "2024"):
+        (tmp_path / beside).mkdir()
     assert run_to_go_on(tmp_path, resume) is None
     path = tmp_path / name
     path.mkdir() if name.endswith("/") else path.write_text('{"mine": 1}')
@@ -67,6 +70,30 @@ def test_only_what_differs_is_named(tmp_path):
     check_same(before, same, "digest")
     with pytest.raises(ValueError, match="other data"):
         check_same(before, same, "another digest")
+
+
+def test_every_resumption_is_told_of_other_versions(tmp_path, monkeypatch):
+    monkeypatch.setattr(folder, "version", lambda name: "1.0")
+    begin(options(tmp_path), "digest")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    monkeypatch.setattr(folder, "version", lambda name: "2.0")
+    for _ in range(2):
+        before = run_to_go_on(tmp_path, True)
+        with pytest.warns(UserWarning, match="fastedit-dlm, torch, .* changed since this run"):
+            check_same(before, options(tmp_path), "digest")
+        begin(options(tmp_path, save_every=7), "digest", before)
+
+
+def test_without_an_installed_package_the_version_is_the_source(tmp_path, monkeypatch):
+    def version(name):
+        if name == "fastedit-dlm":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(folder, "version", version)
+    begin(options(tmp_path), "digest")
+    versions = json.loads((tmp_path / "run.json").read_text())["versions"]
+    assert versions["fastedit-dlm"] == "source" and versions["torch"] == "1.0"
 
 
 def test_options_newer_than_the_run_had_their_defaults(tmp_path):

@@ -200,7 +200,9 @@ def test_only_the_same_run_is_resumed(uninterrupted, tmp_path):
     with pytest.raises(ValueError, match=r"was trained with edit\.t2t=self, not random: "):
         again(edit={**OPTIONS["edit"], "t2t": "random"})
     before = weights(uninterrupted)
+    facts = json.loads((uninterrupted / "run.json").read_text())
     assert again(save_every=3, micro_batch=2) == uninterrupted / "adapter"  # nothing left to do
+    assert json.loads((uninterrupted / "run.json").read_text()) == facts
     assert weights(uninterrupted) == before and len(records(uninterrupted)) == 6
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 pytest.importorskip("peft")
@@ -12,7 +13,9 @@ pytest.importorskip("accelerate")
 from fastedit.decoding import Decoder
 from fastedit.training import trainer
 from fastedit.training.checkpoints import StepLog, publish
+from fastedit.training.documents import Document
 from fastedit.training.run import run
+from fastedit.training.samples import Samples
 from fastedit.training.settings import RunOptions
 
 
@@ -51,6 +54,22 @@ def test_the_first_prompt_among_texts_is_decoded(train):
     samples, said = train({"text": "one"}, {"prompt": "5?", "completion": "8"})
     assert [(sample["step"], sample["expected"]) for sample in samples] == [(1, "8"), (2, "8")]
     assert not any("cannot be decoded" in line for line in said)
+
+
+def test_of_a_chat_the_first_answer_is_expected(train):
+    chat = [("user", "5?"), ("assistant", "8"), ("user", "1?"), ("assistant", "23")]
+    messages = [{"role": role, "content": content} for role, content in chat]
+    assert [sample["expected"] for sample in train({"messages": messages})[0]] == ["8", "8"]
+
+
+@pytest.mark.parametrize(("answer", "tokens"), [(1, 16), (16, 16), (17, 32), (400, 256)])
+def test_the_blocks_of_the_first_answer_are_decoded(answer, tokens, tiny_tokenizer, tmp_path):
+    """Of the model's size, whatever comes behind the answer."""
+    response = np.array([False] * 3 + [True] * answer + [False] * 2 + [True] * 50)
+    document = Document(0, np.full(len(response), 5, dtype=np.int32), response)
+    log = StepLog(tmp_path / "samples.jsonl")
+    config = Samples(document, tiny_tokenizer, log, 1, 16, 1, print, print).config
+    assert (config.block_length, config.max_new_tokens) == (16, tokens)
 
 
 def test_a_prompt_near_the_last_position(train, tiny_model, tiny_tokenizer):

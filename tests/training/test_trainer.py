@@ -64,7 +64,7 @@ def test_the_loss_is_divided_once_by_all_labels(train, tiny_model, tiny_tokenize
         mask_token_id=1,
     ).items
     order = RunOrder([[n] for n in range(6)], batch_size=6, steps=1, seed=0)
-    collate = Collator(documents, eos_token_id=0, block_size=32)
+    collate = Collator(documents, examples=6, eos_token_id=0, block_size=32)
     options = RunOptions.from_mapping(
         {"checkpoint": "tiny", "data": "x", "output": "y", "steps": 1, "edit": {"t2t": "random"}}
     )
@@ -80,6 +80,16 @@ def test_the_loss_is_divided_once_by_all_labels(train, tiny_model, tiny_tokenize
         [first, *_] = train(f"micro{micro_batch}", micro_batch=micro_batch, packing=False)
         assert first["labels"] == labels
         assert first["loss"] == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_validation_changes_nothing(train):
+    """Six rows in batches of nine: three are repeated, with noise of their own."""
+    validation = train.data.with_name("validation.jsonl")
+    validation.write_text(train.data.read_text() * 3)
+    options = {"batch_size": 9, "packing": False, "edit": {"t2t": "random"}}
+    without = train("without", eval_examples=0, **options)
+    beside = train("beside", eval_data=str(validation), eval_examples=18, **options)
+    assert [line["loss"] for line in beside] == [line["loss"] for line in without]
 
 
 @pytest.mark.parametrize("change", [{"micro_batch": 2}, {"gradient_checkpointing": True}])

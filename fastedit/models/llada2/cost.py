@@ -62,8 +62,9 @@ def forward_cost(
     """The cost of a forward of `rows` blocks of `length` tokens after `prefix` tokens each.
 
     item     bytes of a weight, an activation and a cached key: 2 for bf16
-    ranks    of tensor parallelism: heads, intermediate sizes and the vocabulary are divided; what
-             ranks send each other is not counted
+    ranks    of tensor parallelism: heads, intermediate sizes and the vocabulary are divided, and
+             heads of keys and values down to one a rank: beyond, several ranks hold the same one,
+             its weights and its cache. What ranks send each other is not counted
     experts  routed experts that a layer reads; None: `experts_touched`
 
     Weights are read once; keys and values of the prefix once per row; logits are written and read
@@ -73,7 +74,7 @@ def forward_cost(
     layers, dense = config.num_hidden_layers, config.first_k_dense_replace
     sparse = layers - dense
     queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
+    keys = max(config.num_key_value_heads, ranks) * config.head_dim  # of all ranks together
     if experts is None:
         experts = experts_touched(config, rows, length)
 

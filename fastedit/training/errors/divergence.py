@@ -52,10 +52,14 @@ def shift(
 ) -> dict[str, Any]:
     """Distance of two histograms, counts [samples, K] each, beside what chance alone gives.
 
+    The interval is bias-corrected: redrawing adds noise to both histograms, and so moves them apart
+    on the average. The draws are moved back by their mean less the value, within 0 and 1. The value
+    has a bias of the same kind, which stays: of few errors in many bins, it is too large.
+
     weights  of a bootstrap, from `redrawn`; both histograms are redrawn together
     split    from `halves`: the null level is the distance of two halves of `before`
     again    the same model's counts with other draft keys; the null level is then their distance
-             from `before`, redrawn as above
+             from `before`, redrawn, with the bias that redrawing has
     """
     value = float(distance(before.sum(0), after.sum(0)))
     if again is None:
@@ -64,7 +68,7 @@ def shift(
         null = interval(distance(weights @ before, weights @ again))
     return {
         "value": value,
-        "interval": interval(distance(weights @ before, weights @ after)),
+        "interval": interval(_centred(distance(weights @ before, weights @ after), value)),
         "null": null,
         "verdict": verdict(value, null),
     }
@@ -75,6 +79,12 @@ def verdict(value: float, null: list[float]) -> str | None:
     if np.isnan(value) or np.isnan(null[1]):
         return None
     return f"shift {'larger' if value > null[1] else 'not larger'} than the null interval"
+
+
+def _centred(draws: np.ndarray, value: float) -> np.ndarray:
+    """Draws of a distance around its value; NaN stays NaN."""
+    known = draws[~np.isnan(draws)]
+    return np.clip(draws - (known.mean() - value), 0.0, 1.0) if len(known) else draws
 
 
 def _shares(counts: np.ndarray) -> np.ndarray:

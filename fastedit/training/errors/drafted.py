@@ -50,7 +50,12 @@ def drafted(
     what is not the sample's token. Rows come in the order of samples, rates and positions within a
     batch. Raises ValueError for bad logits.
     """
-    collate = Collator(held.documents, eos_token_id=held.padding, block_size=held.block_size)
+    collate = Collator(
+        held.documents,
+        examples=len(held.documents),
+        eos_token_id=held.padding,
+        block_size=held.block_size,
+    )
     device = next(model.parameters()).device
     parts = []
     for start in range(0, len(held.documents), batch_size):

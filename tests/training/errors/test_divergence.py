@@ -105,5 +105,27 @@ def test_null_of_two_draft_keys_is_their_own_distance():
 def test_bootstrap_draws_whole_samples():
     """One sample of two holds all errors of one kind: without it, the histograms share nothing."""
     before, after = np.array([[4, 0], [0, 4]]), np.array([[4, 0], [4, 0]])
-    low, high = shifts(before, after)["interval"]
-    assert (low, high) == (0.0, 1.0)
+    found = shifts(before, after)
+    draws = np.array([0.0, found["value"], found["value"], 1.0])  # each as likely
+    bias = draws.mean() - found["value"]
+    assert found["interval"] == pytest.approx([0.0, 1.0 - bias], abs=0.02)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize(("bins", "errors", "change"), [(32, 3.0, 0.5), (20, 5.0, 0.2)])
+def test_an_interval_holds_its_value_and_more_often_the_true_one(seed, bins, errors, change):
+    """`errors` of a sample, in many bins, where redrawing moves histograms apart."""
+    generator = np.random.default_rng(seed)
+    weights, split = redrawn(200, generator), halves(200, generator)
+    p = np.full(bins, 1 / bins)
+    q = p * (1 + change * np.where(np.arange(bins) % 2, 1, -1))
+    true, inside, covers, covered = float(jensen_shannon(p, q)), 0, 0, 0
+    for _ in range(20):
+        before, after = (generator.poisson(errors * r, (200, bins)) for r in (p, q))
+        found = shift(before, after, jensen_shannon, weights, split)
+        as_drawn = interval(jensen_shannon(weights @ before, weights @ after))
+        inside += found["interval"][0] <= found["value"] <= found["interval"][1]
+        covers += found["interval"][0] <= true <= found["interval"][1]
+        covered += as_drawn[0] <= true <= as_drawn[1]
+    assert inside == 20
+    assert covers >= covered + 7
