@@ -192,6 +192,7 @@ def test_one_that_does_not_fit_alone_raises_with_all_results_so_far():
     assert isinstance(caught.value, torch.OutOfMemoryError)
     assert "2 GiB.)" in str(caught.value) and caught.value.index == 2
     out = caught.value.output
+    assert not out.interrupted
     reasons = [stats.finish_reason for stats in out.stats]
     assert reasons == ["length", "length", "error", "interrupted", "interrupted"]
     want = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(prompts, **SCRIPTED)
