@@ -137,7 +137,7 @@ def test_no_block_is_handed_out_twice(golden_model):
             request.on_block = lambda request, ids: got[request.index].append((request.start, ids))
         for _ in engine.run():
             pass
-        return got
+        return got, [request.stats for request in requests]
 
     undisturbed = Short(golden_model, lambda call, rows: False)
     want = blocks(undisturbed)
