@@ -85,7 +85,7 @@ class Decoder:
         errors         "raise": a bad prompt raises TypeError or ValueError before any model call.
                        A request with bad logits fails alone; its error is in `errors` of the
                        output, or raised when it was the only one. So is DecodeMemoryError, in any
-                       case. These errors have `output`: all results so far.
+                       case. A `RequestError` that is raised has `output`.
                        "return": each of these ends its own request and is in `errors`
         allow_mask_in_prompt  keep a literal mask id of a prompt, protected, instead of refusing it
         overrides      options of `DecodeConfig` for this call, on top of `config`

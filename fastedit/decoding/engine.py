@@ -23,7 +23,7 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.decoding.canvas import Canvas, Window
 from fastedit.decoding.forward import BlockForward
-from fastedit.decoding.memory import Capacity
+from fastedit.decoding.memory import Capacity, out_of_memory
 from fastedit.decoding.record import Record
 from fastedit.decoding.request import Request
 from fastedit.decoding.results import (
@@ -91,7 +91,9 @@ class Engine:
             shortage = None
             try:
                 self._round(finished)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 shortage = str(error).partition("\n")[0]
             if shortage is not None:  # only here, as the error keeps the tensors of its frames
                 finished += self._start_again(shortage)

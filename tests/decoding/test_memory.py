@@ -104,6 +104,22 @@ def test_out_of_memory_while_requests_are_let_in_halves_the_room_made_for_them(g
     assert next(rows for rows in model.rows if rows > 1) == 4
 
 
+@pytest.mark.parametrize("said", ["DefaultCPUAllocator: not enough memory", "shapes differ"])
+def test_a_cpu_that_runs_out_says_so_in_words(said):
+    class Model(ScriptedModel):
+        def __call__(self, **inputs):
+            if len(inputs["input_ids"]) > 1:
+                raise RuntimeError(said)
+            return super().__call__(**inputs)
+
+    decode = Decoder(Model(V, hashed(V, MASK, 1))).generate
+    if "memory" in said:
+        assert decode([[1], [2]], **SCRIPTED).errors == [None, None]
+    else:
+        with pytest.raises(RuntimeError, match=said):
+            decode([[1], [2]], **SCRIPTED)
+
+
 def test_all_the_room_is_there_again_behind_a_long_one_that_decoded_alone():
     class Model(Short):
         def __call__(self, **inputs):
