@@ -152,12 +152,14 @@ def test_no_block_is_handed_out_twice(golden_model):
         for request in requests:
             request.on_block = lambda request, ids: got[request.index].append((request.start, ids))
         for _ in engine.run():
-            pass
+            if any(request.committed for request in engine.live):
+                due.append(model.calls + 1)  # the forward that refreshes its keys
         return got, [request.stats for request in requests]
 
-    undisturbed = Short(golden_model, lambda call, rows: False)
-    want = blocks(undisturbed)
-    for at in range(3, undisturbed.calls + 1, 4):
+    due = []
+    want = blocks(Short(golden_model, lambda call, rows: False))
+    assert due
+    for at in due[:3]:
         assert blocks(Short(golden_model, lambda call, rows, at=at: call == at)) == want
 
 
