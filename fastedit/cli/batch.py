@@ -19,7 +19,7 @@ from fastedit.cli.terminal import counting
 if TYPE_CHECKING:
     from fastedit.decoding import DecodeConfig, Decoder
 
-BATCH = 32  # what the Decoder runs at once
+BATCH = 32  # rows per call: results are written as each call returns
 
 
 def decode_file(

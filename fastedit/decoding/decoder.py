@@ -14,7 +14,7 @@ from torch import Tensor
 from fastedit.decoding.config import DecodeConfig
 from fastedit.decoding.engine import Engine
 from fastedit.decoding.inputs import one_by_one
-from fastedit.decoding.interrupt import until_interrupted
+from fastedit.decoding.interrupt import Interrupt
 from fastedit.decoding.loading import load
 from fastedit.decoding.memory import capacity
 from fastedit.decoding.prepare import as_requests, one_per_prompt
@@ -85,14 +85,14 @@ class Decoder:
         errors         "raise": a bad prompt raises TypeError or ValueError before any model call.
                        A request with bad logits fails alone; its error is in `errors` of the
                        output, or raised when it was the only one. So is DecodeMemoryError, in any
-                       case. What is raised while decoding has `output`: all results so far.
+                       case. A `RequestError` that is raised has `output`.
                        "return": each of these ends its own request and is in `errors`
         allow_mask_in_prompt  keep a literal mask id of a prompt, protected, instead of refusing it
         overrides      options of `DecodeConfig` for this call, on top of `config`
 
         Ctrl-C returns what there is of several prompts, after the step under way: requests that
-        had not ended have finish_reason "interrupted" and their committed tokens. A second one
-        raises, as does the first with a single prompt.
+        had not ended have finish_reason "interrupted" and their committed tokens; `interrupted` of
+        the output is set. A second one raises, as does the first with a single prompt.
         """
         if errors not in ("raise", "return"):
             raise ValueError(f'errors must be "raise" or "return"; got {errors!r}')
@@ -109,7 +109,8 @@ class Decoder:
             attach_streamer(streamer, requests)
         raising, alone = errors == "raise", len(requests) == 1
         fatal: RequestError | None = None
-        steps = engine.run() if alone else until_interrupted(engine.run())
+        interrupt = Interrupt()
+        steps = engine.run() if alone else interrupt.until(engine.run())
         try:
             with self._evaluating(), contextlib.closing(steps):
                 for finished in steps:
@@ -121,22 +122,27 @@ class Decoder:
         finally:
             if streamer is not None:
                 streamer.end()
-        out = self._output(requests)
+        out = self._output(requests, interrupt.asked)
         if fatal is not None:
             fatal.output = out
             raise fatal
         return out
 
-    def _output(self, requests: list[Request]) -> DecodeOutput:
+    def _output(self, requests: list[Request], interrupted: bool) -> DecodeOutput:
         for request in requests:
             if not request.finished:
                 request.stats.finish_reason = "interrupted"
+                if len(request.generated) > request.stats.tokens:  # half of a commit
+                    del request.generated[request.stats.tokens :]
+                    if request.text:
+                        request.text.update(request.generated)
         has_text = self.tokenizer is not None
         return DecodeOutput(
             sequences=[torch.tensor(r.generated, dtype=torch.int64) for r in requests],
             texts=[r.text.text for r in requests if r.text] if has_text else None,
             stats=[request.stats for request in requests],
             errors=[request.error for request in requests],
+            interrupted=interrupted,
         )
 
     def stream(self, prompt: Any, drafts: bool = False, **overrides: Any) -> Iterator[Event]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.decoding.canvas import Canvas, Window
 from fastedit.decoding.forward import BlockForward
-from fastedit.decoding.memory import Capacity
+from fastedit.decoding.memory import Capacity, out_of_memory
 from fastedit.decoding.record import Record
 from fastedit.decoding.request import Request
 from fastedit.decoding.results import (
@@ -76,6 +76,8 @@ class Engine:
         self.lookahead = first.config.lookahead and self.use_cache
         slots = min(capacity.most, len(self.waiting))
         self.capacity = self.room = replace(capacity, most=slots)
+        self.rows = 0  # that there was to be room for when the last request was let in
+        self.longest: Request | None = None  # of a shortage, until it has ended
         self.canvas = Canvas(slots, first, mask_token_id, device)
         self.forward = BlockForward(model, self.canvas, self.use_cache, device)
         # Lookahead has to know what a step did before the next one.
@@ -89,7 +91,9 @@ class Engine:
             shortage = None
             try:
                 self._round(finished)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not out_of_memory(error):
+                    raise
                 shortage = str(error).partition("\n")[0]
             if shortage is not None:  # only here, as the error keeps the tensors of its frames
                 finished += self._start_again(shortage)
@@ -108,7 +112,8 @@ class Engine:
         """After memory ran out: free all of it, and let half as many requests go on.
 
         Each starts again where its active block began, so with the same draws. One that does not
-        fit alone ends with an error and is returned; the others then get all the room again.
+        fit alone ends with an error and is returned. All the room is there again once the longest
+        one has ended, so there are at most log2(rows) shortages for every request that ends.
         """
         live = [request for request in self.live if not request.finished]
         self.live.clear()
@@ -118,11 +123,14 @@ class Engine:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         alone = self.room.most == 1
-        self.room = replace(self.capacity, most=max(len(live) // 2, 1))
+        # Out of memory while they are let in, not all of the rows are taken yet.
+        rows = min(self.rows, len(live) + len(self.waiting))
+        self.room = replace(self.capacity, most=max(rows // 2, 1))
+        # Of equally long ones the last: it ends about when all of them have.
+        self.longest = max(live, key=lambda request: (request.span, request.index), default=None)
         for request in live:
             request.rewind()
         if alone:
-            self.room = self.capacity
             for request in live:
                 request.fail(DecodeMemoryError(request.index, request.span, shortage))
             return live
@@ -157,6 +165,8 @@ class Engine:
     @torch.inference_mode()
     def _admit(self) -> None:
         """Let waiting requests in, in order, as long as there is room."""
+        if self.longest is not None and self.longest.finished:
+            self.room, self.longest = self.capacity, None
         before = len(self.live)
         while self.waiting and len(self.live) < self.room.most:
             length = max(request.span for request in (*self.live, self.waiting[0]))
@@ -164,6 +174,7 @@ class Engine:
             rows = self.room.rows(length)
             if len(self.live) >= rows:  # the first in line waits until there is
                 break
+            self.rows = rows
             request = self.waiting.popleft()
             request.slot, request.entered = len(self.live), self.step
             self.live.append(request)

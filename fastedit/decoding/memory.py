@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ MOST = 128
 SHARE = 0.8
 # Logits alive at a time: those of this step, of the one before it, and an fp32 copy being made.
 LOGITS = 3
+# torch has a class for GPUs only.
+_CPU_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ def capacity(
         return Capacity(max_batch)
     sizes = _sizes(model, config) if device.type == "cuda" else None
     return Capacity(MOST, SHARE * free_memory(device), *sizes) if sizes else Capacity(ROWS)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch raised this as a GPU or the CPU had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_CPU_OUT_OF_MEMORY.search(str(error)))
 
 
 def free_memory(device: torch.device) -> int:

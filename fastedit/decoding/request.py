@@ -42,6 +42,7 @@ class Request:
     slot: int = -1
     start: int = 0  # absolute position of the active block
     entered: int = 0  # engine step at which the active block began
+    restarts: int = 0  # how often memory ran out, so that the active block began again
     bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
 
@@ -101,6 +102,7 @@ class Request:
         if self.committed:  # whose prefill does what the outstanding forward would have done
             self.stats.forwards += 1
             self.next_block(self.entered)
+        self.restarts += 1
         self.bad = None
 
     def fail(self, error: RequestError) -> None:

@@ -104,21 +104,18 @@ class DecodeStats:
 class DecodeOutput:
     """Results in the order of the prompts.
 
-    sequences  generated ids, 1-D int64 on the CPU: prompt excluded, first EOS included
-    texts      generated texts without special tokens and stop text; None without a tokenizer
-    stats      one `DecodeStats` per request
-    errors     per request None, or what ended it before its time
+    sequences    generated ids, 1-D int64 on the CPU: prompt excluded, first EOS included
+    texts        generated texts without special tokens and stop text; None without a tokenizer
+    stats        one `DecodeStats` per request
+    errors       per request None, or what ended it before its time
+    interrupted  whether Ctrl-C came, be it in the last step, when nothing was left to end
     """
 
     sequences: list[Tensor]
     texts: list[str] | None
     stats: list[DecodeStats]
     errors: list[RequestError | None]
-
-    @property
-    def interrupted(self) -> bool:
-        """Whether Ctrl-C came before every request had ended."""
-        return any(stats.finish_reason == "interrupted" for stats in self.stats)
+    interrupted: bool = False
 
 
 @dataclass

@@ -8,6 +8,7 @@ import torch
 from fakes import ScriptedModel, hashed
 
 from fastedit import Decoder
+from fastedit.decoding.request import Request
 
 V, MASK = 9, 8
 OPTIONS = {
@@ -73,6 +74,29 @@ def test_results_so_far_are_returned_in_order(whole, at, event):
             0 < stats.tokens < 10 for stats in out.stats if stats.finish_reason == "interrupted"
         )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_one_in_the_last_step_is_not_lost(whole):
+    last = ScriptedModel(V, hashed(V, MASK, 1))
+    Decoder(last).generate(PROMPTS, **OPTIONS)
+    out = Decoder(Interrupted(len(last.calls), ctrl_c)).generate(PROMPTS, **OPTIONS)
+    assert out.interrupted and out.stats == whole.stats
+
+
+def test_within_a_commit_the_block_does_not_count(whole, monkeypatch):
+    cut = Request._cut
+    calls = []
+
+    def interrupted(request, before):
+        calls.append(request)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return cut(request, before)
+
+    monkeypatch.setattr(Request, "_cut", interrupted)
+    out = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(PROMPTS, **OPTIONS)
+    assert out.interrupted
+    assert [len(ids) for ids in out.sequences] == [stats.tokens for stats in out.stats]
 
 
 def test_a_second_one_raises_at_once():

@@ -50,17 +50,19 @@ def results(out):
 class Short:
     """A model that runs out of memory where `fails(call number, rows)` says so.
 
-    rows  of every call that went through
+    rows    of every call that went through
+    failed  the number of those before each call that did not
     """
 
     def __init__(self, model, fails):
         self.model, self.config, self.fails = model, model.config, fails
         self.parameters = getattr(model, "parameters", lambda: iter(()))
-        self.calls, self.rows = 0, []
+        self.calls, self.rows, self.failed = 0, [], []
 
     def __call__(self, **inputs):
         self.calls += 1
         if self.fails(self.calls, len(inputs["input_ids"])):
+            self.failed.append(len(self.rows))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nmore")
         self.rows.append(len(inputs["input_ids"]))
         return self.model(**inputs)
@@ -95,8 +97,88 @@ def test_batches_are_halved_until_they_fit(golden_model, most, use_cache):
     assert max(model.rows) == {1: 1, 2: 2, 3: 2}[most]  # five at first, then two, then one
 
 
-def test_a_stream_of_text_is_not_repeated(tokenizer):
+def test_out_of_memory_while_requests_are_let_in_halves_the_room_made_for_them(golden_model):
+    model = Short(golden_model, lambda call, rows: call == 1)  # the first of eight prefills
+    options = GOLDEN | {"max_new_tokens": 8, "max_batch": 8, "eos_token_id": []}
+    Decoder(model).generate([PROMPTS[2]] * 8, **options)
+    assert next(rows for rows in model.rows if rows > 1) == 4
+
+
+@pytest.mark.parametrize("said", ["DefaultCPUAllocator: not enough memory", "shapes differ"])
+def test_a_cpu_that_runs_out_says_so_in_words(said):
+    class Model(ScriptedModel):
+        def __call__(self, **inputs):
+            if len(inputs["input_ids"]) > 1:
+                raise RuntimeError(said)
+            return super().__call__(**inputs)
+
+    decode = Decoder(Model(V, hashed(V, MASK, 1))).generate
+    if "memory" in said:
+        assert decode([[1], [2]], **SCRIPTED).errors == [None, None]
+    else:
+        with pytest.raises(RuntimeError, match=said):
+            decode([[1], [2]], **SCRIPTED)
+
+
+def test_all_the_room_is_there_again_behind_a_long_one_that_decoded_alone():
+    class Model(Short):
+        def __call__(self, **inputs):
+            self.fails = lambda call, rows: rows > 1 and inputs["position_ids"].max() >= 20
+            return super().__call__(**inputs)
+
+    prompts = [torch.ones(n, dtype=torch.int64) for n in (40, *[2] * 16)]
+    model = Model(ScriptedModel(V, hashed(V, MASK, 1)), None)
+    got = results(Decoder(model).generate(prompts, max_batch=8, **SCRIPTED))
+    want = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(prompts, **SCRIPTED)
+    assert got == results(want)
+    behind = model.rows[model.failed[-1] :]
+    assert behind[0] == 1 and max(behind) == 8
+
+
+def test_where_there_is_never_room_for_all_shortages_stay_few():
+    model = Short(ScriptedModel(V, hashed(V, MASK, 1)), lambda call, rows: rows > 3)
+    prompts = [torch.tensor([i % 7, 1]) for i in range(40)]
+    Decoder(model).generate(prompts, max_batch=8, **SCRIPTED)
+    assert 2 <= len(model.failed) <= 40
+
+
+def test_no_block_is_handed_out_twice(golden_model):
     """Blocks that were handed out stay as they are when their request starts its block again."""
+
+    def blocks(model):
+        options = GOLDEN | ENDS[1] | {"max_new_tokens": 27}
+        requests, engine = Decoder(model)._prepare(PROMPTS[::2], None, None, options)
+        got = [[] for _ in requests]
+        for request in requests:
+            request.on_block = lambda request, ids: got[request.index].append((request.start, ids))
+        for _ in engine.run():
+            if any(request.committed for request in engine.live):
+                due.append(model.calls + 1)  # the forward that refreshes its keys
+        return got, [request.stats for request in requests]
+
+    due = []
+    want = blocks(Short(golden_model, lambda call, rows: False))
+    assert due
+    for at in due[:3]:
+        assert blocks(Short(golden_model, lambda call, rows, at=at: call == at)) == want
+
+
+def test_bad_logits_of_a_block_that_starts_again_are_forgotten():
+    class Model(Short):
+        def __call__(self, **inputs):
+            out = super().__call__(**inputs)
+            if self.calls == 1:
+                out.logits[0, 3] = math.nan
+            return out
+
+    prompts = [torch.tensor([i]) for i in range(3)]
+    model = Model(ScriptedModel(V, hashed(V, MASK, 1)), lambda call, rows: call == 2)
+    out = Decoder(model).generate(prompts, **SCRIPTED)
+    want = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(prompts, **SCRIPTED)
+    assert model.failed == [1] and out.errors == [None] * 3 and results(out) == results(want)
+
+
+def test_a_stream_that_runs_out_raises_behind_its_blocks(tokenizer):
     rule = hashed(300, 257, 5)
     options = {"block_length": 4, "max_new_tokens": 13, "use_cache": False, "mask_token_id": 257}
     whole = Decoder(ScriptedModel(300, rule), tokenizer)
@@ -128,6 +210,7 @@ def test_one_that_does_not_fit_alone_raises_with_all_results_so_far():
     assert isinstance(caught.value, torch.OutOfMemoryError)
     assert "2 GiB.)" in str(caught.value) and caught.value.index == 2
     out = caught.value.output
+    assert not out.interrupted
     reasons = [stats.finish_reason for stats in out.stats]
     assert reasons == ["length", "length", "error", "interrupted", "interrupted"]
     want = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(prompts, **SCRIPTED)
@@ -136,15 +219,16 @@ def test_one_that_does_not_fit_alone_raises_with_all_results_so_far():
 
 
 def test_one_that_does_not_fit_alone_fails_alone_where_errors_are_returned():
-    prompts = [torch.ones(n, dtype=torch.int64) for n in (2, 3, 40, 5, 2, 2)]
+    prompts = [torch.ones(n, dtype=torch.int64) for n in (2, 3, 40, 5, 2, 2, 3, 4)]
     model = too_long(20)
     out = Decoder(model).generate(prompts, max_batch=4, errors="return", **SCRIPTED)
     want = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(prompts, **SCRIPTED)
     assert [type(error) for error in out.errors] == [
-        DecodeMemoryError if i == 2 else type(None) for i in range(6)
+        DecodeMemoryError if i == 2 else type(None) for i in range(8)
     ]
-    assert [results(out)[i] for i in (0, 1, 3, 4, 5)] == [results(want)[i] for i in (0, 1, 3, 4, 5)]
-    assert model.rows[-1] >= 1 and max(model.rows) > 1  # the others had all the room again
+    others = [i for i in range(8) if i != 2]
+    assert [results(out)[i] for i in others] == [results(want)[i] for i in others]
+    assert max(model.rows[model.failed[-1] :]) == 4  # the others had all the room again
 
 
 def test_a_single_prompt_without_memory_raises_or_returns():

@@ -40,6 +40,7 @@ class Watch:
         self.sample, self.mask_token_id = sample, mask_token_id
         self.writes: dict[int, list[Write]] = defaultdict(list)  # by position, in order
         self.start = -1  # of the block that is followed
+        self.restarts = 0  # of the request, when that block began
         self.ids: list[int] = []  # of that block, as the step before left it
         self.left = -1  # the last id before it
 
@@ -47,7 +48,7 @@ class Watch:
         """ids [L] after a step, logits [L, V] of it."""
         if request.committed:  # a forward that only refreshes keys decides nothing
             return
-        if request.start != self.start:
+        if (request.start, request.restarts) != (self.start, self.restarts):
             self._open(request)
         old, new = self.ids, ids.tolist()
         changed = [i for i, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1]]
@@ -66,10 +67,13 @@ class Watch:
 
     def _open(self, request: Request) -> None:
         known = request.prompt[request.start :].tolist()
-        before = self.ids or request.prompt[: request.start].tolist()
-        self.left = before[-1] if before else -1
+        if request.start != self.start:
+            before = self.ids or request.prompt[: request.start].tolist()
+            self.left = before[-1] if before else -1
+        for position in [p for p in self.writes if p >= request.start]:  # it begins again
+            del self.writes[position]
         self.ids = known + [self.mask_token_id] * (request.block_length - len(known))
-        self.start = request.start
+        self.start, self.restarts = request.start, request.restarts
 
     def rows(self, prompt: int, block_length: int, rules: Rules) -> list[tuple]:
         """Rows of `Written`. A token that another one followed is an error in place of that one."""
@@ -79,6 +83,8 @@ class Watch:
             relative = (position - prompt) / response
             for write, following in zip(writes, [*writes[1:], None], strict=True):
                 kind = -1
+                if following is not None and following.token == write.token:
+                    continue  # remasked, and the same again
                 if following is not None:
                     kind = rules.kind(write.token, following.token, write.left, write.behind)
                 where = (self.sample, 0, position, relative, write.distance)

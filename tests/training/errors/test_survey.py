@@ -149,7 +149,7 @@ def test_watch_by_hand(rules, tiny_tokenizer):
     mask, (a, b, c) = tiny_tokenizer.mask_token_id, tiny_tokenizer.convert_tokens_to_ids([*"123"])
 
     class Asked:
-        committed, start, block_length = False, 4, 4
+        committed, start, block_length, restarts = False, 4, 4, 0
         prompt = torch.tensor([9, 9, 9, 8, b])
 
     watch = Watch(3, mask)
@@ -174,6 +174,12 @@ def test_watch_by_hand(rules, tiny_tokenizer):
     assert [row[:5] + row[6:] for row in rows] == [row[:5] + row[6:] for row in expected]
     assert [row[5] for row in rows] == pytest.approx([row[5] for row in expected], rel=1e-5)
     assert (watch.writes[5][0].left, watch.writes[5][0].behind) == (b, mask)
+    Asked.restarts = 1  # the block begins again: what was written in it does not count
+    watch(Asked, torch.tensor([b, a, mask, mask]), logits)
+    watch(Asked, torch.tensor([b, mask, mask, mask]), logits)
+    watch(Asked, torch.tensor([b, a, mask, mask]), logits)  # the same again is no error
+    (row,) = watch.rows(prompt=5, block_length=4, rules=rules)
+    assert row[2] == 5 and row[6:] == (False, -1) and watch.writes[5][0].left == b
 
 
 def test_same_model_has_not_shifted(tiny_model, tiny_tokenizer):
