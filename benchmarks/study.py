@@ -100,27 +100,17 @@ def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> d
 def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., None]:
     """Called with a request and its block's ids after every step; adds its edits to `count`."""
     held: dict[int, int] = {}  # by position in the answer
-    counted: list[tuple[int, str]] = []  # (position, kind) of every edit
-    restarts = 0
 
     def on_draft(request: Any, ids: Any, logits: Any) -> None:
-        nonlocal restarts
+        assert not request.restarts, "out of memory: a block began again, take a smaller batch"
         first = request.start + request.head - len(request.prompt)
-        if request.restarts != restarts:  # the block begins again, so it has no edits yet
-            restarts = request.restarts
-            for place, kind in [edit for edit in counted if edit[0] >= first]:
-                counted.remove((place, kind))
-                count[kind] -= 1
-            for place in [place for place in held if place >= first]:
-                del held[place]
         for place, token in enumerate(ids[request.head :].tolist(), first):
             before = held.get(place, mask)
             held[place] = token
             if before in (mask, token) or place >= len(right):
                 continue
             good, bad = token == right[place], before == right[place]
-            counted.append((place, "repairs" if good else "breaks" if bad else "others"))
-            count[counted[-1][1]] += 1
+            count["repairs" if good else "breaks" if bad else "others"] += 1
 
     return on_draft
 
