@@ -22,11 +22,12 @@ def generate(
 ) -> Tensor:
     """Generated ids of `prompt` [P], cut behind the first EOS; all blocks run, as released."""
     start, blocks = len(prompt), -(-(len(prompt) + gen_length) // block_length)
-    x = torch.full((1, blocks * block_length), mask_id)
+    device = next(model.parameters()).device
+    x = torch.full((1, blocks * block_length), mask_id, device=device)
     x[0, :start] = prompt
-    block_of = torch.arange(blocks * block_length) // block_length
+    block_of = torch.arange(blocks * block_length, device=device) // block_length
     causal = block_of[None, :] <= block_of[:, None]
-    is_prompt = torch.arange(blocks * block_length) < start
+    is_prompt = torch.arange(blocks * block_length, device=device) < start
     for block in range(start // block_length, blocks):
         begin, end = block * block_length, (block + 1) * block_length
         post = 0
@@ -40,7 +41,7 @@ def generate(
             logits = model(
                 input_ids=x[:, :end],
                 attention_mask=causal[None, None, :end, :end],
-                position_ids=torch.arange(end)[None],
+                position_ids=torch.arange(end, device=device)[None],
                 use_cache=False,
             ).logits[0, -block_length:]
             probs = logits.float().softmax(-1)
@@ -59,3 +60,20 @@ def generate(
     y = x[0, start : start + gen_length]
     ends = (y == eos_id).nonzero()
     return y[: int(ends[0]) + 1] if len(ends) else y
+
+
+def like(decoder, prompt: Tensor, new_tokens: int) -> Tensor:
+    """`generate` with the settings of a Decoder; no EOS ends it. Ids on the CPU."""
+    config = decoder.config
+    return generate(
+        decoder.model,
+        prompt,
+        gen_length=new_tokens,
+        block_length=config.block_length,
+        threshold=config.threshold,
+        editing_threshold=config.editing_threshold,
+        max_post_steps=config.max_post_steps,
+        num_to_transfer=config.num_to_transfer,
+        mask_id=decoder.model.config.mask_token_id,
+        eos_id=-1,
+    ).cpu()

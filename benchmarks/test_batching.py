@@ -109,7 +109,7 @@ def test_continuous_against_static(benchmark, decoder, prompts, report):
 def test_batch_sizes_against_the_plain_rule(benchmark, decoder, prompts, report):
     config = decoder.config.replace(max_new_tokens=NEW_TOKENS)
     benchmark.pedantic(decoder.generate, (prompts[0],), {"config": config}, rounds=3)
-    want, slow = timed(lambda: [plain_generate(decoder, config, prompt) for prompt in prompts])
+    want, slow = timed(lambda: [plain.like(decoder, prompt, NEW_TOKENS) for prompt in prompts])
     label, tokens = f"{REQUESTS} of {NEW_TOKENS} tokens", NEW_TOKENS * REQUESTS
     report("batching", **row(label, "released rule, plain", tokens, [slow], [1.0]))
     for rows in (1, 4, 16, 64):
@@ -122,21 +122,6 @@ def test_batch_sizes_against_the_plain_rule(benchmark, decoder, prompts, report)
         ratios = [slow / spent for spent in times]
         report("batching", **row(label, f"fastedit, batch {rows}", tokens, times, ratios))
         assert statistics.median(ratios) > 1.0
-
-
-def plain_generate(decoder, config, prompt):
-    return plain.generate(
-        decoder.model,
-        prompt,
-        gen_length=config.max_new_tokens,
-        block_length=config.block_length,
-        threshold=config.threshold,
-        editing_threshold=config.editing_threshold,
-        max_post_steps=config.max_post_steps,
-        num_to_transfer=config.num_to_transfer,
-        mask_id=decoder.model.config.mask_token_id,
-        eos_id=-1,
-    )
 
 
 def row(label: str, name: str, tokens: int, times: list[float], ratios: list[float]) -> dict:

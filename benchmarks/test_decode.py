@@ -53,7 +53,7 @@ def alone(setup):
     measured = []
     for prompt in prompts:
         begin = time.perf_counter()
-        ids = plain_generate(decoder, prompt)
+        ids = plain.like(decoder, prompt, NEW_TOKENS)
         middle = time.perf_counter()
         out = decoder.generate(prompt)
         end = time.perf_counter()
@@ -63,22 +63,6 @@ def alone(setup):
         assert ahead.sequences[0].equal(ids)
         measured.append((ids, middle - begin, end - middle, last - end))
     return measured
-
-
-def plain_generate(decoder, prompt):
-    config = decoder.config
-    return plain.generate(
-        decoder.model,
-        prompt,
-        gen_length=NEW_TOKENS,
-        block_length=config.block_length,
-        threshold=config.threshold,
-        editing_threshold=config.editing_threshold,
-        max_post_steps=config.max_post_steps,
-        num_to_transfer=config.num_to_transfer,
-        mask_id=decoder.model.config.mask_token_id,
-        eos_id=-1,
-    )
 
 
 def row(label: str, name: str, seconds: float, ratios: list[float]) -> dict:
