@@ -24,6 +24,8 @@ class Canvas:
     editable  [slots, L] bool        False at prompt positions
     held      [slots] bool           the block is final, the next forward refreshes its KV
     state     StepState [slots]      of the active blocks
+
+    A free slot holds a last block that is done: a step may run over it, and changes nothing.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class Canvas:
         self.ids = full(mask_token_id, torch.int64, self.block_length)
         self.editable = full(True, torch.bool, self.block_length)
         self.state = ops.StepState.new(slots, device)
+        self.state.done.fill_(True)
         self.policy = POLICIES[config.policy](
             threshold=full(0, torch.float32),
             editing_threshold=full(0, torch.float32),
@@ -90,6 +93,10 @@ class Canvas:
         )
         for tensor, value in values:
             tensor[slot] = value
+
+    def free(self, slots: slice) -> None:
+        self.start[slots] = self.final[slots] = 0
+        self.state.done[slots] = True
 
     def move(self, source: int, target: int) -> None:
         groups = (self.state, self.policy, self.sampling)  # `sampling` has `start`

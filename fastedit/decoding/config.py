@@ -56,6 +56,8 @@ class DecodeConfig:
                        and is that block's first one if it changes nothing: the same rule with
                        fewer forwards, most of all for few requests. The model must take two
                        blocks at once; needs use_cache
+    cuda_graphs        on CUDA, replay steps from graphs, captured as they are needed; not with
+                       lookahead, drafts or use_cache=False
 
     Other spellings: gen_length, block_size, edit_threshold, max_post_edit_steps, mask_id, eos_id;
     `mode="quality" | "speed"` sets both thresholds. `steps` and `minimal_topk` are ignored with a
@@ -81,6 +83,7 @@ class DecodeConfig:
     strict_reference: bool = False
     use_cache: bool = True
     lookahead: bool = False
+    cuda_graphs: bool = True
 
     def __init__(self, **options: Any) -> None:
         values = {field.name: field.default for field in dataclasses.fields(type(self))}
@@ -229,4 +232,5 @@ _CHECKS = {
     "strict_reference": _flag,
     "use_cache": _flag,
     "lookahead": _flag,
+    "cuda_graphs": _flag,
 }

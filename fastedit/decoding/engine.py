@@ -2,9 +2,10 @@
 
 A step reads nothing from the device that the next one waits for: rows that finish a block open
 their next one by themselves (`Window.advance_`), and the host follows from a `Record` of the
-step. On a CPU it looks at once; on an accelerator one step late, while the next forward runs, so
-at most one forward per request is for nothing. A finished request leaves its slot to the last
-live one, so the live slots are always the first n and every tensor of a step is a view.
+step. On a CPU it looks at once; on a GPU one step late, while the next step runs, from a CUDA
+graph where there is one; so at most one forward per request is for nothing. A finished request
+leaves its slot to the last live one, so the live slots are always the first n and every tensor of
+a step is a view.
 
 Nothing of a request is on the device before it is admitted, and the cache is as long as the
 longest request in it. When memory runs out, half as many go on, each from where its block began.
@@ -23,8 +24,9 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.decoding.canvas import Canvas, Window
 from fastedit.decoding.forward import BlockForward
+from fastedit.decoding.graph import Graphs, graph_shape
 from fastedit.decoding.memory import Capacity, out_of_memory
-from fastedit.decoding.record import Record
+from fastedit.decoding.record import Copy, Record, packed
 from fastedit.decoding.request import Request
 from fastedit.decoding.results import (
     BadLogitsError,
@@ -55,6 +57,7 @@ class Engine:
         "strict_reference",
         "use_cache",
         "lookahead",
+        "cuda_graphs",
     )
 
     def __init__(
@@ -82,7 +85,9 @@ class Engine:
         self.forward = BlockForward(model, self.canvas, self.use_cache, device)
         # Lookahead has to know what a step did before the next one.
         self.delay = 0 if self.lookahead else DELAY.get(device.type, 0)
-        self.records: deque[Record] = deque()
+        self.copies: deque[Copy] = deque()
+        graphs = first.config.cuda_graphs and self.use_cache and self.delay > 0
+        self.graphs = Graphs(device, wanted=graphs)
 
     def run(self) -> Generator[list[Request]]:
         """Decode everything; yields after every step the requests that finished in it."""
@@ -104,9 +109,11 @@ class Engine:
         self._admit()
         if self.lookahead:
             self._look_ahead()
-        logits = self.forward()
         self.launched += 1
-        self._step(logits, self.launched, finished)
+        if self.delay:
+            self._step_late(self.launched, finished)
+        else:
+            self._step(self.forward(), self.launched, finished)
 
     def _start_again(self, shortage: str) -> list[Request]:
         """After memory ran out: free all of it, and let half as many requests go on.
@@ -117,7 +124,9 @@ class Engine:
         """
         live = [request for request in self.live if not request.finished]
         self.live.clear()
-        self.records.clear()
+        self.copies.clear()
+        self.graphs.clear()
+        self.canvas.free(slice(None))
         self.canvas.select(0)
         self.forward = BlockForward(self.model, self.canvas, self.use_cache, self.device)
         if self.device.type == "cuda":
@@ -139,19 +148,14 @@ class Engine:
 
     @torch.inference_mode()
     def _step(self, logits: Tensor, number: int, finished: list[Request]) -> None:
-        """Decide, see what a step did, advance; adds the requests whose end it saw to `finished`.
+        """Decide, see what it did, advance; adds the requests whose end it saw to `finished`.
 
         logits [n, L, V], or [n, 2 L, V] with those of the blocks ahead.
         """
         current, *ahead = logits.split(self.block_length, dim=1)
-        opened: list[tuple[int, Request]] = []
-        self.records.append(self._decide(self.canvas.live, current, number))
-        ends = self.delay > 0
-        if len(self.records) > self.delay:
-            record = self.records.popleft()
-            opened = self._follow(record, finished)
-            ends |= record.ends
-        if ends and self.live:
+        record = self._decide(self.canvas.live, current, number)
+        opened = self._follow(record, finished)
+        if record.ends and self.live:
             self.canvas.live.advance_()
         for row, request in opened if ahead else ():  # what these rows saw had become final
             window = self.canvas.window(slice(request.slot, request.slot + 1))
@@ -159,8 +163,49 @@ class Engine:
             self._follow(record, finished)
             if record.ends and not request.finished:
                 window.advance_()
-        if self.delay or opened or finished:
+        if opened or finished:
             self._place()
+
+    def _decide(self, window: Window, logits: Tensor, number: int) -> Record:
+        window.step_(logits, self.sampled)
+        return Record.now(number, self.live[window.rows], window, logits)
+
+    @torch.inference_mode()
+    def _step_late(self, number: int, finished: list[Request]) -> None:
+        """Have the device take a step, and see what the one before did."""
+        rows, reach = len(self.live), self._reach()
+        sampled = any(request.config.temperature > 0.0 for request in self.live)
+        if any(request.on_draft for request in self.live):  # it is shown the logits, and waits
+            flags, logits = self._enqueue(rows, reach, sampled)
+        else:
+            if self.graphs.capture and self.forward.cache:
+                cache = self.forward.cache
+                rows, reach = graph_shape(rows, reach, cache.slots, cache.length)
+            shape = rows, reach, sampled
+            # Without the logits: a graph would keep them for as long as it is kept itself.
+            flags, logits = self.graphs.run(shape, lambda: self._enqueue(*shape)[0]), None
+        self.copies.append(Copy(number, self.live[:], flags, logits))
+        if len(self.copies) > self.delay:
+            self._follow(self.copies.popleft().read(), finished)
+
+    def _enqueue(self, rows: int, reach: int, sampled: bool) -> tuple[Tensor, Tensor]:
+        """Forward, decision, advance; returns `packed` flags and the logits, and waits for nothing.
+
+        rows: of the canvas, at least the live ones; reach: one past the last position to attend to.
+        """
+        self.canvas.select(rows)
+        self.forward.place(reach - self.block_length, level=False)
+        logits = self.forward()
+        self.canvas.live.step_(logits, sampled)
+        flags = packed(self.canvas.live)
+        self.canvas.live.advance_()
+        return flags, logits
+
+    def _reach(self) -> int:
+        """One past the furthest position of an active block; rows may be a block past the host."""
+        unread = self.delay * self.block_length
+        starts = (min(request.start + unread, request.last) for request in self.live)
+        return max(starts) + self.block_length
 
     @torch.inference_mode()
     def _admit(self) -> None:
@@ -178,21 +223,19 @@ class Engine:
             request = self.waiting.popleft()
             request.slot, request.entered = len(self.live), self.step
             self.live.append(request)
-            self.forward.reserve(len(self.live), rows, length)
+            if self.forward.reserve(len(self.live), rows, length):
+                self.graphs.clear()
             self.canvas.load(request.slot, request)
             self.forward.prefill(request.slot, request)
         if len(self.live) > before:
             self._place()
 
     def _place(self, ahead: bool = False) -> None:
-        self.canvas.select(len(self.live))
-        self.sampled = any(request.config.temperature > 0.0 for request in self.live)
-        if self.live:
-            # Rows may have moved on by what has not been read yet.
-            unread = self.delay * self.block_length
-            starts = [min(request.start + unread, request.last) for request in self.live]
-            level = self.delay == 0 and len(set(starts)) == 1
-            self.forward.place(max(starts), level, ahead)
+        if self.live and not self.delay:
+            self.canvas.select(len(self.live))
+            self.sampled = any(request.config.temperature > 0.0 for request in self.live)
+            level = len({request.start for request in self.live}) == 1
+            self.forward.place(self._reach() - self.block_length, level, ahead)
 
     @torch.inference_mode()
     def _look_ahead(self) -> None:
@@ -209,23 +252,18 @@ class Engine:
         if ahead != self.forward.ahead:
             self._place(ahead)
 
-    def _decide(self, window: Window, logits: Tensor, number: int) -> Record:
-        window.step_(logits, self.sampled)
-        return Record(number, self.live[window.rows], window, logits, late=self.delay > 0)
-
     def _follow(self, record: Record, finished: list[Request]) -> list[tuple[int, Request]]:
         """Do on the host what the rows of `record` did; returns those that opened a block.
 
         Adds the requests that end here to `finished`.
         """
         self.step = record.step
-        record.read()
         opened: list[tuple[int, Request]] = []
         before = len(finished)
         for row, request in enumerate(record.requests):
             if request.finished:  # its end was seen while this step was under way
                 continue
-            if request.on_draft:
+            if request.on_draft and record.logits is not None:
                 request.on_draft(request, record.ids[row], record.logits[row])
             if self._settle(request, record, row):
                 opened.append((row, request))
@@ -283,14 +321,21 @@ class Engine:
             raise RuntimeError(f"request {request.index} passed its bound of {bound} forwards")
 
     def _bad_logits(self, request: Request, record: Record, row: int) -> BadLogitsError:
-        """The error that ends the block, with the first place where this step's logits are bad."""
-        logits = record.logits[row]
+        """The error that ends the block, with the first place where its logits are bad.
+
+        Where those of the step are gone, a forward of the blocks as they stand now has the next.
+        """
+        logits, ids = record.logits, record.ids
+        if logits is None:
+            row, ids = request.slot, self.canvas.ids
+            self.canvas.select(len(self.live))
+            self.forward.place(self._reach() - self.block_length, level=False)
+            logits = self.forward()
         mask = self.canvas.mask_token_id
         forbid = () if self.canvas.strict or mask >= logits.shape[-1] else (mask,)
-        ids = record.ids[row].to(logits.device)
-        bad = ops.row_stats(logits.contiguous(), ids, forbid=forbid).bad
-        bad &= self.canvas.offsets >= request.head
-        return BadLogitsError(request.index, request.start + int(bad.int().argmax()))
+        current = ids[row].to(logits.device)
+        bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad[request.head :]
+        return BadLogitsError(request.index, request.start + request.head + int(bad.int().argmax()))
 
     def _stop(self, request: Request, record: Record, row: int, error: RequestError) -> None:
         """End one request early; what it has committed so far stays its result."""
@@ -304,4 +349,5 @@ class Engine:
             self.forward.move(last, slot)
             self.live[slot] = self.live[last]
             self.live[slot].slot = slot
+        self.canvas.free(slice(last, last + 1))
         self.live.pop()

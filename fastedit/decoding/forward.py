@@ -43,17 +43,21 @@ class BlockForward:
         return self.canvas.block_length
 
     @torch.inference_mode()
-    def reserve(self, slots: int, most: int, length: int) -> None:
+    def reserve(self, slots: int, most: int, length: int) -> bool:
         """Room for `slots` requests of `length` positions, and where it has to be made for `most`.
 
-        Keeps the live ones; they fit into both.
+        Keeps the live ones; they fit into both. True when tensors have moved.
         """
+        moved = False
         if len(self.columns) < length:
-            self.columns = torch.arange(length, device=self.columns.device)
+            self.columns, moved = torch.arange(length, device=self.columns.device), True
         if self.canvas.tokens.shape[1] < length:
             self.canvas.grow(length)
+            moved = True
         if self.cache is not None and (self.cache.slots < slots or self.cache.length < length):
             self.cache.resize(most, length)
+            moved = True
+        return moved
 
     @torch.inference_mode()
     def prefill(self, slot: int, request: Request) -> None:
@@ -92,7 +96,8 @@ class BlockForward:
             blocks = columns // length
             self.mask = within & (blocks[None, :] <= blocks[:, None])
             return
-        self.cache.place(self.canvas.live.rows, self.positions, furthest, level)
+        seen = None if ahead else self.canvas.live.start.to(torch.int32) + length
+        self.cache.place(self.canvas.live.rows, self.positions, furthest, level, seen)
         shape = (len(begin), 1, length, self.visible)
         self.mask = within.expand(shape)
         if ahead:

@@ -26,6 +26,7 @@ DEFAULTS = {
     "strict_reference": False,
     "use_cache": True,
     "lookahead": False,
+    "cuda_graphs": True,
 }
 ALIASES = {
     "gen_length": "max_new_tokens",
@@ -126,6 +127,7 @@ def test_ignored_names_warn_once_and_change_nothing(name):
         "strict_reference": [None, 0],
         "use_cache": [None, "no"],
         "lookahead": [None, 1],
+        "cuda_graphs": [None, 1],
         "policy": ["nope", None, 3],
     }.items(),
 )

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from fastedit import DecodeConfig, Decoder
 from fastedit.decoding import engine
 from fastedit.decoding.memory import Capacity
-from fastedit.decoding.record import Record
+from fastedit.decoding.record import Copy
 from fastedit.decoding.request import Request
 
 B = 8
@@ -211,24 +211,22 @@ def test_what_reads_nothing_is_not_refused():
 
 def test_no_step_reads_a_value(without_reads, monkeypatch, late):
     """Everything of a step but the reading of the record before it, model included."""
-    read, steps, copies = Record.read, [], []
+    read, steps, copies = Copy.read, [], []
 
-    def allowed(record):
-        steps.append(record.step)
+    def allowed(copy):
+        steps.append(copy.step)
+        copies.append(copy.copy)
         with torch._C.DisableTorchFunction(), _disable_current_modes():
-            read(record)
-        copies.append(record.copy)
+            return read(copy)
 
-    monkeypatch.setattr(Record, "read", allowed)
-    run = engine.Engine._step
+    monkeypatch.setattr(Copy, "read", allowed)
+    run = engine.Engine._step_late
 
-    def guarded(self, logits, number, finished):
+    def guarded(self, number, finished):
         with NoReading(copies):
-            run(self, logits, number, finished)
-            if self.live:
-                self.forward()
+            run(self, number, finished)
 
-    monkeypatch.setattr(engine.Engine, "_step", guarded)
+    monkeypatch.setattr(engine.Engine, "_step_late", guarded)
     options = BASE | {"eos_token_id": []}
     got = Decoder(without_reads).generate(PROMPTS, **options)
     assert len(steps) > 20 and all(got.stats[i].tokens == 43 for i in range(len(PROMPTS)))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from . import varlen
 from .configuration import LLaDA2MoeConfig
 from .masks import open_empty_rows
 
@@ -20,13 +21,21 @@ def convert_mask(mask: Tensor | None, implementation: str | None, groups: int, l
     Repeated for the `groups` query heads that share a key head: [1 or B, 1, groups * Q, K].
     flex_attention takes a BlockMask, the others (and anything registered by a user) an additive
     mask in the dtype of the activations `like` [B, Q, H]. SDPA would take bool too, and then make
-    this very tensor once per layer.
+    this very tensor once per layer. Of a mask that is one row for all queries, expanded, only that
+    row is converted.
     """
     if mask is None:
         return None
-    mask = open_empty_rows(mask).repeat(1, 1, groups, 1)
-    if implementation == "flex_attention":
-        return flex_mask(mask)
+    queries = mask.shape[2]
+    alike = mask.stride(2) == 0
+    mask = open_empty_rows(mask[:, :, :1] if alike else mask)
+    if alike and implementation != "flex_attention":
+        return _additive(mask, like).expand(-1, -1, groups * queries, -1)
+    mask = mask.expand(-1, -1, queries, -1).repeat(1, 1, groups, 1)
+    return flex_mask(mask) if implementation == "flex_attention" else _additive(mask, like)
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
     zero = torch.zeros((), dtype=like.dtype, device=like.device)
     return zero.masked_fill(~mask, torch.finfo(like.dtype).min)
 
@@ -130,17 +139,22 @@ class LLaDA2MoeAttention(nn.Module):
         query, key = rotate(self._normalise(query_key), *rotary).split(self.heads, dim=1)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention
-        )
         query = query.reshape(batch, -1, self.groups * queries, self.head_dim)
-        output, weights = attention(
-            self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
-        )
+        output, weights = self._attend(query, key, value, mask)
         output = output.view(batch, self.groups, queries, -1, self.head_dim).permute(0, 2, 3, 1, 4)
         if weights is not None:
             weights = weights.view(batch, -1, queries, key.shape[2])
         return self.dense(output.reshape(batch, queries, -1)), weights
+
+    def _attend(self, query, key, value, mask) -> tuple[Tensor, Tensor | None]:
+        if isinstance(mask, varlen.Lengths):
+            return varlen.attention(query, key, value, mask, self.scaling), None
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention
+        )
+        return attention(
+            self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
+        )
 
     def _normalise(self, query_key: Tensor) -> Tensor:
         """Query and key norms of [B, heads + kv heads, Q, D] in one go: they share statistics."""

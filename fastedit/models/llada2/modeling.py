@@ -20,6 +20,7 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from . import varlen
 from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask, rotary_tables
 from .configuration import LLaDA2MoeConfig
 from .conversion import StrictLoading, fuse_experts
@@ -214,14 +215,22 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
                 self.config.block_size,
                 getattr(past_key_values, "keys_by_position", False),
             )
-        groups = self.config.num_attention_heads // self.config.num_key_value_heads
-        mask = convert_mask(mask, self.config._attn_implementation, groups, hidden)
+        mask = self._for_attention(mask, past_key_values, hidden)
         rotary = rotary_tables(self.config, positions, hidden.dtype)
         for layer in self.layers:
             hidden = layer(hidden, mask, rotary, blocks, past_key_values=past_key_values)
         return MoeModelOutputWithPast(
             last_hidden_state=self.norm(hidden), past_key_values=past_key_values
         )
+
+    def _for_attention(self, mask: Tensor | None, cache: Any, hidden: Tensor) -> Any:
+        """The mask as the layers' attention takes it, or the lengths that stand in for it."""
+        implementation = self.config._attn_implementation
+        groups = self.config.num_attention_heads // self.config.num_key_value_heads
+        seen = getattr(cache, "key_lengths", None)
+        if seen is not None and varlen.serves(hidden, implementation):
+            return varlen.lengths(seen, groups * hidden.shape[1], cache.length)
+        return convert_mask(mask, implementation, groups, hidden)
 
     def _mask_and_positions(self, mask, positions, cache, hidden) -> tuple[Tensor | None, Tensor]:
         shape, block_size = hidden.shape[:2], self.config.block_size

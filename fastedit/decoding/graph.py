@@ -1,0 +1,99 @@
+"""Steps as CUDA graphs: one per shape of a step, captured when that shape comes back.
+
+A replay launches all kernels of a step at once, in the memory they were captured with. Graphs last
+as long as the call that made them: what a model does may change between two calls, and a graph
+would not see it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+
+from fastedit.decoding.memory import out_of_memory
+
+# A step runs this often before it is captured: kernels are compiled by then, and the graph pays.
+WARM_UP = 2
+# Positions that a graph's attention covers, at least; else the next power of two.
+SHORTEST = 256
+
+Step = Callable[[], Any]
+
+
+class CudaGraph:
+    """One captured step; all graphs of a call share a memory pool, and none runs beside another."""
+
+    def __init__(self, step: Step, pool: list[Any]) -> None:
+        if not pool:
+            pool.append(torch.cuda.graph_pool_handle())
+        self.graph = torch.cuda.CUDAGraph()
+        # The outer context puts the stream back where a failed capture does not.
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(self.graph, pool[0], capture_error_mode="thread_local"),
+        ):
+            self.outputs = step()
+
+    def replay(self) -> Any:
+        self.graph.replay()
+        return self.outputs
+
+
+# How a step is captured, by device type; elsewhere it is not.
+CAPTURE: dict[str, Callable[[Step, list[Any]], Any]] = {"cuda": CudaGraph}
+
+
+class Graphs:
+    """Runs steps, from their graph where there is one.
+
+    A step is a function without arguments that does nothing but enqueue work on the device, the
+    same work whenever its key is the same; it returns what it leaves there.
+    """
+
+    def __init__(self, device: torch.device, wanted: bool) -> None:
+        self.capture = CAPTURE.get(device.type) if wanted else None
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all graphs: the tensors they work on are no longer the ones in use."""
+        self.captured: dict[Hashable, Any] = {}
+        self.seen: Counter[Hashable] = Counter()
+        self.pool: list[Any] = []
+
+    def run(self, key: Hashable, step: Step) -> Any:
+        graph = self.captured.get(key)
+        if graph is None and self.capture is not None:
+            self.seen[key] += 1
+            if self.seen[key] > WARM_UP:
+                graph = self._captured(key, step)
+        return step() if graph is None else graph.replay()
+
+    def _captured(self, key: Hashable, step: Step) -> Any:
+        assert self.capture is not None
+        try:
+            self.captured[key] = self.capture(step, self.pool)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            self.capture = None
+            reason = str(error).partition("\n")[0]
+            warnings.warn(
+                f"this model's forward cannot be captured in a CUDA graph ({reason}); decoding "
+                "goes on without graphs, and cuda_graphs=False silences this warning",
+                stacklevel=2,
+            )
+        return self.captured.get(key)
+
+
+def graph_shape(rows: int, reach: int, slots: int, length: int) -> tuple[int, int]:
+    """Rows and positions of the graph that serves `rows` rows up to position `reach`.
+
+    Rows: 1, 2, 4, then multiples of 8, at most `slots`. Positions: powers of two, at most `length`.
+    """
+    bucket = next((size for size in (1, 2, 4) if rows <= size), -(-rows // 8) * 8)
+    covered = max(1 << (reach - 1).bit_length(), SHORTEST)
+    return min(bucket, slots), min(covered, length)

@@ -1,0 +1,85 @@
+"""Attention of blocks over the first keys of their rows: no mask, and nothing behind is read.
+
+Flash attention takes the number of keys of a row from the device, so one launch, and one CUDA
+graph, serves rows of any lengths. It comes from torch, where its `varlen_attn` has `seqused_k`, or
+from the package flash-attn, on CUDA and in bf16 or fp16. Elsewhere a mask does the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.attention import varlen
+
+DEVICES = ("cuda",)
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+class Lengths(NamedTuple):
+    """What the queries of B rows see, in place of a mask."""
+
+    keys: Tensor  # [B] int32: the first `keys[b]` keys of row b, for all of its queries
+    query_starts: Tensor  # [B + 1] int32, of rows laid end to end
+    key_starts: Tensor  # [B + 1] int32, of slots laid end to end
+
+
+def lengths(keys: Tensor, queries: int, slot: int) -> Lengths:
+    """For rows of `queries` queries over slots of `slot` keys, of which they see `keys` [B]."""
+    rows = torch.arange(len(keys) + 1, dtype=torch.int32, device=keys.device)
+    return Lengths(keys, rows * queries, rows * slot)
+
+
+def serves(hidden: Tensor, implementation: str | None) -> bool:
+    """Whether `attention` can stand in for SDPA on activations like `hidden`."""
+    fits = hidden.device.type in DEVICES and hidden.dtype in DTYPES
+    return fits and implementation == "sdpa" and _kernel() is not None
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
+    """`query` [B, H, Q, D] over slots `key`, `value` [B, H, K, D] -> output [B, Q, H, D].
+
+    `key` and `value` are views of slots [B, S, H, D], S as in `lengths`, as of a `BlockCache`.
+    """
+    kernel = _kernel()
+    assert kernel is not None
+    return kernel(*(x.transpose(1, 2) for x in (query, key, value)), seen, scale)
+
+
+@functools.cache
+def _kernel() -> Callable[..., Tensor] | None:
+    if "seqused_k" in inspect.signature(varlen.varlen_attn).parameters:
+        return _torch
+    return _flash_attn if importlib.util.find_spec("flash_attn") else None
+
+
+def _torch(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
+    output: Any = varlen.varlen_attn(
+        query.flatten(0, 1),
+        _end_to_end(key),
+        _end_to_end(value),
+        seen.query_starts,
+        seen.key_starts,
+        query.shape[1],
+        key.shape[1],
+        scale=scale,
+        seqused_k=seen.keys,
+    )
+    return output.view(query.shape)
+
+
+def _end_to_end(x: Tensor) -> Tensor:
+    """The first K positions of B slots, [B, K, H, D] -> all positions of them, without a copy."""
+    positions = x.shape[0] * x.stride(0) // x.stride(1)
+    return x.as_strided((positions, *x.shape[2:]), x.stride()[1:])
+
+
+def _flash_attn(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
+    from flash_attn import flash_attn_with_kvcache
+
+    return flash_attn_with_kvcache(query, key, value, cache_seqlens=seen.keys, softmax_scale=scale)

@@ -1,0 +1,167 @@
+"""Steps from graphs give what eager steps give. On a CPU a `Tape` stands in for a CUDA graph."""
+
+import warnings
+
+import pytest
+import torch
+from tape import Tape
+
+from fastedit import Decoder, ops
+from fastedit.decoding import engine, graph
+from fastedit.decoding.graph import Graphs, graph_shape
+
+BASE = {
+    "mask_token_id": 127,
+    "eos_token_id": [17, 40, 63],
+    "block_length": 8,
+    "max_new_tokens": 61,
+    "seed": 4,
+}
+RULES = [
+    {"threshold": 0.7, "editing_threshold": 0.5},
+    {"threshold": 0.5, "editing_threshold": 0.0, "max_post_steps": 2},
+    {"threshold": 0.3, "editing_threshold": 0.2, "temperature": 1.0},
+]
+PROMPTS = [
+    torch.randint(7, 120, (length,), generator=torch.Generator().manual_seed(length))
+    for length in (3, 9, 16, 30, 31, 5, 8, 2, 24, 12, 40)
+]
+
+
+@pytest.fixture
+def model(golden_model):
+    """Experts that do not count their tokens on the host."""
+    before = golden_model.config._experts_implementation
+    golden_model.set_experts_implementation("batched_mm")
+    yield golden_model
+    golden_model.set_experts_implementation(before)
+
+
+@pytest.fixture
+def taped(monkeypatch):
+    """Late steps from tapes; the reference back end, since a tape sees torch's operations only."""
+    monkeypatch.setitem(engine.DELAY, "cpu", 1)
+    monkeypatch.setitem(graph.CAPTURE, "cpu", Tape)
+    monkeypatch.setattr(Tape, "made", [], raising=False)
+    with ops.use_backend("reference"):
+        yield Tape
+
+
+def results(out):
+    return [(ids.tolist(), stats) for ids, stats in zip(out.sequences, out.stats, strict=True)]
+
+
+@pytest.mark.filterwarnings("ignore:temperature")
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("max_batch", [1, 3, 11])
+def test_same_results_and_stats(model, taped, rule, max_batch):
+    """Slots change hands, rows outnumber requests, and the cache grows under the graphs."""
+    options = BASE | rule | {"max_batch": max_batch}
+    got = results(Decoder(model).generate(PROMPTS, **options))
+    assert sum(tape.replays for tape in taped.made) > 20
+    tapes = len(taped.made)
+    want = results(Decoder(model).generate(PROMPTS, cuda_graphs=False, **options))
+    assert got == want and len(taped.made) == tapes
+
+
+def test_requests_of_their_own_settings_share_a_graph(model, taped):
+    decoder = Decoder(model)
+    configs = [
+        decoder.config.replace(**BASE | rule | {"max_new_tokens": 20 + 9 * i, "temperature": 0.0})
+        for i, rule in enumerate(RULES * 2)
+    ]
+    out = decoder.generate(PROMPTS[:6], config=configs, max_batch=4)
+    assert sum(tape.replays for tape in taped.made) > 20
+    for prompt, config, got in zip(PROMPTS, configs, results(out), strict=False):
+        assert results(decoder.generate(prompt, config=config, cuda_graphs=False)) == [got]
+
+
+def test_a_shape_is_captured_when_it_comes_back(model, taped):
+    """All steps of one request have the same; the first ones run as they are."""
+    forwards = Decoder(model).generate(PROMPTS[0], **BASE).stats[0].forwards
+    (tape,) = taped.made
+    # One forward more than are counted may run, while the host does not know of the end.
+    assert tape.replays - (forwards - graph.WARM_UP) in (0, 1)
+
+
+def test_drafts_are_shown_without_graphs(model, taped):
+    """Their logits would be gone before they are read."""
+    decoder = Decoder(model)
+    events = list(decoder.stream(PROMPTS[0], drafts=True, **BASE))
+    assert not taped.made
+    assert sum(event.kind == "draft" for event in events) > 20
+
+
+def test_without_a_cache_there_are_no_graphs(model, taped):
+    Decoder(model).generate(PROMPTS[0], use_cache=False, **BASE)
+    assert not taped.made
+
+
+def test_bad_logits_name_their_position(model, taped):
+    """The logits of a graph are gone when the host hears of them."""
+
+    def poisoned(**inputs):
+        out = model(**inputs)
+        bad = (inputs["position_ids"] == 45) & (inputs["input_ids"].shape[0] > 1)
+        marked = (out.logits.argmax(-1) >= 0) & (inputs["position_ids"][:, :1] // 8 * 8 + 5 == 45)
+        out.logits.masked_fill_((bad & marked)[..., None], torch.nan)
+        return out
+
+    prompts = [PROMPTS[3], PROMPTS[10][:5], PROMPTS[9]]
+    options = BASE | {"eos_token_id": [], "max_new_tokens": 25}
+    out = Decoder(poisoned).generate(prompts, **options)
+    assert sum(tape.replays for tape in taped.made) > 5
+    assert [error and error.position for error in out.errors] == [45, None, None]
+    assert results(out)[1:] == results(Decoder(model).generate(prompts, **options))[1:]
+
+
+def test_a_model_that_cannot_be_captured_goes_on_without(model, taped, monkeypatch):
+    def refuse(step, pool):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    want = results(Decoder(model).generate(PROMPTS[:3], **BASE))
+    monkeypatch.setitem(graph.CAPTURE, "cpu", refuse)
+    with pytest.warns(UserWarning, match=r"cannot be captured.*not permitted when.*cuda_graphs="):
+        assert results(Decoder(model).generate(PROMPTS[:3], **BASE)) == want
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert results(Decoder(model).generate(PROMPTS[:3], cuda_graphs=False, **BASE)) == want
+
+
+def test_memory_that_runs_out_in_a_capture(model, taped, monkeypatch):
+    """Half as many requests go on, from new graphs, with the same results."""
+    refused = []
+
+    def short(step, pool):
+        if not refused:
+            refused.append(step)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Tape(step, pool)
+
+    want = results(Decoder(model).generate(PROMPTS[:4], **BASE))
+    monkeypatch.setitem(graph.CAPTURE, "cpu", short)
+    taped.made.clear()
+    got = results(Decoder(model).generate(PROMPTS[:4], **BASE))
+    assert [ids for ids, _ in got] == [ids for ids, _ in want]
+    assert refused and sum(tape.replays for tape in taped.made) > 20
+
+
+def test_shapes():
+    """Few shapes, none too small, none beyond what there is room for."""
+    rows = [graph_shape(n, 1, 100, 999)[0] for n in (1, 2, 3, 4, 5, 8, 9, 33, 99, 100)]
+    assert rows == [1, 2, 4, 4, 8, 8, 16, 40, 100, 100]
+    reaches = [graph_shape(1, n, 100, 999)[1] for n in (1, 256, 257, 512, 513, 999)]
+    assert reaches == [256, 256, 512, 512, 999, 999]
+
+
+def test_cleared_graphs_are_captured_anew(taped):
+    """What they work on has moved."""
+    graphs = Graphs(torch.device("cpu"), wanted=True)
+    counter = torch.zeros(())
+    for _ in range(5):
+        graphs.run("key", lambda: counter.add_(1))
+    counter = torch.zeros(())
+    graphs.clear()
+    for _ in range(5):
+        graphs.run("key", lambda: counter.add_(1))
+    assert counter == 5 and [tape.replays for tape in taped.made] == [3, 3]
