@@ -66,7 +66,7 @@ def row_stats(
     prob = logits.new_empty(rows, dtype=torch.float32)
     prob_current, lse = torch.empty_like(prob), torch.empty_like(prob)
     spread = torch.empty_like(prob) if entropy else None
-    bad = logits.new_empty(rows, dtype=torch.bool)
+    bad = torch.empty_like(token, dtype=torch.bool)
     arguments = _ROW_STATS.pack(
         *_logits(logits, forbid),
         rows,
@@ -109,29 +109,41 @@ def joint_threshold_step_(
     sampling: Sampling | None,
 ) -> None:
     """Contract: `fastedit.ops.joint_threshold_step_`."""
-    fields = (ids, *state.fields())
+    written = (ids, *state.fields())
     settings = (threshold, editing_threshold, max_post_steps, num_to_transfer)
     draws = () if sampling is None else sampling.fields()
-    written = [field.contiguous() for field in fields]
-    read = [tensor.contiguous() for tensor in (editable, *settings, *draws)]
-    ids_at, *state_at = [tensor.data_ptr() for tensor in written]
-    editable_at, *settings_at = [tensor.data_ptr() for tensor in read]
-    if sampling is None:
-        settings_at += _NO_DRAWS
+    read = (editable, *settings, *draws)
+    if all(map(Tensor.is_contiguous, written + read)):
+        _step(logits, forbid, mask_token_id, written, read)
+        return
+    dense = tuple(map(Tensor.contiguous, written))
+    _step(logits, forbid, mask_token_id, dense, tuple(map(Tensor.contiguous, read)))
+    for tensor, new in zip(written, dense, strict=True):
+        if new is not tensor:
+            tensor.copy_(new)
+
+
+def _step(
+    logits: Tensor,
+    forbid: tuple[int, ...],
+    mask_token_id: int,
+    written: tuple[Tensor, ...],
+    read: tuple[Tensor, ...],
+) -> None:
+    """`written`: ids and the fields of a state; `read`: the other tensors; all are dense."""
+    ids, *state = map(Tensor.data_ptr, written)
+    editable, *settings = map(Tensor.data_ptr, read)
     arguments = _STEP.pack(
         *_logits(logits, forbid),
-        *ids.shape,
-        ids_at,
-        editable_at,
+        *written[0].shape,
+        ids,
+        editable,
         mask_token_id,
-        *settings_at[:4],
-        *state_at,
-        *settings_at[4:],
+        *settings[:4],
+        *state,
+        *(settings[4:] or _NO_DRAWS),
     )
     _check(_library().fe_joint_threshold_step(arguments, torch.get_num_threads()))
-    for field, new in zip(fields, written, strict=True):
-        if new is not field:  # it was strided
-            field.copy_(new)
 
 
 def draft_and_corrupt(

@@ -160,32 +160,32 @@ def step_settings(
         )
     edits = math.inf if editing_threshold is None else editing_threshold
     settings = {
-        "threshold": _threshold("threshold", threshold, ids),
-        "editing_threshold": _threshold("editing_threshold", edits, ids),
-        "max_post_steps": _count("max_post_steps", max_post_steps, 0, ids),
-        "num_to_transfer": _count("num_to_transfer", num_to_transfer, 1, ids),
+        "threshold": _threshold("threshold", threshold, state),
+        "editing_threshold": _threshold("editing_threshold", edits, state),
+        "max_post_steps": _count("max_post_steps", max_post_steps, 0, state),
+        "num_to_transfer": _count("num_to_transfer", num_to_transfer, 1, state),
     }
     _check_per_block((*state.fields(), *settings.values()), _STEP, ids)
     return settings
 
 
-def _threshold(name: str, value: float | Tensor, ids: Tensor) -> Tensor:
+def _threshold(name: str, value: float | Tensor, state: StepState) -> Tensor:
     """[B] fp32. A Python float is rounded to fp32 once, then compared in fp32."""
     if isinstance(value, Tensor):
         return value
     if not value >= 0.0:
         raise ValueError(f"{name} must be at least 0, got {value}")
     value = value if value <= _LARGEST else math.inf
-    return torch.full(ids.shape[:1], value, dtype=torch.float32, device=ids.device)
+    return torch.full_like(state.post_steps, value, dtype=torch.float32)
 
 
-def _count(name: str, value: int | Tensor, least: int, ids: Tensor) -> Tensor:
-    """[B] int32."""
+def _count(name: str, value: int | Tensor, least: int, state: StepState) -> Tensor:
+    """[B] int32, as `post_steps` is, or the check that follows says so."""
     if isinstance(value, Tensor):
         return value
     if not least <= value < 2**31:
         raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
-    return torch.full(ids.shape[:1], value, dtype=torch.int32, device=ids.device)
+    return torch.full_like(state.post_steps, value)
 
 
 _LARGEST = torch.finfo(torch.float32).max
