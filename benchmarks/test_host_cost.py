@@ -21,10 +21,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LENGTH, VOCAB = 32, 640
 
 
-def step(done: bool, numbers: bool = False):
+def step(done: bool, tensors: bool = False):
     """A decision on one block without masks, which changes nothing, so every call is the same.
 
-    Settings are tensors, as in the decoding loop, or `numbers`.
+    Settings are numbers, or `tensors` as in the decoding loop.
     """
     ids = torch.ones(1, LENGTH, dtype=torch.int64, device=DEVICE)
     logits = torch.zeros(1, LENGTH, VOCAB, device=DEVICE)
@@ -38,7 +38,7 @@ def step(done: bool, numbers: bool = False):
         "max_post_steps": 2**30,
         "num_to_transfer": 1,
     }
-    if not numbers:
+    if tensors:
         for name, value in settings.items():
             kind = torch.float32 if "threshold" in name else torch.int32
             settings[name] = torch.full((1,), value, dtype=kind, device=DEVICE)
@@ -59,9 +59,9 @@ def stats():
 
 CASES = {
     "decision, done block": lambda: step(True),
-    "decision, done block, settings as numbers": lambda: step(True, numbers=True),
+    "decision, done block, settings as tensors": lambda: step(True, tensors=True),
     f"decision, {LENGTH} x {VOCAB}": lambda: step(False),
-    f"decision, {LENGTH} x {VOCAB}, settings as numbers": lambda: step(False, numbers=True),
+    f"decision, {LENGTH} x {VOCAB}, settings as tensors": lambda: step(False, tensors=True),
     f"row_stats, 1 x {VOCAB}": stats,
 }
 
