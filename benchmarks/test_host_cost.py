@@ -21,15 +21,27 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LENGTH, VOCAB = 32, 640
 
 
-def step(done: bool):
-    """A decision on one block without masks, which changes nothing, so every call is the same."""
+def step(done: bool, tensors: bool = False):
+    """A decision on one block without masks, which changes nothing, so every call is the same.
+
+    Settings are numbers, or `tensors` as in the decoding loop.
+    """
     ids = torch.ones(1, LENGTH, dtype=torch.int64, device=DEVICE)
     logits = torch.zeros(1, LENGTH, VOCAB, device=DEVICE)
     logits[..., 1] = 9.0
     editable = torch.ones(1, LENGTH, dtype=torch.bool, device=DEVICE)
     state = ops.StepState.new(1, DEVICE)
     state.done[:] = done
-    settings = {"threshold": 0.7, "editing_threshold": 0.5, "max_post_steps": 2**30}
+    settings = {
+        "threshold": 0.7,
+        "editing_threshold": 0.5,
+        "max_post_steps": 2**30,
+        "num_to_transfer": 1,
+    }
+    if tensors:
+        for name, value in settings.items():
+            kind = torch.float32 if "threshold" in name else torch.int32
+            settings[name] = torch.full((1,), value, dtype=kind, device=DEVICE)
 
     def call():
         if not done:
@@ -47,7 +59,9 @@ def stats():
 
 CASES = {
     "decision, done block": lambda: step(True),
+    "decision, done block, settings as tensors": lambda: step(True, tensors=True),
     f"decision, {LENGTH} x {VOCAB}": lambda: step(False),
+    f"decision, {LENGTH} x {VOCAB}, settings as tensors": lambda: step(False, tensors=True),
     f"row_stats, 1 x {VOCAB}": stats,
 }
 

@@ -6,6 +6,7 @@ import ctypes
 import sys
 from functools import cache
 from pathlib import Path
+from struct import Struct
 
 import torch
 from torch import Tensor
@@ -23,60 +24,13 @@ LIBRARY = Path(__file__).with_name(
 _DTYPES = {dtype: code for code, dtype in enumerate(LOGIT_DTYPES)}
 
 
-class _Logits(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("vocab", "block_stride", "row_stride")),
-        ("forbid", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("forbid_count", "dtype")),
-    )
-
-
-class _RowStats(ctypes.Structure):
-    _fields_ = (
-        ("logits", _Logits),
-        ("rows", ctypes.c_int64),
-        ("current", ctypes.c_void_p),
-        ("temperature", ctypes.c_double),
-        *((n, ctypes.c_void_p) for n in "token prob prob_current lse entropy bad".split()),
-    )
-
-
-class _RowPartials(ctypes.Structure):
-    _fields_ = (
-        ("logits", _Logits),
-        ("rows", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in "max sum best token bad".split()),
-    )
-
-
-class _Step(ctypes.Structure):
-    _fields_ = (
-        ("logits", _Logits),
-        *((name, ctypes.c_int64) for name in ("blocks", "length")),
-        *((name, ctypes.c_void_p) for name in ("ids", "editable")),
-        ("mask_token_id", ctypes.c_int64),
-        *(
-            (name, ctypes.c_void_p)
-            for name in (
-                "threshold editing_threshold max_post_steps num_to_transfer "
-                "post_steps forwards m2t_commits t2t_edits done dirty bad "
-                "temperature top_k top_p seed start"
-            ).split()
-        ),
-    )
-
-
-class _Drafts(ctypes.Structure):
-    _fields_ = (
-        ("logits", _Logits),
-        ("rows", ctypes.c_int64),
-        *((name, ctypes.c_void_p) for name in "xt x0 eligible example position".split()),
-        *((name, ctypes.c_int64) for name in "seed epoch turn mask_token_id".split()),
-        *((n, ctypes.c_int64) for n in "mask_below drafted_below visible_below region".split()),
-        ("temperature", ctypes.c_float),
-        *((name, ctypes.c_void_p) for name in "z labels kinds p_draft n_err bad".split()),
-    )
+# The argument blocks of csrc/fastedit.h, field by field, in the machine's own sizes and alignment.
+_LOGITS = "P3qP2q"
+_ROW_STATS = Struct(_LOGITS + "qPd6P")
+_ROW_PARTIALS = Struct(_LOGITS + "q5P")
+_STEP = Struct(_LOGITS + "2q2Pq11P5P")
+_DRAFTS = Struct(_LOGITS + "q5P8qf6P")
+_NO_DRAWS = (0,) * 5  # every row is greedy
 
 
 def why_not(device: str = "cpu") -> str | None:
@@ -106,14 +60,15 @@ def row_stats(
     logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
-    rows = len(logits)
+    rows = logits.shape[0]
     current = current.contiguous()
-    token = torch.empty(rows, dtype=torch.int64)
-    prob, prob_current, lse = (torch.empty(rows, dtype=torch.float32) for _ in range(3))
-    spread = torch.empty(rows, dtype=torch.float32) if entropy else None
-    bad = torch.empty(rows, dtype=torch.bool)
-    arguments = _RowStats(
-        _logits(logits[None], forbid),
+    token = torch.empty_like(current)
+    prob = logits.new_empty(rows, dtype=torch.float32)
+    prob_current, lse = torch.empty_like(prob), torch.empty_like(prob)
+    spread = torch.empty_like(prob) if entropy else None
+    bad = torch.empty_like(token, dtype=torch.bool)
+    arguments = _ROW_STATS.pack(
+        *_logits(logits, forbid),
         rows,
         current.data_ptr(),
         temperature,
@@ -121,21 +76,21 @@ def row_stats(
         prob.data_ptr(),
         prob_current.data_ptr(),
         lse.data_ptr(),
-        None if spread is None else spread.data_ptr(),
+        0 if spread is None else spread.data_ptr(),
         bad.data_ptr(),
     )
-    _check(_library().fe_row_stats(ctypes.byref(arguments), torch.get_num_threads()))
+    _check(_library().fe_row_stats(arguments, torch.get_num_threads()))
     return RowStats(token, prob, prob_current, lse, spread, bad)
 
 
 def row_partials(logits: Tensor, *, forbid: tuple[int, ...]) -> tuple[Tensor, ...]:
     """Contract: `fastedit.ops.row_partials`; the fields in order, ids within the shard."""
-    rows = len(logits)
+    rows = logits.shape[0]
     kinds = (*[torch.float32] * 3, torch.int64, torch.bool)
-    fields = tuple(torch.empty(rows, dtype=kind) for kind in kinds)
+    fields = tuple(logits.new_empty(rows, dtype=kind) for kind in kinds)
     pointers = [field.data_ptr() for field in fields]
-    arguments = _RowPartials(_logits(logits[None], forbid), rows, *pointers)
-    _check(_library().fe_row_partials(ctypes.byref(arguments), torch.get_num_threads()))
+    arguments = _ROW_PARTIALS.pack(*_logits(logits, forbid), rows, *pointers)
+    _check(_library().fe_row_partials(arguments, torch.get_num_threads()))
     return fields
 
 
@@ -155,26 +110,40 @@ def joint_threshold_step_(
 ) -> None:
     """Contract: `fastedit.ops.joint_threshold_step_`."""
     written = (ids, *state.fields())
-    dense = [tensor.contiguous() for tensor in written]
-    read = [editable, threshold, editing_threshold, max_post_steps, num_to_transfer]
-    if sampling is not None:
-        read += sampling.fields()
-    read = [tensor.contiguous() for tensor in read]  # kept alive until the call is over
-    pointers = [tensor.data_ptr() for tensor in read]
-    arguments = _Step(
-        _logits(logits, forbid),
-        *ids.shape,
-        dense[0].data_ptr(),
-        pointers[0],
+    settings = (threshold, editing_threshold, max_post_steps, num_to_transfer)
+    draws = () if sampling is None else sampling.fields()
+    read = (editable, *settings, *draws)
+    if all(map(Tensor.is_contiguous, written + read)):
+        _step(logits, forbid, mask_token_id, written, read)
+        return
+    dense = tuple(map(Tensor.contiguous, written))
+    _step(logits, forbid, mask_token_id, dense, tuple(map(Tensor.contiguous, read)))
+    for tensor, new in zip(written, dense, strict=True):
+        if new is not tensor:
+            tensor.copy_(new)
+
+
+def _step(
+    logits: Tensor,
+    forbid: tuple[int, ...],
+    mask_token_id: int,
+    written: tuple[Tensor, ...],
+    read: tuple[Tensor, ...],
+) -> None:
+    """`written`: ids and the fields of a state; `read`: the other tensors; all are dense."""
+    ids, *state = map(Tensor.data_ptr, written)
+    editable, *settings = map(Tensor.data_ptr, read)
+    arguments = _STEP.pack(
+        *_logits(logits, forbid),
+        *written[0].shape,
+        ids,
+        editable,
         mask_token_id,
-        *pointers[1:5],
-        *[tensor.data_ptr() for tensor in dense[1:]],
-        *pointers[5:],
+        *settings[:4],
+        *state,
+        *(settings[4:] or _NO_DRAWS),
     )
-    _check(_library().fe_joint_threshold_step(ctypes.byref(arguments), torch.get_num_threads()))
-    for target, source in zip(written, dense, strict=True):
-        if target is not source:
-            target.copy_(source)
+    _check(_library().fe_joint_threshold_step(arguments, torch.get_num_threads()))
 
 
 def draft_and_corrupt(
@@ -193,18 +162,18 @@ def draft_and_corrupt(
     region: int,
 ) -> tuple[Tensor, ...]:
     """Contract: `fastedit.ops.draft_and_corrupt`; the fields of `Drafted` in order."""
-    rows = len(logits)
+    rows = logits.shape[0]
     read = [tensor.contiguous() for tensor in (xt, x0, eligible, key.example, key.position)]
     fields = (
-        torch.empty(rows, dtype=torch.int64),
-        torch.empty(rows, dtype=torch.int64),
-        torch.empty(rows, dtype=torch.uint8),
-        torch.empty(rows, dtype=torch.float32),
-        torch.empty((), dtype=torch.int64),
-        torch.empty(rows, dtype=torch.bool),
+        logits.new_empty(rows, dtype=torch.int64),
+        logits.new_empty(rows, dtype=torch.int64),
+        logits.new_empty(rows, dtype=torch.uint8),
+        logits.new_empty(rows, dtype=torch.float32),
+        logits.new_empty((), dtype=torch.int64),
+        logits.new_empty(rows, dtype=torch.bool),
     )
-    arguments = _Drafts(
-        _logits(logits[None], forbid),
+    arguments = _DRAFTS.pack(
+        *_logits(logits, forbid),
         rows,
         *[tensor.data_ptr() for tensor in read],
         key.seed,
@@ -218,26 +187,20 @@ def draft_and_corrupt(
         temperature,
         *[field.data_ptr() for field in fields],
     )
-    _check(_library().fe_draft_and_corrupt(ctypes.byref(arguments), torch.get_num_threads()))
+    _check(_library().fe_draft_and_corrupt(arguments, torch.get_num_threads()))
     return fields
 
 
-def _logits(logits: Tensor, forbid: tuple[int, ...]) -> _Logits:
-    """[B, L, V] with a dense last dimension."""
-    block, row, _ = logits.stride()
-    vocab = logits.shape[-1]
-    return _Logits(
-        logits.data_ptr(), vocab, block, row, _ids(forbid), len(forbid), _DTYPES[logits.dtype]
-    )
+def _logits(logits: Tensor, forbid: tuple[int, ...]) -> tuple[int, ...]:
+    """`fe_logits` of [B, L, V], or of [R, V] as one block; the last dimension is dense."""
+    block, row, _ = (0, *logits.stride())[-3:]
+    ids, vocab = ctypes.addressof(_id_array(forbid)), logits.shape[-1]
+    return logits.data_ptr(), vocab, block, row, ids, len(forbid), _DTYPES[logits.dtype]
 
 
 @cache
 def _id_array(forbid: tuple[int, ...]) -> ctypes.Array:
     return (ctypes.c_int64 * len(forbid))(*forbid)
-
-
-def _ids(forbid: tuple[int, ...]) -> int:
-    return ctypes.addressof(_id_array(forbid))
 
 
 def _check(status: int) -> None:

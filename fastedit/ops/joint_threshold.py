@@ -100,22 +100,20 @@ def joint_threshold_step_(
     wrong dtypes and shapes, and for host-side thresholds or counts out of range.
     Source: the released LLaDA2.1 decoding loop; LLaDA2.1 report (arXiv 2602.08676), eq. 1-3.
     """
-    check_logits(logits, 3)
-    vocab = logits.shape[-1]
+    blocks, length, vocab = check_logits(logits, 3)
     check_forbid(forbid, vocab)
-    if ids.dtype != torch.int64 or ids.shape != logits.shape[:2]:
+    if ids.dtype != torch.int64 or ids.shape != (blocks, length):
         raise ValueError(
-            f"ids must be int64 {list(logits.shape[:2])} to match logits; "
+            f"ids must be int64 {[blocks, length]} to match logits; "
             f"got {ids.dtype} {list(ids.shape)}"
         )
     if ids.device != logits.device:
         raise ValueError(f"ids are on {ids.device}, logits are on {logits.device}")
-    if sampling is not None:
-        for (name, field), dtype in zip(vars(sampling).items(), _SAMPLING_DTYPES, strict=True):
-            _check_per_block(f"sampling.{name}", field, dtype, ids)
     settings = step_settings(
         ids, editable, state, threshold, editing_threshold, max_post_steps, num_to_transfer
     )
+    if sampling is not None:
+        _check_per_block(sampling.fields(), _SAMPLING, ids)
     forbidden = {int(token) for token in forbid}
     if not strict_reference and 0 <= mask_token_id < vocab:
         forbidden.add(int(mask_token_id))
@@ -160,50 +158,68 @@ def step_settings(
             f"editable must be bool {list(ids.shape)} on {ids.device}; got {editable.dtype} "
             f"{list(editable.shape)} on {editable.device}"
         )
-    for (name, field), dtype in zip(vars(state).items(), _STATE_DTYPES, strict=True):
-        _check_per_block(f"state.{name}", field, dtype, ids)
     edits = math.inf if editing_threshold is None else editing_threshold
-    return {
-        "threshold": _threshold("threshold", threshold, ids),
-        "editing_threshold": _threshold("editing_threshold", edits, ids),
-        "max_post_steps": _count("max_post_steps", max_post_steps, 0, ids),
-        "num_to_transfer": _count("num_to_transfer", num_to_transfer, 1, ids),
+    settings = {
+        "threshold": _threshold("threshold", threshold, state),
+        "editing_threshold": _threshold("editing_threshold", edits, state),
+        "max_post_steps": _count("max_post_steps", max_post_steps, 0, state),
+        "num_to_transfer": _count("num_to_transfer", num_to_transfer, 1, state),
     }
+    _check_per_block((*state.fields(), *settings.values()), _STEP, ids)
+    return settings
 
 
-def _threshold(name: str, value: float | Tensor, ids: Tensor) -> Tensor:
+def _threshold(name: str, value: float | Tensor, state: StepState) -> Tensor:
     """[B] fp32. A Python float is rounded to fp32 once, then compared in fp32."""
     if isinstance(value, Tensor):
-        return _per_block(name, value, torch.float32, ids)
+        return value
     if not value >= 0.0:
         raise ValueError(f"{name} must be at least 0, got {value}")
-    largest = torch.finfo(torch.float32).max
-    value = value if value <= largest else math.inf
-    return torch.full(ids.shape[:1], value, dtype=torch.float32, device=ids.device)
+    value = value if value <= _LARGEST else math.inf
+    return torch.full_like(state.post_steps, value, dtype=torch.float32)
 
 
-def _count(name: str, value: int | Tensor, least: int, ids: Tensor) -> Tensor:
-    """[B] int32."""
+def _count(name: str, value: int | Tensor, least: int, state: StepState) -> Tensor:
+    """[B] int32, as `post_steps` is, or the check that follows says so."""
     if isinstance(value, Tensor):
-        return _per_block(name, value, torch.int32, ids)
+        return value
     if not least <= value < 2**31:
         raise ValueError(f"{name} must be from {least} to 2**31 - 1, got {value}")
-    return torch.full(ids.shape[:1], value, dtype=torch.int32, device=ids.device)
+    return torch.full_like(state.post_steps, value)
 
 
-_STATE_DTYPES = (*[torch.int32] * 4, *[torch.bool] * 3)
-_SAMPLING_DTYPES = (torch.float32, torch.int64, torch.float32, torch.int64, torch.int64)
+_LARGEST = torch.finfo(torch.float32).max
+# What a step takes per block: names as in messages, and dtypes.
+_STEP = (
+    ("state.post_steps", torch.int32),
+    ("state.forwards", torch.int32),
+    ("state.m2t_commits", torch.int32),
+    ("state.t2t_edits", torch.int32),
+    ("state.done", torch.bool),
+    ("state.dirty", torch.bool),
+    ("state.bad", torch.bool),
+    ("threshold, where it is no number,", torch.float32),
+    ("editing_threshold, where it is no number,", torch.float32),
+    ("max_post_steps, where it is no number,", torch.int32),
+    ("num_to_transfer, where it is no number,", torch.int32),
+)
+_SAMPLING = (
+    ("sampling.temperature", torch.float32),
+    ("sampling.top_k", torch.int64),
+    ("sampling.top_p", torch.float32),
+    ("sampling.seed", torch.int64),
+    ("sampling.start", torch.int64),
+)
 
 
-def _check_per_block(name: str, value: Tensor, dtype: torch.dtype, ids: Tensor) -> None:
+def _check_per_block(
+    values: tuple[Tensor, ...], wanted: tuple[tuple[str, torch.dtype], ...], ids: Tensor
+) -> None:
     """Back ends take bare addresses: what does not fit must not reach them."""
-    if value.shape != ids.shape[:1] or value.dtype != dtype or value.device != ids.device:
-        raise ValueError(
-            f"{name} must be {dtype} [{ids.shape[0]}] on {ids.device}, one value per block of ids; "
-            f"got {value.dtype} {list(value.shape)} on {value.device}"
-        )
-
-
-def _per_block(name: str, value: Tensor, dtype: torch.dtype, ids: Tensor) -> Tensor:
-    _check_per_block(f"{name}, where it is no number,", value, dtype, ids)
-    return value
+    shape, device = ids.shape[:1], ids.device
+    for value, (name, dtype) in zip(values, wanted, strict=True):
+        if value.shape != shape or value.dtype != dtype or value.device != device:
+            raise ValueError(
+                f"{name} must be {dtype} [{shape[0]}] on {device}, one value per block of ids; "
+                f"got {value.dtype} {list(value.shape)} on {value.device}"
+            )

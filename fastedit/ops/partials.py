@@ -60,10 +60,9 @@ def row_partials(
     Logits as in `row_stats`: any of its dtypes, NaN and infinities as in its table. Never raises
     for values and never synchronises. Raises TypeError or ValueError for wrong dtypes and shapes.
     """
-    check_logits(logits, 2)
+    _, width = check_logits(logits, 2)
     if vocab_start < 0:
         raise ValueError(f"vocab_start must be at least 0, got {vocab_start}")
-    width = logits.shape[-1]
     here = sorted({t - vocab_start for t in forbid if 0 <= t - vocab_start < width})
     if torch.compiler.is_compiling():
         fields = torch.ops.fastedit.row_partials(logits, here)

@@ -59,11 +59,11 @@ def row_stats(
     Never raises for logit values and never synchronises. Raises TypeError or ValueError for wrong
     dtypes, shapes, devices, forbidden ids outside [0, V) and a temperature out of range.
     """
-    check_logits(logits, 2)
-    check_forbid(forbid, logits.shape[-1])
-    if current.shape != logits.shape[:1] or current.dtype != torch.int64:
+    rows, vocab = check_logits(logits, 2)
+    check_forbid(forbid, vocab)
+    if current.shape != (rows,) or current.dtype != torch.int64:
         raise ValueError(
-            f"current must be int64 [{logits.shape[0]}], one token per row of logits; "
+            f"current must be int64 [{rows}], one token per row of logits; "
             f"got {current.dtype} {list(current.shape)}"
         )
     if current.device != logits.device:
@@ -80,15 +80,17 @@ def row_stats(
     )
 
 
-def check_logits(logits: Tensor, dims: int) -> None:
-    """Refuse logits that the contract does not cover, on every back end alike."""
+def check_logits(logits: Tensor, dims: int) -> torch.Size:
+    """Their shape. Refuses logits that the contract does not cover, on every back end alike."""
+    shape = logits.shape
     if logits.dtype not in LOGIT_DTYPES:
         raise TypeError(f"logits must be float32, bfloat16 or float16, got {logits.dtype}")
-    if logits.dim() != dims or logits.shape[-1] == 0:
+    if len(shape) != dims or shape[-1] == 0:
         wanted = "[R, V]" if dims == 2 else "[B, L, V]"
-        raise ValueError(f"logits must be {wanted} with V > 0, got {list(logits.shape)}")
-    if logits.shape[-1] > 1 and logits.stride(-1) != 1:
+        raise ValueError(f"logits must be {wanted} with V > 0, got {list(shape)}")
+    if shape[-1] > 1 and logits.stride(-1) != 1:
         raise ValueError("the last dimension of logits must be contiguous: call .contiguous()")
+    return shape
 
 
 def check_forbid(forbid: Sequence[int], vocab: int) -> None:

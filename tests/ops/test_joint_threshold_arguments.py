@@ -79,6 +79,71 @@ def test_a_state_that_does_not_fit_never_reaches_a_back_end(field, wrong):
         )
 
 
+def tensors_of(arguments) -> dict[str, torch.Tensor]:
+    """Every tensor of a call by its name in messages."""
+    named = {name: value for name, value in arguments.items() if torch.is_tensor(value)}
+    for group in ("state", "sampling"):
+        named |= {f"{group}.{name}": value for name, value in vars(arguments[group]).items()}
+    return named
+
+
+def all_tensors() -> dict:
+    """Arguments of a call without a Python number."""
+    long = torch.zeros(2, dtype=torch.int64)
+    return {
+        "ids": torch.full((2, 3), MASK),
+        "logits": torch.arange(24.0).view(2, 3, 4) % 5 / 4,
+        "editable": torch.ones(2, 3, dtype=torch.bool),
+        "state": ops.StepState.new(2),
+        "mask_token_id": MASK,
+        "threshold": torch.zeros(2),
+        "editing_threshold": torch.full((2,), 0.5),
+        "max_post_steps": torch.full((2,), 4, dtype=torch.int32),
+        "num_to_transfer": torch.ones(2, dtype=torch.int32),
+        "sampling": ops.Sampling(torch.ones(2), long, torch.ones(2), long.clone(), long.clone()),
+    }
+
+
+@pytest.mark.parametrize("name", tensors_of(all_tensors()))
+@pytest.mark.parametrize("wrong", ["length", "dims", "dtype"])
+def test_a_tensor_that_was_good_before_is_looked_at_again(name, wrong):
+    """The same objects, one of them changed in place since the last call."""
+    arguments = all_tensors()
+    ops.joint_threshold_step_(**arguments)
+    tensor = tensors_of(arguments)[name]
+    odd = tensor.int() if tensor.dtype in (torch.int64, torch.bool) else tensor.double()
+    tensor.data = {"length": tensor[:1], "dims": tensor[None], "dtype": odd}[wrong].clone()
+    before = {key: value.clone() for key, value in tensors_of(arguments).items()}
+    blamed = "(ids|logits)" if name in ("ids", "logits") else name.replace(".", r"\.")
+    with pytest.raises((TypeError, ValueError), match=blamed):
+        ops.joint_threshold_step_(**arguments)
+    assert all(value.equal(before[key]) for key, value in tensors_of(arguments).items())
+
+
+@pytest.mark.parametrize("name", tensors_of(all_tensors()))
+def test_a_tensor_that_turned_strided_decides_alike(backend, name):
+    """Bytes beside it that a dense reader would take instead are other values."""
+    if name == "logits":
+        pytest.skip("their strides are theirs to choose")
+    results = []
+    for strided in (False, True):
+        arguments = all_tensors()
+        tensor = tensors_of(arguments)[name]
+        with ops.use_backend(backend):
+            ops.joint_threshold_step_(**arguments)
+            if strided:
+                beside = ~tensor if tensor.dtype == torch.bool else tensor + 1
+                tensor.data = torch.stack((tensor, beside), -1)[..., 0]
+                assert not tensor.is_contiguous()
+            arguments["logits"][:, 1, 1] = 99.0
+            arguments["ids"].fill_(MASK)
+            ops.joint_threshold_step_(**arguments)
+        results.append(tensors_of(arguments))
+    dense, other = results
+    assert all(value.equal(dense[key]) for key, value in other.items())
+    assert dense["ids"][:, 1].tolist() == [1, 1]
+
+
 def test_sampling_and_devices_that_do_not_fit_are_named():
     ids, logits, editable = torch.full((2, 3), MASK), torch.zeros(2, 3, 4), torch.ones(2, 3).bool()
     draws = {

@@ -230,3 +230,32 @@ def test_wrong_arguments_raise_and_name_the_value(change, error, named):
     arguments = {"logits": torch.zeros(2, 4), "current": torch.zeros(2, dtype=torch.int64)}
     with pytest.raises(error, match=named):
         ops.row_stats(**(arguments | change))
+
+
+def test_results_lie_with_the_logits_whatever_the_defaults(backend):
+    """A default device or dtype is of other tensors; a back end writes to bare addresses."""
+    logits, current = torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([2])
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with ops.use_backend(backend), torch.device("meta"):
+            stats = ops.row_stats(logits, current, entropy=True)
+    finally:
+        torch.set_default_dtype(before)
+    assert stats.token.tolist() == [1] and not stats.bad.item()
+    assert all(field.device == logits.device for field in vars(stats).values())
+    assert stats.prob.dtype == stats.lse.dtype == stats.entropy.dtype == torch.float32
+
+
+def test_arguments_that_were_good_before_are_looked_at_again():
+    for name, odd in (
+        ("logits", torch.zeros(3, 4).double()),
+        ("logits", torch.zeros(4, 3).t()),
+        ("current", torch.zeros(3, dtype=torch.int32)),
+        ("current", torch.zeros(2, dtype=torch.int64)),
+    ):
+        arguments = {"logits": torch.zeros(3, 4), "current": torch.zeros(3, dtype=torch.int64)}
+        ops.row_stats(**arguments)
+        arguments[name].data = odd
+        with pytest.raises((TypeError, ValueError), match=name):
+            ops.row_stats(**arguments)
