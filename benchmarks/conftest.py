@@ -1,4 +1,7 @@
-"""Benchmarks collect rows; the run ends with one table, and `--save DIR` keeps it as JSON."""
+"""Benchmarks collect rows; the run ends with one table, and `--save DIR` keeps it as JSON.
+
+Also the embedded checkpoint and the prompts that several of them decode.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +16,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastedit import DecodeConfig, Decoder
 from fastedit.cli.machine import load
+from fastedit.tasks import get_task
 
+REQUESTS = 64
 ROWS = pytest.StashKey[list]()
 LOAD = pytest.StashKey[float | None]()
 
@@ -39,6 +45,23 @@ def report(request):
         request.config.stash[ROWS].append((suite, columns, saved or columns))
 
     return add
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """Quality mode; no EOS ends a request, so the work is known."""
+    return Decoder.from_pretrained("tiny", DecodeConfig.quality(eos_token_id=[]))
+
+
+@pytest.fixture(scope="module")
+def prompts(decoder):
+    """Chats of one held-out question each, as ids [P]."""
+    task, template = get_task("chain_sum"), decoder.tokenizer.apply_chat_template
+    chats = [task.messages(problem.question) for problem in task.test_set(REQUESTS)]
+    return [
+        torch.tensor(template(chat, add_generation_prompt=True, return_dict=False))
+        for chat in chats
+    ]
 
 
 def machine() -> dict:

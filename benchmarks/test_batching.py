@@ -9,17 +9,13 @@ from __future__ import annotations
 
 import random
 import statistics
-import time
 from functools import partial
 
 import plain
 import pytest
-import torch
+from clock import row, timed
 
-from fastedit import DecodeConfig, Decoder
-from fastedit.tasks import get_task
-
-REQUESTS, SLOTS = 64, 16
+SLOTS = 16
 ROUNDS = 2  # of each batch size
 TURNS = 3  # of the three ways through the mixed workload, interleaved
 SHORTEST, LONGEST = 32, 1024
@@ -27,40 +23,22 @@ NEW_TOKENS = 64  # of each request in the comparison of batch sizes
 
 
 @pytest.fixture(scope="module")
-def decoder():
-    decoder = Decoder.from_pretrained("tiny", DecodeConfig.quality(eos_token_id=[]))
+def decoder(decoder):
     decoder.model.config.max_position_embeddings = 2 * LONGEST
     return decoder
-
-
-@pytest.fixture(scope="module")
-def prompts(decoder):
-    problems = get_task("chain_sum").test_set(REQUESTS)
-    template = decoder.tokenizer.apply_chat_template
-    chats = [get_task("chain_sum").messages(problem.question) for problem in problems]
-    return [
-        torch.tensor(template(chat, add_generation_prompt=True, return_dict=False))
-        for chat in chats
-    ]
-
-
-def timed(call):
-    begin = time.perf_counter()
-    result = call()
-    return result, time.perf_counter() - begin
 
 
 def test_continuous_against_static(benchmark, decoder, prompts, report):
     """Static: groups of 16 in order of arrival, none enters before the longest has ended."""
     drawn = random.Random(0)
     lengths = [round(SHORTEST * (LONGEST / SHORTEST) ** drawn.random()) for _ in prompts]
-    groups = [slice(start, start + SLOTS) for start in range(0, REQUESTS, SLOTS)]
+    groups = [slice(start, start + SLOTS) for start in range(0, len(prompts), SLOTS)]
 
     def configs(group, new_tokens):
         return [decoder.config.replace(max_new_tokens=n) for n in new_tokens[group]]
 
     def continuous():
-        everything = slice(0, REQUESTS)
+        everything = slice(0, len(prompts))
         out = decoder.generate(prompts, config=configs(everything, lengths), max_batch=SLOTS)
         return out.sequences
 
@@ -98,7 +76,7 @@ def test_continuous_against_static(benchmark, decoder, prompts, report):
             times[name].append(spent)
 
     benchmark.pedantic(turn, rounds=TURNS)
-    label = f"{REQUESTS} of {SHORTEST} to {LONGEST} tokens"
+    label = f"{len(prompts)} of {SHORTEST} to {LONGEST} tokens"
     first, *_ = times.values()
     for name, spent in times.items():
         ratios = [slow / own for slow, own in zip(first, spent, strict=True)]
@@ -110,7 +88,7 @@ def test_batch_sizes_against_the_plain_rule(benchmark, decoder, prompts, report)
     config = decoder.config.replace(max_new_tokens=NEW_TOKENS)
     benchmark.pedantic(decoder.generate, (prompts[0],), {"config": config}, rounds=3)
     want, slow = timed(lambda: [plain.like(decoder, prompt, NEW_TOKENS) for prompt in prompts])
-    label, tokens = f"{REQUESTS} of {NEW_TOKENS} tokens", NEW_TOKENS * REQUESTS
+    label, tokens = f"{len(prompts)} of {NEW_TOKENS} tokens", NEW_TOKENS * len(prompts)
     report("batching", **row(label, "released rule, plain", tokens, [slow], [1.0]))
     for rows in (1, 4, 16, 64):
         decode = partial(decoder.generate, prompts, config=config, max_batch=rows)
@@ -122,13 +100,3 @@ def test_batch_sizes_against_the_plain_rule(benchmark, decoder, prompts, report)
         ratios = [slow / spent for spent in times]
         report("batching", **row(label, f"fastedit, batch {rows}", tokens, times, ratios))
         assert statistics.median(ratios) > 1.0
-
-
-def row(label: str, name: str, tokens: int, times: list[float], ratios: list[float]) -> dict:
-    return {
-        "requests": label,
-        "decoding": name,
-        "tokens/s": round(tokens / statistics.median(times)),
-        "times faster": f"{statistics.median(ratios):.1f}",
-        "range": f"{min(ratios):.1f} to {max(ratios):.1f}",
-    }
