@@ -83,10 +83,15 @@ def test_the_loss_is_divided_once_by_all_labels(train, tiny_model, tiny_tokenize
 
 
 def test_validation_changes_nothing(train):
-    """Six rows in batches of nine: three are repeated, with noise of their own."""
+    """Six rows in batches of nine: three are repeated, with noise of their own.
+
+    Seven examples are validated on, after the first step too.
+    """
+    validation = train.data.with_name("validation.jsonl")
+    validation.write_text(train.data.read_text() * 2)
     options = {"batch_size": 9, "packing": False, "steps": 2, "edit": {"t2t": "random"}}
     without = train("without", eval_examples=0, **options)
-    beside = train("beside", eval_data=str(train.data), eval_examples=4, eval_every=1, **options)
+    beside = train("beside", eval_data=str(validation), eval_examples=7, eval_every=1, **options)
     assert [line["loss"] for line in beside] == [line["loss"] for line in without]
 
 
