@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from cases import results
 from fakes import ScriptedModel, hashed
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,10 +29,6 @@ GOLDEN = {
     "threshold": 0.6,
     "editing_threshold": 0.3,
 }
-
-
-def results(out):
-    return [(s.tolist(), t.as_dict()) for s, t in zip(out.sequences, out.stats, strict=True)]
 
 
 def alone(decoder, prompts, **options):

@@ -2,25 +2,17 @@
 
 import pytest
 import torch
-from fakes import ScriptedModel, hashed, saying
+from cases import MASK, SCRIPTED, V, scripted
+from fakes import ScriptedModel, saying
 
 from fastedit import DecodeConfig, Decoder
 
-V, MASK = 9, 8
-OPTIONS = {
-    "mask_token_id": MASK,
-    "eos_token_id": [],
-    "use_cache": False,
-    "block_length": 4,
-    "max_new_tokens": 6,
-    "max_post_steps": 1,
-}
-HOT = OPTIONS | {"temperature": 1.0, "editing_threshold": None}
+HOT = SCRIPTED | {"temperature": 1.0, "editing_threshold": None}
 
 
 @pytest.fixture
 def decoder():
-    return Decoder(ScriptedModel(V, hashed(V, MASK, 1)))
+    return Decoder(scripted())
 
 
 def draws(decoder, prompts, **options):
@@ -79,8 +71,8 @@ def test_draws_of_a_real_model_do_not_depend_on_the_cache(golden_model):
 
 
 def test_greedy_needs_no_warning_and_ignores_top_k_and_top_p(decoder, recwarn):
-    plain = decoder.generate(torch.tensor([1]), **OPTIONS)
-    same = decoder.generate(torch.tensor([1]), top_k=1, top_p=0.1, seed=3, **OPTIONS)
+    plain = decoder.generate(torch.tensor([1]), **SCRIPTED)
+    same = decoder.generate(torch.tensor([1]), top_k=1, top_p=0.1, seed=3, **SCRIPTED)
     assert plain.sequences[0].tolist() == same.sequences[0].tolist()
     assert not recwarn.list
 
@@ -97,15 +89,15 @@ def test_a_draw_that_is_certain_is_the_best_token_with_confidence_one(decoder, s
 
 def test_the_config_of_the_decoder_is_the_default_of_every_call():
     model = ScriptedModel(V, saying([], V))
-    decoder = Decoder(model, config=DecodeConfig(**OPTIONS))
+    decoder = Decoder(model, config=DecodeConfig(**SCRIPTED))
     assert len(decoder.generate(torch.tensor([1])).sequences[0]) == 6
     assert len(decoder.generate(torch.tensor([1]), gen_length=2).sequences[0]) == 2
-    assert decoder.config == DecodeConfig(**OPTIONS)
+    assert decoder.config == DecodeConfig(**SCRIPTED)
 
 
 def test_a_plain_function_is_a_model():
     model = ScriptedModel(V, saying([], V, then=3))
-    out = Decoder(lambda **inputs: model(**inputs)).generate(torch.tensor([1]), **OPTIONS)
+    out = Decoder(lambda **inputs: model(**inputs)).generate(torch.tensor([1]), **SCRIPTED)
     assert out.sequences[0].tolist() == [3] * 6
 
 
@@ -137,5 +129,5 @@ def test_logits_may_come_in_half_precision(dtype):
         out.logits = out.logits.to(dtype)
         return out
 
-    out = Decoder(half).generate(torch.tensor([1]), **OPTIONS)
+    out = Decoder(half).generate(torch.tensor([1]), **SCRIPTED)
     assert out.sequences[0].tolist() == [3] * 6

@@ -28,7 +28,7 @@ def decoder() -> Decoder:
 @pytest.fixture(scope="module")
 def prompts(decoder) -> list[torch.Tensor]:
     tasks = [get_task("chain_sum"), get_task("leg_counting")]
-    chats = [task.messages(p.question) for task in tasks for p in task.test_set(4)]
+    chats = [task.messages(p.question) for task in tasks for p in task.test_set(2)]
     template = decoder.tokenizer.apply_chat_template
     return [
         torch.tensor(template(chat, add_generation_prompt=True, return_dict=False))
@@ -49,7 +49,8 @@ def test_alone_in_a_batch_cached_or_not_it_is_the_released_rule(decoder, prompts
     options = {"max_new_tokens": LENGTH, "eos_token_id": []} | shared
     together = decoder.generate(prompts, **options)
     assert [ids.tolist() for ids in together.sequences] == expected
-    for prompt, ids in zip(prompts[::3], expected[::3], strict=True):
+    assert sum(stats.t2t_edits for stats in together.stats) > 0
+    for prompt, ids in zip(prompts[::2], expected[::2], strict=True):
         for use_cache in (True, False):
             out = decoder.generate(prompt, use_cache=use_cache, **options)
             assert out.sequences[0].tolist() == ids

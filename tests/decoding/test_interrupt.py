@@ -5,22 +5,13 @@ import threading
 
 import pytest
 import torch
+from cases import MASK, SCRIPTED, V, scripted
 from fakes import ScriptedModel, hashed
 
 from fastedit import Decoder
 from fastedit.decoding.request import Request
 
-V, MASK = 9, 8
-OPTIONS = {
-    "mask_token_id": MASK,
-    "eos_token_id": [],
-    "use_cache": False,
-    "block_length": 4,
-    "max_new_tokens": 10,
-    "max_post_steps": 1,
-    "max_batch": 2,
-    "seed": 3,
-}
+OPTIONS = SCRIPTED | {"max_new_tokens": 10, "max_batch": 2, "seed": 3}
 PROMPTS = [torch.tensor([i, 1, 2]) for i in range(5)]
 
 
@@ -47,7 +38,7 @@ def raising():
 
 @pytest.fixture(scope="module")
 def whole():
-    out = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(PROMPTS, **OPTIONS)
+    out = Decoder(scripted()).generate(PROMPTS, **OPTIONS)
     assert not out.interrupted
     return out
 
@@ -77,7 +68,7 @@ def test_results_so_far_are_returned_in_order(whole, at, event):
 
 
 def test_one_in_the_last_step_is_not_lost(whole):
-    last = ScriptedModel(V, hashed(V, MASK, 1))
+    last = scripted()
     Decoder(last).generate(PROMPTS, **OPTIONS)
     out = Decoder(Interrupted(len(last.calls), ctrl_c)).generate(PROMPTS, **OPTIONS)
     assert out.interrupted and out.stats == whole.stats
@@ -94,7 +85,7 @@ def test_within_a_commit_the_block_does_not_count(whole, monkeypatch):
         return cut(request, before)
 
     monkeypatch.setattr(Request, "_cut", interrupted)
-    out = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(PROMPTS, **OPTIONS)
+    out = Decoder(scripted()).generate(PROMPTS, **OPTIONS)
     assert out.interrupted
     assert [len(ids) for ids in out.sequences] == [stats.tokens for stats in out.stats]
 
@@ -129,7 +120,7 @@ def test_a_handler_of_the_program_is_left_alone(whole):
 
 def test_threads_beside_the_main_one_decode_without_signals(whole):
     outs = []
-    model = ScriptedModel(V, hashed(V, MASK, 1))
+    model = scripted()
     thread = threading.Thread(
         target=lambda: outs.append(Decoder(model).generate(PROMPTS, **OPTIONS))
     )

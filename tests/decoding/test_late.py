@@ -4,6 +4,7 @@ and no step reads the device before the next one is under way."""
 import numpy as np
 import pytest
 import torch
+from cases import DRAWN, ENDS, GOLDEN, PROMPTS, results
 from fakes import Recorder
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -13,25 +14,6 @@ from fastedit.decoding import engine
 from fastedit.decoding.memory import Capacity
 from fastedit.decoding.record import Copy
 from fastedit.decoding.request import Request
-
-B = 8
-BASE = {
-    "mask_token_id": 127,
-    "eos_token_id": [17, 40, 63],
-    "block_length": B,
-    "max_new_tokens": 43,
-    "seed": 4,
-}
-ENDS = [
-    {"threshold": 0.7, "editing_threshold": 0.5},
-    {"threshold": 0.5, "editing_threshold": 0.0, "max_post_steps": 0},
-    {"threshold": 0.5, "editing_threshold": 0.0, "max_post_steps": 2},
-    {"threshold": 0.3, "editing_threshold": 0.2, "temperature": 1.0},
-]
-PROMPTS = [
-    torch.randint(7, 120, (length,), generator=torch.Generator().manual_seed(length))
-    for length in (3, 9, 16, 30, 31)
-]
 
 
 @pytest.fixture
@@ -50,23 +32,19 @@ def late(monkeypatch):
 
 def test_devices_without_events_are_followed_at_once():
     """Only on CUDA does an event tell when a copy has arrived."""
-    request = Request(0, PROMPTS[0], DecodeConfig(**BASE), seed=0, eos=frozenset())
+    request = Request(0, PROMPTS[0], DecodeConfig(**GOLDEN), seed=0, eos=frozenset())
     for name in ("cpu", "meta"):
         assert engine.Engine(print, [request], 127, torch.device(name), Capacity(1)).delay == 0
     assert engine.DELAY["cuda"] == 1
 
 
-def results(out):
-    return [(ids.tolist(), stats) for ids, stats in zip(out.sequences, out.stats, strict=True)]
-
-
 @pytest.mark.filterwarnings("ignore:temperature")
 @pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", [*ENDS, DRAWN])
 @pytest.mark.parametrize("max_batch", [2, 5])
 def test_same_results_and_stats(golden_model, monkeypatch, end, use_cache, max_batch):
     """Also where requests wait for a slot, and where slots change hands between two steps."""
-    options = BASE | end | {"use_cache": use_cache, "max_batch": max_batch}
+    options = GOLDEN | end | {"use_cache": use_cache, "max_batch": max_batch}
     want = results(Decoder(golden_model).generate(PROMPTS, **options))
     monkeypatch.setitem(engine.DELAY, "cpu", 1)
     assert results(Decoder(golden_model).generate(PROMPTS, **options)) == want
@@ -81,7 +59,7 @@ def test_golden_cases(golden_model, golden_cases, late):
 def test_one_forward_per_request_is_for_nothing(golden_model, late):
     for prompt in PROMPTS:
         model = Recorder(golden_model)
-        stats = Decoder(model).generate(prompt, **BASE).stats[0]
+        stats = Decoder(model).generate(prompt, **GOLDEN).stats[0]
         assert len(model.calls) == stats.prefill_forwards + stats.forwards + 1
 
 
@@ -95,7 +73,7 @@ def test_one_bad_request_fails_alone(golden_model, late):
         return out
 
     prompts = [*PROMPTS[:2], torch.tensor([*range(7, 39), 99])]
-    options = BASE | {"eos_token_id": []}
+    options = GOLDEN | {"eos_token_id": []}
     clean = Decoder(golden_model).generate(prompts, **options)
     out = Decoder(poisoned).generate(prompts, **options)
     assert [str(error) for error in out.errors if error] == [str(out.errors[2])]
@@ -227,6 +205,8 @@ def test_no_step_reads_a_value(without_reads, monkeypatch, late):
             run(self, number, finished)
 
     monkeypatch.setattr(engine.Engine, "_step_late", guarded)
-    options = BASE | {"eos_token_id": []}
+    options = GOLDEN | {"eos_token_id": []}
     got = Decoder(without_reads).generate(PROMPTS, **options)
-    assert len(steps) > 20 and all(got.stats[i].tokens == 43 for i in range(len(PROMPTS)))
+    assert len(steps) > 20 and all(
+        got.stats[i].tokens == GOLDEN["max_new_tokens"] for i in range(len(PROMPTS))
+    )

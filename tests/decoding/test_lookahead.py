@@ -1,27 +1,22 @@
 """With lookahead a forward serves two blocks: the same tokens, edits and draws, fewer forwards."""
 
+import cases
 import pytest
 import torch
+from cases import DRAWN, GOLDEN, PROMPTS, B, prompt
 from fakes import Recorder
 
 from fastedit import Decoder
 from fastedit.decoding import engine
 from fastedit.tasks import get_task
 
-B = 8
-BASE = {"mask_token_id": 127, "eos_token_id": [], "block_length": B, "max_new_tokens": 43}
-ENDS = [  # how blocks end
-    {"threshold": 0.7, "editing_threshold": 0.5},
-    {"threshold": 0.5, "editing_threshold": 0.0, "max_post_steps": 0},  # right after a commit
+BASE = GOLDEN | {"eos_token_id": []}
+ENDS = [
+    *cases.ENDS,
     {"threshold": 0.0, "editing_threshold": 0.0, "max_post_steps": 0},  # in their first forward
-    {"threshold": 0.5, "editing_threshold": 0.0, "max_post_steps": 2},  # budget out with an edit
     {"threshold": 0.9, "editing_threshold": None, "num_to_transfer": 3},
-    {"threshold": 0.3, "editing_threshold": 0.2, "temperature": 1.0, "seed": 5},
+    DRAWN,
 ]
-
-
-def prompt(length):
-    return torch.randint(7, 120, (length,), generator=torch.Generator().manual_seed(length))
 
 
 def counts(stats):
@@ -54,8 +49,7 @@ def test_same_tokens_alone(golden_model, length, end):
 def test_same_tokens_in_a_batch(golden_model, monkeypatch, share, end):
     """Whatever share of the rows can use its next block, rows that end early included."""
     monkeypatch.setattr(engine, "AHEAD_SHARE", share)
-    prompts = [prompt(length) for length in (3, 9, 16, 30, 31)]
-    both(golden_model, prompts, **end, eos_token_id=[17, 40, 63])
+    both(golden_model, PROMPTS, **end, eos_token_id=GOLDEN["eos_token_id"])
 
 
 def test_golden_cases(golden_model, golden_cases):
@@ -70,7 +64,7 @@ def test_a_verified_block_costs_no_first_forward_of_the_next(golden_model):
     """Settled blocks, alone: every block after the first saves exactly one forward."""
     options = {"threshold": 0.9, "editing_threshold": None}
     plain, ahead = both(golden_model, prompt(2 * B), **options)
-    blocks = -(-43 // B)
+    blocks = -(-BASE["max_new_tokens"] // B)
     assert plain.stats[0].forwards - ahead.stats[0].forwards == blocks - 1
 
 
@@ -84,7 +78,7 @@ def test_forwards_take_two_blocks_only_where_the_first_has_no_mask(golden_model)
     assert all(call[0][0][B:] == [127] * B for call in wide)
     narrow = [call for call in steps if len(call[0][0]) == B]
     assert len(narrow) + len(wide) == len(steps)
-    last = 2 * B + 3 + 43  # the last block has none after it
+    last = 2 * B + 3 + BASE["max_new_tokens"]  # the last block has none after it
     assert all(call[1][0][-1] < -(-last // B) * B for call in steps)
 
 

@@ -58,7 +58,8 @@ def test_different_settings_share_a_batch_in_any_order_of_arrival(decoder):
 
 def test_settings_of_real_requests_share_a_batch(golden_model):
     decoder = Decoder(golden_model)
-    shared = {"mask_token_id": 127, "eos_token_id": [17, 40], "block_length": 8}
+    shared = {"mask_token_id": 127, "eos_token_id": [17, 40]}
+    shared |= {"block_length": 8, "max_post_steps": 4}
     configs = [
         DecodeConfig.quality(max_new_tokens=30, **shared),
         DecodeConfig.speed(max_new_tokens=9, **shared),
@@ -69,7 +70,7 @@ def test_settings_of_real_requests_share_a_batch(golden_model):
         results(decoder.generate(prompt, config=config))[0]
         for prompt, config in zip(prompts, configs, strict=True)
     ]
-    for order in itertools.permutations(range(3)):
+    for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):  # each is first, and each is last
         out = decoder.generate(
             [prompts[i] for i in order], config=[configs[i] for i in order], max_batch=2
         )

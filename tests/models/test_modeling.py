@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch._inductor.exc import InductorError
+from torch.nn.attention.flex_attention import flex_attention
 from transformers import DynamicCache
+from transformers.integrations.flex_attention import WrappedFlexAttention
 
 from fastedit.models.llada2 import (
     LLaDA2MoeConfig,
@@ -80,29 +81,11 @@ def test_golden_logits(golden, attn, experts, monkeypatch):
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
-def torch_flex_is_right() -> bool:
-    """Whether torch's own flex attention agrees with SDPA here, on a shape like the golden one."""
-    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = torch.randn(3, 2, 2, 24, 16, generator=generator)
-    block = torch.arange(24) // 8
-    mask = create_block_mask(lambda b, h, q, k: block[k] <= block[q], 2, None, 24, 24, device="cpu")
-    with torch.no_grad():
-        got = torch.compile(flex_attention)(query, key, value, block_mask=mask)
-    causal = block[None] <= block[:, None]
-    want = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=causal)
-    return torch.allclose(got, want, atol=1e-5)
-
-
-def test_golden_logits_flex(golden):
-    """On CPUs without AVX-512, torch 2.13 compiles flex attention wrongly or not at all."""
-    try:
-        if not torch_flex_is_right():
-            pytest.skip("torch's own flex attention gives wrong results on this CPU")
-        logits, expected = golden_logits(golden, attn_implementation="flex_attention")
-    except (torch._dynamo.exc.BackendCompilerFailed, InductorError) as error:
-        pytest.skip(f"flex attention does not compile here: {type(error).__name__}")
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_golden_logits_flex(golden, monkeypatch):
+    """Not compiled: what torch 2.13 compiles for CPUs with AVX2 gives NaN or is no C++."""
+    monkeypatch.setattr(WrappedFlexAttention, "__call__", lambda self: flex_attention)
+    logits, expected = golden_logits(golden, attn_implementation="flex_attention")
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
 
 
