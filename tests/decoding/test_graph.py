@@ -4,28 +4,15 @@ import warnings
 
 import pytest
 import torch
+from cases import DRAWN, ENDS, GOLDEN, prompt, results
 from tape import Tape
 
 from fastedit import Decoder, ops
 from fastedit.decoding import engine, graph
 from fastedit.decoding.graph import Graphs, graph_shape
 
-BASE = {
-    "mask_token_id": 127,
-    "eos_token_id": [17, 40, 63],
-    "block_length": 8,
-    "max_new_tokens": 61,
-    "seed": 4,
-}
-RULES = [
-    {"threshold": 0.7, "editing_threshold": 0.5},
-    {"threshold": 0.5, "editing_threshold": 0.0, "max_post_steps": 2},
-    {"threshold": 0.3, "editing_threshold": 0.2, "temperature": 1.0},
-]
-PROMPTS = [
-    torch.randint(7, 120, (length,), generator=torch.Generator().manual_seed(length))
-    for length in (3, 9, 16, 30, 31, 5, 8, 2, 24, 12, 40)
-]
+RULES = [ENDS[0], ENDS[2], DRAWN]
+PROMPTS = [prompt(length) for length in (3, 9, 16, 30, 31, 5, 8, 2, 24, 12, 40)]
 
 
 @pytest.fixture
@@ -47,16 +34,12 @@ def taped(monkeypatch):
         yield Tape
 
 
-def results(out):
-    return [(ids.tolist(), stats) for ids, stats in zip(out.sequences, out.stats, strict=True)]
-
-
 @pytest.mark.filterwarnings("ignore:temperature")
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("max_batch", [1, 3, 11])
 def test_same_results_and_stats(model, taped, rule, max_batch):
     """Slots change hands, rows outnumber requests, and the cache grows under the graphs."""
-    options = BASE | rule | {"max_batch": max_batch}
+    options = GOLDEN | rule | {"max_batch": max_batch}
     got = results(Decoder(model).generate(PROMPTS, **options))
     assert sum(tape.replays for tape in taped.made) > 20
     tapes = len(taped.made)
@@ -64,21 +47,32 @@ def test_same_results_and_stats(model, taped, rule, max_batch):
     assert got == want and len(taped.made) == tapes
 
 
+def test_a_cache_that_grows_leaves_its_graphs(model, taped, monkeypatch):
+    """A longer request comes in while graphs of the same shapes are there."""
+    monkeypatch.setattr(graph, "SHORTEST", 8)
+    prompts, decoder = [PROMPTS[0], PROMPTS[7]], Decoder(model)
+    configs = [decoder.config.replace(**GOLDEN | {"max_new_tokens": n}) for n in (20, 60)]
+    out = decoder.generate(prompts, config=configs, max_batch=1)
+    assert sum(tape.replays for tape in taped.made) > 10
+    want = decoder.generate(prompts, config=configs, cuda_graphs=False)
+    assert results(out) == results(want)
+
+
 def test_requests_of_their_own_settings_share_a_graph(model, taped):
     decoder = Decoder(model)
     configs = [
-        decoder.config.replace(**BASE | rule | {"max_new_tokens": 20 + 9 * i, "temperature": 0.0})
+        decoder.config.replace(**GOLDEN | rule | {"max_new_tokens": 20 + 9 * i, "temperature": 0.0})
         for i, rule in enumerate(RULES * 2)
     ]
     out = decoder.generate(PROMPTS[:6], config=configs, max_batch=4)
     assert sum(tape.replays for tape in taped.made) > 20
-    for prompt, config, got in zip(PROMPTS, configs, results(out), strict=False):
-        assert results(decoder.generate(prompt, config=config, cuda_graphs=False)) == [got]
+    for ids, config, got in zip(PROMPTS, configs, results(out), strict=False):
+        assert results(decoder.generate(ids, config=config, cuda_graphs=False)) == [got]
 
 
 def test_a_shape_is_captured_when_it_comes_back(model, taped):
     """All steps of one request have the same; the first ones run as they are."""
-    forwards = Decoder(model).generate(PROMPTS[0], **BASE).stats[0].forwards
+    forwards = Decoder(model).generate(PROMPTS[0], **GOLDEN).stats[0].forwards
     (tape,) = taped.made
     # One forward more than are counted may run, while the host does not know of the end.
     assert tape.replays - (forwards - graph.WARM_UP) in (0, 1)
@@ -87,13 +81,13 @@ def test_a_shape_is_captured_when_it_comes_back(model, taped):
 def test_drafts_are_shown_without_graphs(model, taped):
     """Their logits would be gone before they are read."""
     decoder = Decoder(model)
-    events = list(decoder.stream(PROMPTS[0], drafts=True, **BASE))
+    events = list(decoder.stream(PROMPTS[0], drafts=True, **GOLDEN))
     assert not taped.made
     assert sum(event.kind == "draft" for event in events) > 20
 
 
 def test_without_a_cache_there_are_no_graphs(model, taped):
-    Decoder(model).generate(PROMPTS[0], use_cache=False, **BASE)
+    Decoder(model).generate(PROMPTS[0], use_cache=False, **GOLDEN)
     assert not taped.made
 
 
@@ -108,7 +102,7 @@ def test_bad_logits_name_their_position(model, taped):
         return out
 
     prompts = [PROMPTS[3], PROMPTS[10][:5], PROMPTS[9]]
-    options = BASE | {"eos_token_id": [], "max_new_tokens": 25}
+    options = GOLDEN | {"eos_token_id": [], "max_new_tokens": 25}
     out = Decoder(poisoned).generate(prompts, **options)
     assert sum(tape.replays for tape in taped.made) > 5
     assert [error and error.position for error in out.errors] == [45, None, None]
@@ -119,13 +113,13 @@ def test_a_model_that_cannot_be_captured_goes_on_without(model, taped, monkeypat
     def refuse(step, pool):
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
-    want = results(Decoder(model).generate(PROMPTS[:3], **BASE))
+    want = results(Decoder(model).generate(PROMPTS[:3], **GOLDEN))
     monkeypatch.setitem(graph.CAPTURE, "cpu", refuse)
     with pytest.warns(UserWarning, match=r"cannot be captured.*not permitted when.*cuda_graphs="):
-        assert results(Decoder(model).generate(PROMPTS[:3], **BASE)) == want
+        assert results(Decoder(model).generate(PROMPTS[:3], **GOLDEN)) == want
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert results(Decoder(model).generate(PROMPTS[:3], cuda_graphs=False, **BASE)) == want
+        assert results(Decoder(model).generate(PROMPTS[:3], cuda_graphs=False, **GOLDEN)) == want
 
 
 def test_memory_that_runs_out_in_a_capture(model, taped, monkeypatch):
@@ -138,10 +132,10 @@ def test_memory_that_runs_out_in_a_capture(model, taped, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return Tape(step, pool)
 
-    want = results(Decoder(model).generate(PROMPTS[:4], **BASE))
+    want = results(Decoder(model).generate(PROMPTS[:4], **GOLDEN))
     monkeypatch.setitem(graph.CAPTURE, "cpu", short)
     taped.made.clear()
-    got = results(Decoder(model).generate(PROMPTS[:4], **BASE))
+    got = results(Decoder(model).generate(PROMPTS[:4], **GOLDEN))
     assert [ids for ids, _ in got] == [ids for ids, _ in want]
     assert refused and sum(tape.replays for tape in taped.made) > 20
 
