@@ -161,6 +161,10 @@ def test_the_problems_shown_are_ones_that_the_embedded_checkpoint_edits():
 
 
 def test_demo_shows_problems_answers_and_a_table(run, checkpoint, monkeypatch):
+    from fastedit import Decoder
+
+    stream = Decoder.stream
+    monkeypatch.setattr(Decoder, "stream", lambda *a, **more: stream(*a, **OPTIONS, **more))
     monkeypatch.setattr(demo, "SHOWN", {"chain_sum": (1,), "leg_counting": (0,)})
     runs = tuple((name, task, 2, OPTIONS | options) for name, task, _, options in demo.RUNS)
     monkeypatch.setattr(demo, "RUNS", runs)

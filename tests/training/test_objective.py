@@ -5,34 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+from editing import MASK, tiny_model
 
-from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM, doubled_block_mask
+from fastedit.models.llada2 import doubled_block_mask
 from fastedit.training.dense_experts import DENSE, balance
 from fastedit.training.noise import Noisy
 from fastedit.training.objective import LossWeights, denoising_loss, doubled_layout
-
-MASK = 1
-
-
-def tiny_model(seed: int = 0) -> LLaDA2MoeModelLM:
-    torch.manual_seed(seed)
-    config = LLaDA2MoeConfig(
-        vocab_size=24,
-        hidden_size=16,
-        intermediate_size=24,
-        moe_intermediate_size=8,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        n_group=2,
-        topk_group=1,
-        initializer_range=0.2,
-        max_position_embeddings=64,
-    )
-    return LLaDA2MoeModelLM(config)
 
 
 def batch() -> tuple[Noisy, torch.Tensor, torch.Tensor]:

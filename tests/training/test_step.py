@@ -2,78 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import warnings
-
 import pytest
 import torch
 import torch.nn.functional as F
-from editing import BLOCK, MASK, SPECIAL, gradients, packed, plain_logits
-from test_objective import tiny_model
+from editing import (
+    BLOCK,
+    MASK,
+    RECIPES,
+    assert_same,
+    best,
+    edit_step,
+    noise,
+    packed,
+    plain_logits,
+    small_model,
+    with_gradients,
+)
 
-from fastedit.training.corruption import corrupt
-from fastedit.training.draws import Draws
 from fastedit.training.options import EditOptions
 from fastedit.training.step import EditStep
-
-SEED = 3
-RECIPES = {
-    "none": {"t2t": "none"},
-    "random": {"t2t": "random", "r_edit": 0.5},
-    "self": {"draft_share": 0.7, "p_random": 0.0},
-    "drafts": {"draft_share": 1.0, "n_drafts": 2, "random_scope": "both", "p_random": 0.3},
-    "sampled": {"draft_mode": "sample", "keep_mask": 0.3, "loss_region": "formerly_masked"},
-    "rounds": {"turns": 3, "grad_rounds": "all"},
-    "complementary": {"t2t": "none", "complementary": True, "mask_weight": "1/t"},
-    "confident": {"t2t": "random", "cap_beta": 2.0, "denominator": "sequence"},
-}
-
-
-def small_model(**config):
-    model = tiny_model().train()
-    model.config.block_size = BLOCK
-    for name, value in config.items():
-        setattr(model.config, name, value)
-    return model
-
-
-def edit_step(model, **options):
-    return EditStep(
-        model, EditOptions(**options), seed=SEED, mask_token_id=MASK, forbid_ids=(SPECIAL,)
-    )
-
-
-def noise(batch, options, copy=0, epoch=0):
-    vocab = torch.arange(24)
-    return corrupt(
-        batch["input_ids"],
-        batch["response"],
-        Draws(SEED, epoch, batch["example"], batch["positions"]),
-        options,
-        copy=copy,
-        block_size=BLOCK,
-        mask_token_id=MASK,
-        candidates=vocab[(vocab != MASK) & (vocab != SPECIAL)],
-    )
-
-
-def with_gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return gradients(model)
-
-
-def assert_same(found, expected, tolerance=1e-5):
-    assert found.keys() == expected.keys()
-    for name in expected:
-        scale = float(expected[name].abs().max())
-        assert torch.allclose(
-            found[name], expected[name], rtol=0.0, atol=tolerance * (1 + scale)
-        ), name
-
-
-def best(logits):
-    return logits.index_fill(-1, torch.tensor([MASK]), -torch.inf).argmax(-1)
 
 
 @pytest.mark.parametrize("share_clean", ["on", "off"])
@@ -121,84 +68,6 @@ def test_loss_and_gradients_by_hand(recipe, denominator, share_clean):
     ]
     hit = noisy.labelled & (best(plain_logits(model, ids, batch)) == clean)
     assert int(output.hits.sum()) == int(hit.sum())
-
-
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_shared_and_doubled_clean_half_agree_on_the_golden_model(golden_model, recipe):
-    """fp32, blocks of 32: same ids, loss and gradients to 1e-5."""
-    model = copy.deepcopy(golden_model).train()
-    batch = packed(vocab=model.config.vocab_size, block=32)
-    found = []
-    for share_clean in ("on", "off"):
-        output = edit_step(model, **RECIPES[recipe], share_clean=share_clean)(**batch)
-        found.append((output, with_gradients(model, output.loss / output.labels)))
-    (shared, ours), (doubled, theirs) = found
-    torch.testing.assert_close(shared.loss, doubled.loss, rtol=1e-5, atol=0.0)
-    for one, other in zip(shared.tally, doubled.tally, strict=True):
-        assert torch.equal(one, other)
-    assert torch.equal(shared.drafted, doubled.drafted)
-    assert_same(ours, theirs)
-
-
-def test_shared_and_doubled_clean_half_agree_in_float64():
-    model, batch = small_model().double(), packed()
-    model.set_experts_implementation("eager")  # torch's grouped products have no float64
-    found = []
-    for share_clean in ("on", "off"):
-        output = edit_step(model, **RECIPES["drafts"], share_clean=share_clean)(**batch)
-        found.append((output.loss, with_gradients(model, output.loss)))
-    (ours, shared), (theirs, doubled) = found
-    # The model's norms and router work in fp32 whatever the weights are.
-    torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=0.0)
-    assert_same(shared, doubled, 1e-6)
-
-
-def test_shared_and_doubled_clean_half_agree_with_block_pools():
-    """LLaDA2.2 routes a block through a pool of experts; the halves are different blocks."""
-    model, batch = small_model(), packed()
-    model.config.expert_capacity = 2
-    for layer in model.model.layers[1:]:
-        layer.mlp.gate.capacity = 2
-    losses = [
-        edit_step(model, draft_share=1.0, share_clean=share)(**batch).loss
-        for share in ("on", "off")
-    ]
-    torch.testing.assert_close(*losses, rtol=1e-5, atol=0.0)
-
-
-def test_clean_half_runs_once():
-    model, batch = small_model(), packed()
-    rows: list[int] = []
-    model.model.register_forward_hook(
-        lambda module, inputs, kwargs, output: rows.append(kwargs["input_ids"].shape[1]),
-        with_kwargs=True,
-    )
-    options = {"draft_share": 1.0, "n_drafts": 2, "noise": "fixed(0.9)"}
-    edit_step(model, **options, share_clean="on")(**batch)
-    assert rows == [12, 16, 16, 16, 16]  # the clean half without its last block, then 2k noisy ones
-    rows.clear()
-    edit_step(model, **options, share_clean="off")(**batch)
-    assert rows == [28, 28, 28, 28]
-    rows.clear()
-    batch["response"][:, :8] = False
-    edit_step(model, **options)(**batch)
-    assert rows == [12, 8, 8, 8, 8]  # blocks without a label are left out
-
-
-@pytest.mark.parametrize("share_clean", ["on", "off"])
-@pytest.mark.parametrize("autocast", [False, True])
-def test_every_parameter_gets_its_gradient_though_a_pass_without_one_came_first(
-    autocast, share_clean
-):
-    """Autocast keeps casts of weights, and one made without gradient must not be used again."""
-    model, batch = small_model(), packed()
-    step = edit_step(model, draft_share=1.0, p_random=0.0, share_clean=share_clean)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        loss = step(**batch).loss
-    found = with_gradients(model, loss)
-    assert found.keys() == dict(model.named_parameters()).keys()
-    used = [name for name in found if "experts." not in name or "shared" in name]
-    assert all(found[name].any() for name in used)
 
 
 def test_noise_does_not_depend_on_batch_or_packing():
@@ -302,101 +171,6 @@ def test_confidence_loss_by_hand(region):
     torch.testing.assert_close(extra, 2.0 * entropy, rtol=1e-4, atol=1e-5)
     expected = with_gradients(model, without.loss + 2.0 * entropy * without.labels)
     assert_same(with_gradients(model, found.loss), expected)
-
-
-def adapted(dropout: float = 0.0, head: bool = False):
-    peft = pytest.importorskip("peft")
-    torch.manual_seed(2)
-    config = peft.LoraConfig(
-        r=4,
-        lora_dropout=dropout,
-        target_modules=["query_key_value", "dense", "up_proj"] + (["lm_head"] if head else []),
-    )
-    model = peft.get_peft_model(small_model(), config).train()
-    with torch.no_grad():  # lora_B starts at zero, and then an adapter does nothing
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.3)
-    return model
-
-
-@pytest.mark.parametrize("head", [False, True])
-def test_adapters_get_their_gradient_and_nothing_else_does(head):
-    model, batch = adapted(head=head), packed()
-    found = []
-    for share_clean in ("on", "off"):
-        output = edit_step(model, draft_share=1.0, share_clean=share_clean)(**batch)
-        found.append(with_gradients(model, output.loss))
-    assert set(found[0]) == {n for n, p in model.named_parameters() if p.requires_grad}
-    assert all("lora" in name and gradient.any() for name, gradient in found[0].items())
-    assert_same(*found)
-
-
-def test_drafts_of_the_base_model():
-    model, batch = adapted(), packed()
-    options = {"draft_share": 1.0, "p_random": 0.0}
-    found = edit_step(model, **options, draft_adapter="off")(**batch)
-    noisy = noise(batch, EditOptions(**options))
-    base, masks = model.get_base_model(), noisy.drafted & (noisy.ids == MASK)
-    with torch.no_grad():
-        with model.disable_adapter():
-            off = best(plain_logits(base, noisy.ids, batch))
-        on = best(plain_logits(base, noisy.ids, batch))
-    assert not torch.equal(on[masks], off[masks])
-    ids = torch.where(masks, off, noisy.ids)
-    losses = F.cross_entropy(
-        plain_logits(base, ids, batch).mT, batch["input_ids"], reduction="none"
-    )
-    torch.testing.assert_close(found.loss, losses[noisy.labelled].sum(), rtol=1e-5, atol=0.0)
-
-
-def test_dropout_is_off_in_drafts_and_on_in_the_supervised_pass():
-    model, batch = adapted(dropout=0.5), packed()
-    step = edit_step(model, draft_share=1.0, n_drafts=4)
-    outputs = [step(**batch) for _ in range(3)]
-    assert len({output.loss.item() for output in outputs}) == 3
-    assert all(m.training for m in model.modules() if isinstance(m, torch.nn.Dropout))
-    sober = edit_step(model.eval(), draft_share=1.0, n_drafts=4)(**batch)
-    for output in outputs:
-        assert torch.equal(output.errors, sober.errors) and int(sober.errors.sum()) > 20
-        assert torch.equal(output.counts, sober.counts)
-
-
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # reentrant
-@pytest.mark.parametrize(
-    ("build", "options", "reason"),
-    [
-        (lambda: adapted(dropout=0.1), {}, "dropout"),
-        (adapted, {"draft_adapter": "off"}, "draft_adapter"),
-        (lambda: checkpointed(small_model(), True), {}, "use_reentrant"),
-    ],
-)
-def test_sharing_is_refused_where_it_is_not_valid(build, options, reason):
-    model = build()
-    with pytest.raises(ValueError, match=reason):
-        edit_step(model, **options, share_clean="on")
-    assert edit_step(model, **options)(**packed()).loss.isfinite()  # "auto" goes without
-    if reason == "draft_adapter":  # without drafts it does not matter
-        edit_step(model, **options, t2t="random", share_clean="on")
-
-
-def checkpointed(model, reentrant: bool):
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    return model
-
-
-def test_gradient_checkpointing_changes_nothing():
-    model, batch = small_model(), packed()
-    step = edit_step(model, draft_share=1.0, share_clean="on")
-    plain = step(**batch).loss
-    expected = with_gradients(model, plain)
-    checkpointed(model, False)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = step(**batch).loss
-    assert torch.equal(found, plain)
-    assert_same(with_gradients(model, found), expected, 1e-6)
-    assert not any("_can_checkpoint_with_cache" in vars(m) for m in model.modules())
 
 
 def test_what_does_not_go_together_is_refused():
