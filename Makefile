@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all sanitize bench gpu lint tiny study clean
+.PHONY: demo test test-all sanitize emulate-avx512 bench gpu lint tiny study clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -20,7 +20,14 @@ sanitize: $(READY)  # AddressSanitizer and UBSan over the tests of the C++ back 
 	cmake --build build/sanitize
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	$(BIN)/python tests/ops/sanitized.py build/sanitize/libfastedit_cpu.so
+	$(BIN)/python tests/ops/another_build.py build/sanitize/libfastedit_cpu.so
+
+emulate-avx512: $(READY)  # the tests of the C++ back end on its AVX-512 code, on any x86 with AVX2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --target build/simde simde-py
+	cmake -S csrc -B build/emulate -DCMAKE_BUILD_TYPE=Release -DFASTEDIT_EMULATE_AVX512=ON \
+		-DSIMDE=$(CURDIR)/build/simde/simde_py/simde
+	cmake --build build/emulate
+	$(BIN)/python tests/ops/another_build.py build/emulate/libfastedit_cpu.so avx512
 
 bench: $(READY)
 	$(BIN)/pytest benchmarks --benchmark-only

@@ -23,8 +23,10 @@ bool has_f16c() {  // __builtin_cpu_supports knows it from GCC 11 on only
 bool runs_here(const RowReader* reader) {
     if (!reader->read) return false;  // not in this build
 #if defined(__x86_64__)
+#if !defined(FASTEDIT_EMULATE_AVX512)
     if (reader == &kAvx512) return __builtin_cpu_supports("avx512f");
-    if (reader == &kAvx2)
+#endif
+    if (reader != &kPortable)
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #endif
     return true;
