@@ -1,7 +1,11 @@
-"""Every test of an operation that takes `backend` runs once per back end that works here."""
+"""Every test of an operation that takes `backend` runs once per back end that works here.
+
+Triton runs on the GPU where there is one (`pytest -m gpu`), else in its interpreter.
+"""
 
 import pytest
 import torch
+from on_device import serve_cpu_tensors
 
 from fastedit import ops
 from fastedit.ops.dispatch import ORDER
@@ -17,13 +21,23 @@ def works(name: str) -> bool:
 
 def parameter(name: str):
     """Triton's interpreter takes a thousand times as long as the others: `make test-all`."""
-    interpreted = name == "triton" and not torch.cuda.is_available()
-    return pytest.param(name, marks=[pytest.mark.slow] if interpreted else [])
+    mark = pytest.mark.gpu if torch.cuda.is_available() else pytest.mark.slow
+    return pytest.param(name, marks=[mark] if name == "triton" else [])
 
 
 @pytest.fixture(scope="module", params=[parameter(name) for name in ORDER if works(name)])
 def backend(request):
     return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def triton_by_way_of_the_gpu():
+    if torch.cuda.is_available():
+        with pytest.MonkeyPatch.context() as patch:
+            serve_cpu_tensors(patch, "cuda")
+            yield
+    else:
+        yield
 
 
 @pytest.fixture
