@@ -73,5 +73,5 @@ def id_list(device: torch.device, ids: tuple[int, ...]) -> torch.Tensor:
     """`ids` as int32 on the device, copied there once; never empty, so that it has an address."""
     key = (device, ids)
     if key not in _ids:
-        _ids[key] = torch.tensor(ids or (-1,), dtype=torch.int32).to(device)
+        _ids[key] = torch.tensor(ids or (-1,), dtype=torch.int32, device=device)
     return _ids[key]
