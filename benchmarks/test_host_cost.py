@@ -14,6 +14,10 @@ import pytest
 import torch
 
 from fastedit import DecodeConfig, Decoder, ops
+from fastedit.decoding.canvas import Window
+from fastedit.decoding.engine import Engine
+from fastedit.decoding.forward import BlockForward
+from fastedit.decoding.record import Record
 
 CALLS = 200
 ROUNDS = 15
@@ -96,15 +100,7 @@ def row(call: str, backend: str, times: list[float]) -> dict:
 @pytest.mark.parametrize("batch", [1, 16])
 def test_host_time_per_step(benchmark, report, batch):
     """The whole loop, decision on 32 x 640 included, over the forwards of one request."""
-    logits = torch.randn(batch, LENGTH, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
-
-    def free(**_):
-        return SimpleNamespace(logits=logits)
-
-    config = DecodeConfig(
-        threshold=0.9, mask_token_id=VOCAB - 1, eos_token_id=[], max_new_tokens=1024
-    )
-    decoder = Decoder(free, config=config)
+    decoder = free_decoder(batch)
     prompts, times = [torch.arange(8)] * batch, []
 
     def decode():
@@ -114,3 +110,55 @@ def test_host_time_per_step(benchmark, report, batch):
 
     benchmark.pedantic(decode, rounds=7, warmup_rounds=1)
     report("host_cost", **row(f"step of the loop, batch {batch}", "default", times[1:]))
+
+
+PARTS = {
+    "decision": (Window, "step_"),
+    "reading the flags": (Record, "now"),
+    "following on the host": (Engine, "_follow"),
+    "call of the model": (BlockForward, "__call__"),
+    "opening blocks on the device": (Window, "advance_"),
+    "positions and masks of new blocks": (Engine, "_place"),
+}
+
+
+def test_where_the_host_time_goes(benchmark, report, monkeypatch):
+    """A step at batch 1 by part; the rest is the loop's own Python, admission and results."""
+    decoder, prompt, spent, whole = free_decoder(1), torch.arange(8), dict.fromkeys(PARTS, 0.0), []
+
+    def watched(part, call):
+        def timed(*args, **options):
+            begin = time.perf_counter()
+            result = call(*args, **options)
+            spent[part] += time.perf_counter() - begin
+            return result
+
+        return timed
+
+    decoder.generate(prompt)
+    for part, (owner, name) in PARTS.items():
+        monkeypatch.setattr(owner, name, watched(part, getattr(owner, name)))
+
+    def decode():
+        begin = time.perf_counter()
+        forwards = decoder.generate(prompt).stats[0].forwards
+        whole.append((time.perf_counter() - begin, forwards))
+
+    benchmark.pedantic(decode, rounds=7)
+    seconds, forwards = (sum(column) for column in zip(*whole, strict=True))
+    for part, of_it in (spent | {"the rest": seconds - sum(spent.values())}).items():
+        share = {"us per step": f"{1e6 * of_it / forwards:.1f}", "%": round(100 * of_it / seconds)}
+        report("host_time", part=part, **share)
+
+
+def free_decoder(batch: int) -> Decoder:
+    """Around a model that costs nothing: the same logits at every call."""
+    logits = torch.randn(batch, LENGTH, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
+
+    def free(**_):
+        return SimpleNamespace(logits=logits)
+
+    config = DecodeConfig(
+        threshold=0.9, mask_token_id=VOCAB - 1, eos_token_id=[], max_new_tokens=1024
+    )
+    return Decoder(free, config=config)
