@@ -25,7 +25,7 @@ from fastedit import ops
 from fastedit.decoding.canvas import Canvas, Window
 from fastedit.decoding.forward import BlockForward
 from fastedit.decoding.graph import Graphs, graph_shape
-from fastedit.decoding.memory import Capacity, out_of_memory
+from fastedit.decoding.memory import Capacity, Room, out_of_memory
 from fastedit.decoding.record import Copy, Record, packed
 from fastedit.decoding.request import Request
 from fastedit.decoding.results import (
@@ -78,9 +78,7 @@ class Engine:
         self.use_cache = first.config.use_cache
         self.lookahead = first.config.lookahead and self.use_cache
         slots = min(capacity.most, len(self.waiting))
-        self.capacity = self.room = replace(capacity, most=slots)
-        self.rows = 0  # that there was to be room for when the last request was let in
-        self.longest: Request | None = None  # of a shortage, until it has ended
+        self.room = Room(replace(capacity, most=slots))
         self.canvas = Canvas(slots, first, mask_token_id, device)
         self.forward = BlockForward(model, self.canvas, self.use_cache, device)
         # Lookahead has to know what a step did before the next one.
@@ -119,8 +117,7 @@ class Engine:
         """After memory ran out: free all of it, and let half as many requests go on.
 
         Each starts again where its active block began, so with the same draws. One that does not
-        fit alone ends with an error and is returned. All the room is there again once the longest
-        one has ended, so there are at most log2(rows) shortages for every request that ends.
+        fit alone ends with an error and is returned.
         """
         live = [request for request in self.live if not request.finished]
         self.live.clear()
@@ -131,15 +128,10 @@ class Engine:
         self.forward = BlockForward(self.model, self.canvas, self.use_cache, self.device)
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        alone = self.room.most == 1
-        # Out of memory while they are let in, not all of the rows are taken yet.
-        rows = min(self.rows, len(live) + len(self.waiting))
-        self.room = replace(self.capacity, most=max(rows // 2, 1))
-        # Of equally long ones the last: it ends about when all of them have.
-        self.longest = max(live, key=lambda request: (request.span, request.index), default=None)
+        enough = self.room.halve(live, len(self.waiting))
         for request in live:
             request.rewind()
-        if alone:
+        if not enough:
             for request in live:
                 request.fail(DecodeMemoryError(request.index, request.span, shortage))
             return live
@@ -178,8 +170,8 @@ class Engine:
         if any(request.on_draft for request in self.live):  # it is shown the logits, and waits
             flags, logits = self._enqueue(rows, reach, sampled)
         else:
-            if self.graphs.capture and self.forward.cache:
-                cache = self.forward.cache
+            cache = self.forward.cache
+            if self.graphs.capture is not None and cache is not None:
                 rows, reach = graph_shape(rows, reach, cache.slots, cache.length)
             shape = rows, reach, sampled
             # Without the logits: a graph would keep them for as long as it is kept itself.
@@ -210,20 +202,16 @@ class Engine:
     @torch.inference_mode()
     def _admit(self) -> None:
         """Let waiting requests in, in order, as long as there is room."""
-        if self.longest is not None and self.longest.finished:
-            self.room, self.longest = self.capacity, None
         before = len(self.live)
-        while self.waiting and len(self.live) < self.room.most:
+        while self.waiting:
             length = max(request.span for request in (*self.live, self.waiting[0]))
             length += self.block_length if self.lookahead else 0
-            rows = self.room.rows(length)
-            if len(self.live) >= rows:  # the first in line waits until there is
+            if not self.room.lets_in(length, len(self.live)):
                 break
-            self.rows = rows
             request = self.waiting.popleft()
             request.slot, request.entered = len(self.live), self.step
             self.live.append(request)
-            if self.forward.reserve(len(self.live), rows, length):
+            if self.forward.reserve(len(self.live), self.room.rows, length):
                 self.graphs.clear()
             self.canvas.load(request.slot, request)
             self.forward.prefill(request.slot, request)

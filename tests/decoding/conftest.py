@@ -21,3 +21,12 @@ def tokenizer():
     fast.add_special_tokens(["<eos>", "<|mask|>", "<|role_end|>"])
     fast.add_tokens(["<note>"])
     return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<eos>", chat_template=TEMPLATE)
+
+
+@pytest.fixture
+def countless_experts(golden_model):
+    """The golden model with experts that do not count their tokens on the host."""
+    before = golden_model.config._experts_implementation
+    golden_model.set_experts_implementation("batched_mm")
+    yield golden_model
+    golden_model.set_experts_implementation(before)

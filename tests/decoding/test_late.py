@@ -17,15 +17,6 @@ from fastedit.decoding.request import Request
 
 
 @pytest.fixture
-def without_reads(golden_model):
-    """Experts that do not count their tokens on the host."""
-    before = golden_model.config._experts_implementation
-    golden_model.set_experts_implementation("batched_mm")
-    yield golden_model
-    golden_model.set_experts_implementation(before)
-
-
-@pytest.fixture
 def late(monkeypatch):
     monkeypatch.setitem(engine.DELAY, "cpu", 1)
 
@@ -187,7 +178,7 @@ def test_what_reads_nothing_is_not_refused():
     assert x.tolist() == [5, 5, 3]
 
 
-def test_no_step_reads_a_value(without_reads, monkeypatch, late):
+def test_no_step_reads_a_value(countless_experts, monkeypatch, late):
     """Everything of a step but the reading of the record before it, model included."""
     read, steps, copies = Copy.read, [], []
 
@@ -206,7 +197,7 @@ def test_no_step_reads_a_value(without_reads, monkeypatch, late):
 
     monkeypatch.setattr(engine.Engine, "_step_late", guarded)
     options = GOLDEN | {"eos_token_id": []}
-    got = Decoder(without_reads).generate(PROMPTS, **options)
+    got = Decoder(countless_experts).generate(PROMPTS, **options)
     assert len(steps) > 20 and all(
         got.stats[i].tokens == GOLDEN["max_new_tokens"] for i in range(len(PROMPTS))
     )

@@ -1,0 +1,119 @@
+"""Key lengths in place of a mask: what reaches the kernels, which run on GPUs only, and what for.
+
+Here a plain function does what torch and flash-attn say of theirs; `tests/decoding/test_on_gpu.py`
+has the kernels themselves.
+"""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastedit import DecodeConfig, Decoder
+from fastedit.models.llada2 import varlen
+from fastedit.models.llada2.attention import convert_mask
+
+PROMPTS = [torch.arange(7, 7 + length) for length in (3, 9, 16, 30)]
+OPTIONS = DecodeConfig(
+    mask_token_id=127, eos_token_id=[], block_length=8, max_new_tokens=20, max_post_steps=4, seed=4
+)
+
+
+def by_torch(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, seqused_k):
+    """`torch.nn.attention.varlen.varlen_attn`: [T_q, H, D] over [T_k, H, D]."""
+    assert max_q == (cu_seq_q[1:] - cu_seq_q[:-1]).max() and max_k >= seqused_k.max()
+    assert {x.dtype for x in (cu_seq_q, cu_seq_k, seqused_k)} == {torch.int32}
+    rows = []
+    for row, used in enumerate(seqused_k.tolist()):
+        mine = query[cu_seq_q[row] : cu_seq_q[row + 1]].transpose(0, 1)
+        first = int(cu_seq_k[row])
+        assert first + used <= cu_seq_k[row + 1]
+        seen = (x[first : first + used].transpose(0, 1) for x in (key, value))
+        rows.append(F.scaled_dot_product_attention(mine, *seen, scale=scale).transpose(0, 1))
+    return torch.cat(rows)
+
+
+def by_flash_attn(query, key, value, *, cache_seqlens, softmax_scale):
+    """`flash_attn.flash_attn_with_kvcache`: [B, Q, H, D] over [B, K, H, D]."""
+    rows = []
+    for row, used in enumerate(cache_seqlens.tolist()):
+        mine, *seen = (x[row].transpose(0, 1) for x in (query, key[:, :used], value[:, :used]))
+        rows.append(F.scaled_dot_product_attention(mine, *seen, scale=softmax_scale))
+    return torch.stack(rows).transpose(1, 2)
+
+
+@pytest.fixture(params=["torch", "flash_attn"])
+def kernel(request, monkeypatch):
+    """The sizes of the batches that a kernel has served."""
+    monkeypatch.setattr(varlen, "DEVICES", ("cpu",))
+    monkeypatch.setattr(varlen, "DTYPES", (torch.float32,))
+    served, plain = [], by_torch if request.param == "torch" else by_flash_attn
+
+    def counted(*args, **options):
+        served.append(len(options.get("seqused_k", options.get("cache_seqlens"))))
+        return plain(*args, **options)
+
+    module = SimpleNamespace(flash_attn_with_kvcache=counted)
+    monkeypatch.setitem(sys.modules, "flash_attn", module)
+    monkeypatch.setattr(varlen.varlen, "varlen_attn", counted)
+    monkeypatch.setattr(varlen, "_kernel", lambda: getattr(varlen, f"_{request.param}"))
+    return served
+
+
+def decoded(model, **options):
+    out = Decoder(model, config=OPTIONS).generate(PROMPTS, **options)
+    return [ids.tolist() for ids in out.sequences], out.stats
+
+
+def test_decoding_by_lengths_is_decoding_by_mask(golden_model, kernel, monkeypatch):
+    got = decoded(golden_model)
+    calls = len(kernel)
+    assert calls > 50 and max(kernel) == len(PROMPTS)
+    monkeypatch.setattr(varlen, "serves", lambda *_: False)
+    assert decoded(golden_model) == got and len(kernel) == calls
+
+
+def test_forwards_whose_queries_see_different_keys_have_a_mask(golden_model, kernel):
+    """Prefills of several blocks, and the two blocks of a lookahead."""
+    out = Decoder(golden_model, config=OPTIONS).generate(PROMPTS[3], max_new_tokens=2)
+    layers = golden_model.config.num_hidden_layers
+    assert len(kernel) == layers * out.stats[0].forwards  # without the prefill's
+    kernel.clear()
+    Decoder(golden_model, config=OPTIONS).generate(PROMPTS[0], use_cache=False)
+    assert not kernel
+
+
+def test_torch_takes_what_it_is_given():
+    """Its own checks of shapes and types, in its version without data; slots are longer than K."""
+    if varlen._kernel() is not varlen._torch:
+        pytest.skip("this torch has no seqused_k")
+    slots = torch.empty(2, 3, 100, 4, 64, dtype=torch.bfloat16, device="meta")
+    key, value = slots[:, :, :60].transpose(2, 3)
+    query = torch.empty(3, 4, 32, 64, dtype=torch.bfloat16, device="meta")
+    keys = torch.empty(3, dtype=torch.int32, device="meta")
+    output = varlen.attention(query, key, value, varlen.lengths(keys, 32, 100), 0.125)
+    assert output.shape == (3, 32, 4, 64) and output.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_no_kernel_serves(dtype):
+    assert not varlen.serves(torch.zeros(1, dtype=dtype), "sdpa")  # a CPU
+    on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+    assert varlen.serves(on_gpu, "sdpa") == (dtype == torch.bfloat16 and bool(varlen._kernel()))
+    assert not varlen.serves(on_gpu, "eager")
+
+
+def test_a_mask_that_all_queries_share_stays_one_row():
+    """No tensor of queries times keys is made of it, and attention is the same bit for bit."""
+    shared = (torch.arange(40) < torch.tensor([[8], [40], [24]]))[:, None, None]
+    shared = shared.expand(3, 1, 8, 40)
+    query, key, value = torch.randn(3, 3, 2, 40, 16, generator=torch.Generator().manual_seed(0))
+    results = []
+    for mask in (shared, shared.contiguous()):
+        converted = convert_mask(mask, "sdpa", 2, query)
+        assert converted.shape == (3, 1, 16, 40)
+        results.append(F.scaled_dot_product_attention(query[:, :, :16], key, value, converted))
+        assert converted.untyped_storage().nbytes() == 4 * 3 * 40 * (1 if mask is shared else 16)
+    assert results[0].equal(results[1])
