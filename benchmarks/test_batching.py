@@ -13,7 +13,9 @@ from functools import partial
 
 import plain
 import pytest
-from clock import row, timed
+from throughput import row
+
+from fastedit.cli.bench.clock import timed
 
 SLOTS = 16
 ROUNDS = 2  # of each batch size
@@ -71,7 +73,7 @@ def test_continuous_against_static(benchmark, decoder, prompts, report):
 
     def turn():
         for name, variant in variants.items():
-            found, spent = timed(variant)
+            spent, found = timed(variant, decoder.model.device)
             assert all(a.equal(b) for a, b in zip(found, want, strict=True))
             times[name].append(spent)
 
@@ -87,14 +89,15 @@ def test_continuous_against_static(benchmark, decoder, prompts, report):
 def test_batch_sizes_against_the_plain_rule(benchmark, decoder, prompts, report):
     config = decoder.config.replace(max_new_tokens=NEW_TOKENS)
     benchmark.pedantic(decoder.generate, (prompts[0],), {"config": config}, rounds=3)
-    want, slow = timed(lambda: [plain.like(decoder, prompt, NEW_TOKENS) for prompt in prompts])
+    rule = partial(plain.like, decoder, new_tokens=NEW_TOKENS)
+    slow, want = timed(lambda: [rule(prompt) for prompt in prompts], decoder.model.device)
     label, tokens = f"{len(prompts)} of {NEW_TOKENS} tokens", NEW_TOKENS * len(prompts)
     report("batching", **row(label, "released rule, plain", tokens, [slow], [1.0]))
     for rows in (1, 4, 16, 64):
         decode = partial(decoder.generate, prompts, config=config, max_batch=rows)
         times = []
         for _ in range(ROUNDS):
-            out, spent = timed(decode)
+            spent, out = timed(decode, decoder.model.device)
             assert all(a.equal(b) for a, b in zip(out.sequences, want, strict=True))
             times.append(spent)
         ratios = [slow / spent for spent in times]

@@ -14,12 +14,14 @@ import time
 import plain
 import pytest
 import torch
+from throughput import row
 
 from fastedit import DecodeConfig, Decoder
 from fastedit.tasks import get_task
 
 NEW_TOKENS = 512
 PROMPTS = 16
+TOKENS = PROMPTS * NEW_TOKENS
 
 
 @pytest.fixture(scope="module", params=[0, 4], ids=["questions", "4-shot"])
@@ -65,24 +67,14 @@ def alone(setup):
     return measured
 
 
-def row(label: str, name: str, seconds: float, ratios: list[float]) -> dict:
-    return {
-        "workload": label,
-        "decoding": name,
-        "tokens/s": round(PROMPTS * NEW_TOKENS / seconds),
-        "times faster": f"{statistics.median(ratios):.1f}",
-        "range": f"{min(ratios):.1f} to {max(ratios):.1f}",
-    }
-
-
 def test_one_prompt_at_a_time(benchmark, setup, alone, report):
     decoder, prompts, label = setup
     benchmark.pedantic(decoder.generate, args=(prompts[0],), rounds=3)
     slow, *ours = [[measured[i] for measured in alone] for i in (1, 2, 3)]
-    report("decode", **row(label, "released rule, plain", sum(slow), [1.0]))
+    report("decode", **row(label, "released rule, plain", TOKENS, [sum(slow)], [1.0]))
     for name, fast in zip(("batch 1", "batch 1, lookahead"), ours, strict=True):
         ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-        report("decode", **row(label, f"fastedit, {name}", sum(fast), ratios))
+        report("decode", **row(label, f"fastedit, {name}", TOKENS, [sum(fast)], ratios))
         assert statistics.median(ratios) > 1.0
 
 
@@ -103,5 +95,5 @@ def test_sixteen_prompts_together(benchmark, setup, alone, report, lookahead):
     slow = sum(measured[1] for measured in alone)
     ratios = [slow / seconds for seconds in times[1:]]
     name = "fastedit, batch 16" + (", lookahead" if lookahead else "")
-    report("decode", **row(label, name, statistics.median(times[1:]), ratios))
+    report("decode", **row(label, name, TOKENS, times[1:], ratios))
     assert statistics.median(ratios) > 1.0

@@ -30,8 +30,7 @@ def decoder():
     return random_decoder()
 
 
-@pytest.fixture(scope="module")
-def machine_limits():
+def machine_limits() -> tuple[float, float]:
     """(bytes/s read, flop/s of a large product)."""
     read = next(probe for probe in probes(DEVICE) if probe.name == "read")
     side = 8192 if GPU else 1536
@@ -45,7 +44,7 @@ def machine_limits():
 
 @pytest.mark.parametrize("prefix", [128, 1024])
 @pytest.mark.parametrize("batch", [1, 4, 16, 64])
-def test_step(benchmark, report, decoder, machine_limits, batch, prefix):
+def test_step(benchmark, report, decoder, batch, prefix):
     generator = torch.Generator().manual_seed(batch)
     prompts = torch.randint(0, 16_000, (batch, prefix), generator=generator)
     settings = {"max_new_tokens": 32, "editing_threshold": None, "eos_early_stop": False}
@@ -64,11 +63,13 @@ def test_step(benchmark, report, decoder, machine_limits, batch, prefix):
             last = now
 
     touched = counted_experts(decoder.model, steps)
+    before = machine_limits()
     benchmark.pedantic(steps, rounds=1)
+    limits = map(max, before, machine_limits())  # of a shared machine: the better of two moments
     seconds = statistics.median(times[WARM_UP:])
     config, item = decoder.model.config, torch.finfo(DTYPE).bits // 8
     cost = forward_cost(config, batch, 32, prefix, item=item, experts=touched)
-    roof = cost.seconds(*machine_limits)
+    roof = cost.seconds(*limits)
     report(
         "scaling",
         **{

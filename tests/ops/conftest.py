@@ -3,9 +3,11 @@
 Triton runs on the GPU where there is one (`pytest -m gpu`), else in its interpreter.
 """
 
+import contextlib
+
 import pytest
 import torch
-from on_device import serve_cpu_tensors
+from on_device import cpu_tensors_served
 
 from fastedit import ops
 from fastedit.ops.dispatch import ORDER
@@ -27,17 +29,9 @@ def parameter(name: str):
 
 @pytest.fixture(scope="module", params=[parameter(name) for name in ORDER if works(name)])
 def backend(request):
-    return request.param
-
-
-@pytest.fixture(scope="session", autouse=True)
-def triton_by_way_of_the_gpu():
-    if torch.cuda.is_available():
-        with pytest.MonkeyPatch.context() as patch:
-            serve_cpu_tensors(patch, "cuda")
-            yield
-    else:
-        yield
+    gpu = request.param == "triton" and torch.cuda.is_available()
+    with cpu_tensors_served("cuda") if gpu else contextlib.nullcontext():
+        yield request.param
 
 
 @pytest.fixture

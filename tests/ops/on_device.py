@@ -6,21 +6,32 @@ a view stay as they are, and an address out of bounds stays one.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 
+import pytest
 import torch
 from torch import Tensor
 
 from fastedit.ops import dispatch, triton
 
 
-def serve_cpu_tensors(patch, device: str) -> None:
-    """Let back end `triton` take CPU tensors as well, by way of `device`. Undone by `patch`."""
+@contextlib.contextmanager
+def cpu_tensors_served(device: str):
+    """Inside, back end `triton` takes CPU tensors as well, by way of `device`."""
     why_not = triton.why_not
-    patch.setattr(triton, "why_not", lambda kind=None: why_not(None if kind == "cpu" else kind))
-    for name in dispatch.OPERATIONS:
-        patch.setattr(triton, name, by_way_of(device, getattr(triton, name)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "why_not", lambda kind=None: why_not(None if kind == "cpu" else kind))
+        for name in dispatch.OPERATIONS:
+            patch.setattr(triton, name, by_way_of(device, getattr(triton, name)))
+        forget()
+        yield
+    forget()
+
+
+def forget() -> None:
+    """What the dispatch remembers of the back ends."""
     dispatch._default.cache_clear()
     dispatch._why_not.cache_clear()
 
