@@ -1,9 +1,11 @@
 """How a row is cut: splits, programs per row, odd shapes, and nothing left behind."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastedit import ops
 
@@ -201,3 +203,44 @@ def test_the_same_call_gives_the_same_result_again_and_again(triton, kernels):
     first = decided(triton, ids, logits, editable)
     for _ in range(10):
         assert torch.equal(decided(triton, ids, logits, editable), first)
+
+
+class Operations(TorchDispatchMode):
+    """What torch does between the public call and the launch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.seen.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("draws", [False, True])
+def test_a_step_is_one_launch_and_nothing_else(triton, kernels, monkeypatch, draws):
+    """What a CUDA graph asks for: no tensor is made, no value read, the same addresses again."""
+    ids, editable = torch.tensor([[MASK, 7]]), torch.ones(1, 2, dtype=torch.bool)
+    logits, state, launches = some_logits(1, 2, 9000), ops.StepState.new(1), []
+    real, integer = torch.full((1,), 0.5), torch.ones(1, dtype=torch.int32)
+    rules = {"threshold": real, "editing_threshold": real, "forbid": (3,)}
+    rules |= {"max_post_steps": integer, "num_to_transfer": integer}
+    if draws:
+        rules["sampling"] = ops.Sampling(real, integer.long(), real, integer.long(), ids[:, 0])
+
+    def step():
+        with ops.use_backend(triton):
+            ops.joint_threshold_step_(ids, logits, editable, state, mask_token_id=MASK, **rules)
+
+    def launch(grid, *args, **constants):
+        pointers = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in args]
+        launches.append((grid, pointers, constants))
+
+    step()  # makes the workspace and the list of forbidden ids
+    kernel = type("Kernel", (), {"__getitem__": lambda _, grid: partial(launch, grid)})()
+    monkeypatch.setattr("fastedit_kernels.joint_threshold.joint_threshold_kernel", kernel)
+    step()
+    with Operations() as operations:
+        step()
+    assert operations.seen == []
+    assert len(launches) == 2 and launches[0] == launches[1]
