@@ -172,6 +172,38 @@ def test_rows_may_be_strided_and_are_not_written(backend):
     assert torch.equal(buffer, kept)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_largest_vocabulary(backend, dtype):
+    rows = 1 if interpreted(backend) else 3
+    logits = (torch.randn(rows, 300_000, generator=torch.Generator().manual_seed(3)) * 3).to(dtype)
+    logits[0, 299_999] = 20.0
+    with ops.use_backend(backend):
+        stats = ops.row_stats(logits, torch.full((rows,), 299_998), forbid=[7], entropy=True)
+    check(stats, logits, torch.full((rows,), 299_998), [7])
+    assert int(stats.token[0]) == 299_999
+
+
+def test_rows_lie_beyond_what_32_bits_count(backend):
+    """Of rows and of blocks whose stride fits 32 bits; 4 GiB of addresses, three pages in use."""
+    vocab, far = 40, 2**30 + 8
+    near = torch.randn(3, vocab, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+    logits = torch.empty(2 * far + vocab, dtype=torch.bfloat16).as_strided((3, vocab), (far, 1))
+    logits.copy_(near)
+    current, ids = torch.tensor([3, 4, 5]), [torch.full((3, 1), 39) for _ in range(2)]
+    rules = {"mask_token_id": 39, "threshold": 0.0, "editing_threshold": 0.0, "max_post_steps": 1}
+    with ops.use_backend(backend):
+        got, want = (ops.row_stats(x, current, entropy=True) for x in (logits, near))
+        for x, chosen in zip((logits, near), ids, strict=True):
+            everywhere = torch.ones(3, 1, dtype=torch.bool)
+            state = ops.StepState.new(3)
+            ops.joint_threshold_step_(chosen, x[:, None], everywhere, state, **rules)
+    assert all(
+        one.equal(two) for one, two in zip(vars(got).values(), vars(want).values(), strict=True)
+    )
+    assert got.token.tolist() == near.float().max(1).indices.tolist()
+    assert ids[0].equal(ids[1]) and (ids[0] != 39).all()
+
+
 @pytest.mark.parametrize("vocab", [5, 1000, 40000])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_has_the_same_bits_in_any_company(backend, two_threads, vocab, dtype):
