@@ -1,4 +1,4 @@
-"""`fastedit generate --input`: a file of requests, in batches, into a file of results."""
+"""`fastedit generate --input`: a file of requests into a file of results, as they end."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from fastedit.cli.terminal import counting
 
 if TYPE_CHECKING:
     from fastedit.decoding import DecodeConfig, Decoder
-
-BATCH = 32  # rows per call: results are written as each call returns
 
 
 def decode_file(
@@ -109,7 +107,10 @@ def _prompt(row: Row, decoder: Decoder, raw: bool) -> Any:
 
 
 def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str, Any]]:
-    """Results in batches of rows that one forward can serve; each has its own overrides."""
+    """Results as they end. Rows that one forward can serve decode together, whatever else differs.
+
+    A row leaves as soon as it has ended and the next one takes its place.
+    """
     from fastedit.decoding.engine import Engine
 
     groups: dict[str, list[tuple[Row, DecodeConfig]]] = {}
@@ -118,21 +119,10 @@ def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str,
         shared = [getattr(config, name) for name in Engine.SHARED]
         groups.setdefault(repr(shared), []).append((row, config))
     for group in groups.values():
-        for start in range(0, len(group), BATCH):
-            yield from _batch(group[start : start + BATCH], decoder, raw)
-
-
-def _batch(
-    rows: list[tuple[Row, DecodeConfig]], decoder: Decoder, raw: bool
-) -> Iterator[dict[str, Any]]:
-    prompts = [_prompt(row, decoder, raw) for row, _ in rows]
-    out = decoder.generate(prompts, config=[config for _, config in rows], errors="return")
-    results = zip(rows, out.texts or [], out.stats, out.errors, strict=True)
-    for (row, _), text, stats, failure in results:
-        if stats.finish_reason != "interrupted":
-            yield _record(row, text, failure) | {"stats": stats.as_dict()}
-    if out.interrupted:
-        raise KeyboardInterrupt
+        prompts = [_prompt(row, decoder, raw) for row, _ in group]
+        for result in decoder.as_completed(prompts, config=[config for _, config in group]):
+            row, _ = group[result.index]
+            yield _record(row, result.text, result.error) | {"stats": result.stats.as_dict()}
 
 
 def _record(row: Row, text: str | None, error: Exception | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from fastedit.decoding.results import (
     Event,
     RefusedError,
     RequestError,
+    Result,
 )
 
 __all__ = [
@@ -29,4 +30,5 @@ __all__ = [
     "Event",
     "RefusedError",
     "RequestError",
+    "Result",
 ]

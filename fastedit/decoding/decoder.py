@@ -19,7 +19,13 @@ from fastedit.decoding.loading import load
 from fastedit.decoding.memory import capacity
 from fastedit.decoding.prepare import as_requests, one_per_prompt
 from fastedit.decoding.request import Request
-from fastedit.decoding.results import DecodeMemoryError, DecodeOutput, Event, RequestError
+from fastedit.decoding.results import (
+    DecodeMemoryError,
+    DecodeOutput,
+    Event,
+    RequestError,
+    Result,
+)
 from fastedit.decoding.streamers import attach_streamer
 
 
@@ -136,14 +142,53 @@ class Decoder:
                     del request.generated[request.stats.tokens :]
                     if request.text:
                         request.text.update(request.generated)
-        has_text = self.tokenizer is not None
+        results = [_result(request) for request in requests]
+        texts = [result.text for result in results if result.text is not None]
         return DecodeOutput(
-            sequences=[torch.tensor(r.generated, dtype=torch.int64) for r in requests],
-            texts=[r.text.text for r in requests if r.text] if has_text else None,
-            stats=[request.stats for request in requests],
-            errors=[request.error for request in requests],
+            sequences=[result.sequence for result in results],
+            texts=texts if self.tokenizer is not None else None,
+            stats=[result.stats for result in results],
+            errors=[result.error for result in results],
             interrupted=interrupted,
         )
+
+    def as_completed(
+        self,
+        prompts: Any,
+        attention_mask: Tensor | None = None,
+        *,
+        config: DecodeConfig | Sequence[DecodeConfig] | None = None,
+        max_batch: int | Literal["auto"] = "auto",
+        allow_mask_in_prompt: bool = False,
+        **overrides: Any,
+    ) -> Iterator[Result]:
+        """Decode one prompt or many and yield the result of each as it ends, in that order.
+
+        Arguments as of `generate`; the result of a request is the same. One that fails, as
+        `errors="return"` says, has its error in its `Result`. Ctrl-C ends the iteration with
+        KeyboardInterrupt, behind the results of the step under way; a second one does at once.
+        """
+        requests, engine = self._prepare(
+            prompts,
+            attention_mask,
+            config,
+            overrides,
+            max_batch,
+            allow_mask=allow_mask_in_prompt,
+            keep_refused=True,
+        )
+        return self._results(engine, [request for request in requests if request.finished])
+
+    def _results(self, engine: Engine, finished: list[Request]) -> Iterator[Result]:
+        """Of `finished` requests, then of those that `engine` decodes."""
+        yield from map(_result, finished)
+        interrupt = Interrupt()
+        steps = interrupt.until(engine.run())
+        with self._evaluating(), contextlib.closing(steps):
+            for finished in steps:
+                yield from map(_result, finished)
+        if interrupt.asked:
+            raise KeyboardInterrupt
 
     def stream(self, prompt: Any, drafts: bool = False, **overrides: Any) -> Iterator[Event]:
         """Decode one prompt and yield events as they happen; see `Event`.
@@ -221,3 +266,13 @@ class Decoder:
         finally:
             if training:
                 self.model.train()  # type: ignore[attr-defined]
+
+
+def _result(request: Request) -> Result:
+    return Result(
+        request.index,
+        torch.tensor(request.generated, dtype=torch.int64),
+        request.text.text if request.text else None,
+        request.stats,
+        request.error,
+    )

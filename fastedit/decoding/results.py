@@ -1,4 +1,4 @@
-"""What decoding returns: sequences, texts, stats and events."""
+"""What decoding returns: results, stats and events."""
 
 from __future__ import annotations
 
@@ -101,13 +101,27 @@ class DecodeStats:
 
 
 @dataclass
-class DecodeOutput:
-    """Results in the order of the prompts.
+class Result:
+    """One request that has ended; what `Decoder.as_completed` yields.
 
-    sequences    generated ids, 1-D int64 on the CPU: prompt excluded, first EOS included
-    texts        generated texts without special tokens and stop text; None without a tokenizer
-    stats        one `DecodeStats` per request
-    errors       per request None, or what ended it before its time
+    index     the prompt's place in the call
+    sequence  generated ids, 1-D int64 on the CPU: prompt excluded, first EOS included
+    text      generated text without special tokens and stop text; None without a tokenizer
+    error     None, or what ended it before its time
+    """
+
+    index: int
+    sequence: Tensor
+    text: str | None
+    stats: DecodeStats
+    error: RequestError | None
+
+
+@dataclass
+class DecodeOutput:
+    """Results in the order of the prompts: the fields of `Result`, each as a list.
+
+    texts        None without a tokenizer
     interrupted  whether Ctrl-C came, be it in the last step, when nothing was left to end
     """
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 
 import pytest
 
-from fastedit.cli import batch
+from fastedit import Decoder
 
 LENGTH = 16
 
@@ -43,6 +44,10 @@ def requests(count: int) -> list[dict]:
     return [{"prompt": f"number {i}", "id": f"r{i}"} for i in range(count)]
 
 
+def in_order(records: list[dict]) -> list[dict]:
+    return sorted(records, key=lambda record: record["index"])
+
+
 def alone(decoder, prompt, **options):
     chat = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     out = decoder.generate([chat], **{"max_new_tokens": LENGTH, **options})
@@ -75,40 +80,42 @@ def test_raw_switches_the_chat_template_off(decode, results, decoder):
 
 
 def test_lines_share_a_batch_whatever_their_own_settings(decode, monkeypatch):
-    from fastedit import Decoder
-
-    sizes, generate = [], Decoder.generate
-    monkeypatch.setattr(batch, "BATCH", 4)
+    sizes, as_completed = [], Decoder.as_completed
     monkeypatch.setattr(
         Decoder,
-        "generate",
-        lambda self, prompts, **o: sizes.append(len(prompts)) or generate(self, prompts, **o),
+        "as_completed",
+        lambda self, prompts, **o: sizes.append(len(prompts)) or as_completed(self, prompts, **o),
     )
     lines = requests(10)
     for line in lines[::2]:
         line |= {"mode": "speed", "seed": 5}
     lines[3]["use_cache"] = False  # a forward is with a cache or without
     assert decode(lines)[0] == 0
-    assert sizes == [4, 4, 1, 1]
+    assert sizes == [9, 1]
+
+
+def test_a_long_line_holds_up_no_other(decode, results):
+    lines = requests(40)  # more than decode at once
+    lines[0]["max_new_tokens"] = 10 * LENGTH
+    assert decode(lines)[0] == 0
+    order = [record["index"] for record in results()]
+    assert sorted(order) == list(range(40)) and order[-1] == 0
 
 
 @pytest.mark.parametrize("torn", [b'{"ind', b'{"index": 3, "id": "r3", "te', b'{"index": 3, "\xc3'])
 def test_a_killed_run_goes_on_where_it_stopped(decode, results, tmp_path, torn):
     decode(requests(6))
-    complete, output = results(), tmp_path / "g.jsonl"
+    complete, output = in_order(results()), tmp_path / "g.jsonl"
     head = b"".join(output.read_bytes().splitlines(keepends=True)[:3])
     output.write_bytes(head + torn)
     code, err = decode(requests(6))
     assert code == 0
     assert "3 results written" in err and "3 were there already" in err
     assert output.read_bytes().startswith(head)
-    without_seed = [r["text"] for r in sorted(results(), key=lambda r: r["index"])]
-    assert without_seed == [r["text"] for r in complete]
+    assert [r["text"] for r in in_order(results())] == [r["text"] for r in complete]
 
 
 def test_a_finished_run_does_nothing(decode, tmp_path, monkeypatch):
-    from fastedit import Decoder
-
     decode(requests(3))
     before = (tmp_path / "g.jsonl").read_bytes()
     monkeypatch.delattr(Decoder, "from_pretrained")  # not even loaded
@@ -118,24 +125,22 @@ def test_a_finished_run_does_nothing(decode, tmp_path, monkeypatch):
 
 
 def test_interrupt_says_what_is_saved_and_loses_nothing(decode, results, monkeypatch):
-    from fastedit import Decoder
-
-    generate, calls = Decoder.generate, []
+    as_completed = Decoder.as_completed
 
     def interrupted(self, prompts, **options):
-        calls.append(prompts)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return generate(self, prompts, **options)
+        yield from itertools.islice(as_completed(self, prompts, **options), 2)
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch, "BATCH", 2)
-    monkeypatch.setattr(Decoder, "generate", interrupted)
-    code, err = decode(requests(5))
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "as_completed", interrupted)
+        code, err = decode(requests(5))
     assert code == 130
     assert "interrupted: 2 of 5 results are in" in err
-    assert [record["index"] for record in results()] == [0, 1]
+    before = results()
+    assert len(before) == 2
     assert decode(requests(5))[0] == 0
-    assert sorted(record["index"] for record in results()) == [0, 1, 2, 3, 4]
+    assert results()[:2] == before
+    assert [record["index"] for record in in_order(results())] == [0, 1, 2, 3, 4]
 
 
 def test_interrupt_within_a_batch_keeps_what_had_ended(decode, results, monkeypatch):

@@ -74,6 +74,23 @@ def test_one_in_the_last_step_is_not_lost(whole):
     assert out.interrupted and out.stats == whole.stats
 
 
+@pytest.mark.parametrize("event", [ctrl_c, raising])
+def test_an_iteration_over_results_ends_behind_those_that_are_there(event):
+    model = scripted()
+    ends = [(len(model.calls), r) for r in Decoder(model).as_completed(PROMPTS, **OPTIONS)]
+    complete = {r.index: r.sequence for _, r in ends}
+    for at, last in ends:  # in the very step of a result
+        model, results = Interrupted(at, event), []
+        with pytest.raises(KeyboardInterrupt):
+            results.extend(Decoder(model).as_completed(PROMPTS, **OPTIONS))
+        assert len(model.calls) == (at if event is ctrl_c else at - 1)
+        there = [r.index for step, r in ends if step < at or (step == at and event is ctrl_c)]
+        assert [r.index for r in results] == there and (last.index in there) == (event is ctrl_c)
+        for ours in results:
+            assert ours.sequence.equal(complete[ours.index])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_within_a_commit_the_block_does_not_count(whole, monkeypatch):
     cut = Request._cut
     calls = []

@@ -170,3 +170,33 @@ def test_bad_logits_of_the_only_request_can_be_returned():
 def test_other_values_of_errors_are_refused(decoder):
     with pytest.raises(ValueError, match='"raise" or "return"'):
         decoder.generate(PROMPTS, config=CONFIGS, errors="ignore")
+
+
+def test_results_come_as_requests_end(decoder):
+    prompts = [torch.tensor([i, 1, 2]) for i in range(3)] + [torch.tensor([MASK])]
+    lengths = [40, 5, 9, 5]
+    configs = [
+        DecodeConfig(**SHARED, max_new_tokens=n, eos_token_id=[], seed=i)
+        for i, n in enumerate(lengths)
+    ]
+    options = {"config": configs, "max_batch": 2}
+    whole = decoder.generate(prompts, **options, errors="return")
+    results = list(decoder.as_completed(prompts, **options))
+    assert [result.index for result in results] == [3, 1, 2, 0]  # the refused one had ended before
+    for result in results:
+        assert result.sequence.equal(whole.sequences[result.index])
+        assert result.stats == whole.stats[result.index] and result.text is None
+        assert str(result.error) == str(whole.errors[result.index])
+
+
+def test_an_iteration_over_results_checks_before_its_first_result(decoder):
+    with pytest.raises(ValueError, match="max_batch"):
+        decoder.as_completed(torch.tensor([[1, 2]]), max_batch=0, **SHARED)
+
+
+def test_an_iteration_that_is_left_calls_the_model_no_more():
+    model = ScriptedModel(V, hashed(V, MASK, 1))
+    for _ in Decoder(model).as_completed(torch.tensor([[1], [2]]), max_batch=1, **SHARED):
+        calls = len(model.calls)
+        break
+    assert len(model.calls) == calls
