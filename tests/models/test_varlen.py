@@ -98,11 +98,19 @@ def test_torch_takes_what_it_is_given():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_where_no_kernel_serves(dtype):
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)])
+def test_where_no_kernel_serves(dtype, capability, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert not varlen.serves(torch.zeros(1, dtype=dtype), "sdpa")  # a CPU
     on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
-    assert varlen.serves(on_gpu, "sdpa") == (dtype == torch.bfloat16 and bool(varlen._kernel()))
+    fits = dtype == torch.bfloat16 and capability >= (8, 0)
+    assert varlen.serves(on_gpu, "sdpa") == (fits and bool(varlen._kernel()))
     assert not varlen.serves(on_gpu, "eager")
+
+
+def test_on_rocm_torch_refuses_key_lengths(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert varlen._kernel.__wrapped__() is not varlen._torch
 
 
 def test_a_mask_that_all_queries_share_stays_one_row():

@@ -38,7 +38,7 @@ def lengths(keys: Tensor, queries: int, slot: int) -> Lengths:
 def serves(hidden: Tensor, implementation: str | None) -> bool:
     """Whether `attention` can stand in for SDPA on activations like `hidden`."""
     fits = hidden.device.type in DEVICES and hidden.dtype in DTYPES
-    return fits and implementation == "sdpa" and _kernel() is not None
+    return fits and implementation == "sdpa" and _kernel() is not None and _runs(hidden.device)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
@@ -51,9 +51,16 @@ def attention(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: f
     return kernel(*(x.transpose(1, 2) for x in (query, key, value)), seen, scale)
 
 
+def _runs(device: torch.device) -> bool:
+    """Flash attention wants an Ampere GPU or a newer one, of NVIDIA's."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return not nvidia or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 @functools.cache
 def _kernel() -> Callable[..., Tensor] | None:
-    if "seqused_k" in inspect.signature(varlen.varlen_attn).parameters:
+    known = inspect.signature(varlen.varlen_attn).parameters
+    if "seqused_k" in known and torch.version.hip is None:  # on ROCm it is refused
         return _torch
     return _flash_attn if importlib.util.find_spec("flash_attn") else None
 
