@@ -1,6 +1,8 @@
 """How many requests decode at once, and how much memory they hold."""
 
+import gc
 import math
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,7 @@ from cases import GOLDEN, PROMPTS, SCRIPTED, V, results, scripted
 from fakes import Recorder, ScriptedModel, saying
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.decoding import memory
+from fastedit.decoding import forward, memory
 from fastedit.decoding.cache import BlockCache
 from fastedit.decoding.canvas import Canvas
 from fastedit.decoding.memory import Capacity, capacity
@@ -140,3 +142,29 @@ def test_auto_without_sizes_or_on_a_cpu_is_a_constant(card):
         assert capacity("auto", model, DecodeConfig(), device) == Capacity(memory.ROWS)
     assert Capacity(memory.ROWS).rows(10**9) == memory.ROWS and math.isinf(Capacity(1).memory)
     assert capacity(500, model_of(**SIZES), DecodeConfig(), card) == Capacity(500)
+
+
+def test_a_cache_is_gone_when_it_is_let_go(golden_model, monkeypatch):
+    """Without a garbage collection: what runs out of memory, or decodes next, needs it now."""
+    caches = []
+
+    def made():
+        caches.append(weakref.ref(cache := BlockCache()))
+        return cache
+
+    class Short(Recorder):
+        def __call__(self, **inputs):
+            assert sum(cache() is not None for cache in caches) == 1
+            if len(inputs["input_ids"]) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().__call__(**inputs)
+
+    monkeypatch.setattr(forward, "_new_cache", made)
+    gc.disable()
+    try:
+        decoder = Decoder(Short(golden_model))
+        for _ in range(2):
+            decoder.generate(PROMPTS, **GOLDEN)
+        assert [cache() for cache in caches] == [None] * 4  # each call ran out once
+    finally:
+        gc.enable()

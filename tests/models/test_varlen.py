@@ -35,6 +35,13 @@ def by_torch(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, sequ
     return torch.cat(rows)
 
 
+def by_operator(*args, scale, seqused_k):
+    """`aten::_flash_attention_forward`: the same, after dropout, causal and return_debug_mask."""
+    *laid, dropout, causal, debug = args
+    assert (dropout, causal, debug) == (0.0, False, False)
+    return by_torch(*laid, scale=scale, seqused_k=seqused_k), *[torch.empty(0)] * 4
+
+
 def by_flash_attn(query, key, value, *, cache_seqlens, softmax_scale):
     """`flash_attn.flash_attn_with_kvcache`: [B, Q, H, D] over [B, K, H, D]."""
     rows = []
@@ -44,12 +51,12 @@ def by_flash_attn(query, key, value, *, cache_seqlens, softmax_scale):
     return torch.stack(rows).transpose(1, 2)
 
 
-@pytest.fixture(params=["torch", "flash_attn"])
+@pytest.fixture(params=["torch", "operator", "flash_attn"])
 def kernel(request, monkeypatch):
     """The sizes of the batches that a kernel has served."""
     monkeypatch.setattr(varlen, "DEVICES", ("cpu",))
     monkeypatch.setattr(varlen, "DTYPES", (torch.float32,))
-    served, plain = [], by_torch if request.param == "torch" else by_flash_attn
+    served, plain = [], globals()[f"by_{request.param}"]
 
     def counted(*args, **options):
         served.append(len(options.get("seqused_k", options.get("cache_seqlens"))))
@@ -58,6 +65,7 @@ def kernel(request, monkeypatch):
     module = SimpleNamespace(flash_attn_with_kvcache=counted)
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     monkeypatch.setattr(varlen.varlen, "varlen_attn", counted)
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", counted)
     monkeypatch.setattr(varlen, "_kernel", lambda: getattr(varlen, f"_{request.param}"))
     return served
 
@@ -85,10 +93,12 @@ def test_forwards_whose_queries_see_different_keys_have_a_mask(golden_model, ker
     assert not kernel
 
 
-def test_torch_takes_what_it_is_given():
+@pytest.mark.parametrize("by", [varlen._torch, varlen._operator])
+def test_torch_takes_what_it_is_given(by, monkeypatch):
     """Its own checks of shapes and types, in its version without data; slots are longer than K."""
-    if varlen._kernel() is not varlen._torch:
-        pytest.skip("this torch has no seqused_k")
+    if by is varlen._torch and varlen._kernel() is not by:
+        pytest.skip("this torch's varlen_attn has no seqused_k")
+    monkeypatch.setattr(varlen, "_kernel", lambda: by)
     slots = torch.empty(2, 3, 100, 4, 64, dtype=torch.bfloat16, device="meta")
     key, value = slots[:, :, :60].transpose(2, 3)
     query = torch.empty(3, 4, 32, 64, dtype=torch.bfloat16, device="meta")
@@ -98,11 +108,26 @@ def test_torch_takes_what_it_is_given():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_where_no_kernel_serves(dtype):
+@pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)])
+def test_where_no_kernel_serves(dtype, capability, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert not varlen.serves(torch.zeros(1, dtype=dtype), "sdpa")  # a CPU
     on_gpu = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
-    assert varlen.serves(on_gpu, "sdpa") == (dtype == torch.bfloat16 and bool(varlen._kernel()))
+    fits = dtype == torch.bfloat16 and capability >= (8, 0)
+    assert varlen.serves(on_gpu, "sdpa") == (fits and bool(varlen._kernel()))
     assert not varlen.serves(on_gpu, "eager")
+
+
+def test_on_rocm_torch_refuses_key_lengths(monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(varlen.importlib.util, "find_spec", lambda name: None)
+    assert varlen._kernel.__wrapped__() is None
+
+
+def test_a_torch_whose_varlen_attn_has_no_key_lengths(monkeypatch):
+    """2.11: there the operator below it has them."""
+    monkeypatch.setattr(varlen.varlen, "varlen_attn", lambda q, k, v, *, scale=None: None)
+    assert varlen._kernel.__wrapped__() is varlen._operator
 
 
 def test_a_mask_that_all_queries_share_stays_one_row():

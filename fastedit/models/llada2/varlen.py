@@ -1,8 +1,8 @@
 """Attention of blocks over the first keys of their rows: no mask, and nothing behind is read.
 
 Flash attention takes the number of keys of a row from the device, so one launch, and one CUDA
-graph, serves rows of any lengths. It comes from torch, where its `varlen_attn` has `seqused_k`, or
-from the package flash-attn, on CUDA and in bf16 or fp16. Elsewhere a mask does the same.
+graph, serves rows of any lengths. It comes from torch, on ROCm from the package flash-attn, and in
+bf16 or fp16. Elsewhere a mask does the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def lengths(keys: Tensor, queries: int, slot: int) -> Lengths:
 def serves(hidden: Tensor, implementation: str | None) -> bool:
     """Whether `attention` can stand in for SDPA on activations like `hidden`."""
     fits = hidden.device.type in DEVICES and hidden.dtype in DTYPES
-    return fits and implementation == "sdpa" and _kernel() is not None
+    return fits and implementation == "sdpa" and _kernel() is not None and _runs(hidden.device)
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
@@ -51,26 +51,42 @@ def attention(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: f
     return kernel(*(x.transpose(1, 2) for x in (query, key, value)), seen, scale)
 
 
+def _runs(device: torch.device) -> bool:
+    """Flash attention wants an Ampere GPU or a newer one, of NVIDIA's."""
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return not nvidia or torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 @functools.cache
 def _kernel() -> Callable[..., Tensor] | None:
-    if "seqused_k" in inspect.signature(varlen.varlen_attn).parameters:
-        return _torch
-    return _flash_attn if importlib.util.find_spec("flash_attn") else None
+    if torch.version.hip is not None:  # torch's refuses `seqused_k` there
+        return _flash_attn if importlib.util.find_spec("flash_attn") else None
+    known = inspect.signature(varlen.varlen_attn).parameters
+    return _torch if "seqused_k" in known else _operator
 
 
 def _torch(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
-    output: Any = varlen.varlen_attn(
-        query.flatten(0, 1),
-        _end_to_end(key),
-        _end_to_end(value),
-        seen.query_starts,
-        seen.key_starts,
-        query.shape[1],
-        key.shape[1],
+    laid = _laid_out(query, key, value, seen)
+    output: Any = varlen.varlen_attn(*laid, scale=scale, seqused_k=seen.keys)
+    return output.view(query.shape)
+
+
+def _operator(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
+    """What `varlen_attn` calls: in torch 2.11 this has `seqused_k`, and that does not."""
+    output, *_ = torch.ops.aten._flash_attention_forward(
+        *_laid_out(query, key, value, seen),
+        0.0,  # dropout
+        False,  # causal
+        False,  # also return the scores
         scale=scale,
         seqused_k=seen.keys,
     )
     return output.view(query.shape)
+
+
+def _laid_out(query: Tensor, key: Tensor, value: Tensor, seen: Lengths) -> tuple:
+    rows = query.flatten(0, 1), _end_to_end(key), _end_to_end(value)
+    return *rows, seen.query_starts, seen.key_starts, query.shape[1], key.shape[1]
 
 
 def _end_to_end(x: Tensor) -> Tensor:
