@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
@@ -84,7 +85,8 @@ class _BlockLayer(CacheLayerMixin):
 
     def __init__(self, cache: BlockCache) -> None:
         super().__init__()
-        self.cache = cache
+        # Weak, since a cycle would hold the memory of a decoded batch until Python looks for it.
+        self.cache = weakref.proxy(cache)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         for name, states in (("keys", key_states), ("values", value_states)):

@@ -1,6 +1,8 @@
 """How many requests decode at once, and how much memory they hold."""
 
+import gc
 import math
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +11,8 @@ from cases import GOLDEN, PROMPTS, SCRIPTED, V, results, scripted
 from fakes import Recorder, ScriptedModel, saying
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.decoding import memory
-from fastedit.decoding.cache import BlockCache
+from fastedit.decoding import engine, memory
+from fastedit.decoding.cache import BlockCache, _BlockLayer
 from fastedit.decoding.canvas import Canvas
 from fastedit.decoding.memory import Capacity, capacity
 
@@ -86,6 +88,59 @@ def test_hundreds_of_requests_hold_what_a_full_batch_holds(monkeypatch):
     out = Decoder(model).generate([[1, 2]] * 200, max_batch=4, **SCRIPTED)
     assert all(ids.tolist() == [1] * 6 for ids in out.sequences)
     assert shapes == [(4, 8)] and max(len(rows) for rows in model.calls) == 4
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    """How many layers' keys and values are still there, while Python does not look for cycles."""
+    layers, make = [], _BlockLayer.lazy_initialization
+
+    def watched(layer, keys, values):
+        make(layer, keys, values)
+        layers.append(weakref.ref(layer))
+
+    monkeypatch.setattr(_BlockLayer, "lazy_initialization", watched)
+    gc.collect()
+    gc.disable()
+    yield lambda: sum(layer() is not None for layer in layers)
+    gc.enable()
+    assert layers
+
+
+def test_keys_and_values_go_with_the_call(golden_model, kept):
+    decoder = Decoder(golden_model)
+    decoder.generate(PROMPTS, **GOLDEN)
+    assert not kept()
+    list(decoder.stream(PROMPTS[0], drafts=True, **GOLDEN))
+    assert not kept()
+    events = decoder.stream(PROMPTS[0], **GOLDEN)
+    next(events)
+    assert kept()
+    events.close()  # by one who has seen enough
+    assert not kept()
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_out_of_memory_their_room_is_there_for_those_that_go_on(
+    golden_model, kept, monkeypatch, delay
+):
+    monkeypatch.setitem(engine.DELAY, "cpu", delay)
+    start_again, left = engine.Engine._start_again, []
+
+    def watched(self, shortage):
+        result = start_again(self, shortage)
+        left.append(kept())
+        return result
+
+    monkeypatch.setattr(engine.Engine, "_start_again", watched)
+
+    def model(**inputs):
+        if len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return golden_model(**inputs)
+
+    out = Decoder(model).generate(PROMPTS, **GOLDEN)
+    assert out.errors == [None] * len(PROMPTS) and left and not any(left)
 
 
 @pytest.fixture
