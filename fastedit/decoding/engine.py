@@ -13,6 +13,7 @@ longest request in it. When memory runs out, half as many go on, each from where
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -41,6 +42,11 @@ AHEAD_SHARE = 0.75
 # By how many steps the host follows, by device type; 0 elsewhere. 1 where the device works while
 # the host goes on and an event tells when a copy has arrived.
 DELAY = {"cuda": 1}
+# What makes a device the current one, by device type: streams, events and graphs are of that one,
+# wherever the tensors are.
+CURRENT: dict[str, Callable[[torch.device], contextlib.AbstractContextManager]] = {
+    "cuda": torch.cuda.device
+}
 
 
 class Engine:
@@ -93,7 +99,8 @@ class Engine:
             finished: list[Request] = []
             shortage = None
             try:
-                self._round(finished)
+                with CURRENT.get(self.device.type, contextlib.nullcontext)(self.device):
+                    self._round(finished)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
