@@ -219,10 +219,13 @@ class Decoder:
         return self._events(engine, requests[0], events)
 
     def _events(self, engine: Engine, request: Request, events: deque[Event]) -> Iterator[Event]:
-        with self._evaluating():
-            for _ in engine.run():
-                while events:
-                    yield events.popleft()
+        try:
+            with self._evaluating():
+                for _ in engine.run():
+                    while events:
+                        yield events.popleft()
+        finally:  # these know the engine, and it knows them: its memory would outlive the stream
+            request.on_block = request.on_draft = None
         if request.error is not None:
             raise request.error
         yield Event("end", block=request.start // request.block_length, stats=request.stats)

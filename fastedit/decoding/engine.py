@@ -13,6 +13,7 @@ longest request in it. When memory runs out, half as many go on, each from where
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -41,6 +42,11 @@ AHEAD_SHARE = 0.75
 # By how many steps the host follows, by device type; 0 elsewhere. 1 where the device works while
 # the host goes on and an event tells when a copy has arrived.
 DELAY = {"cuda": 1}
+# What makes a device the current one, by device type: streams, events and graphs are of that one,
+# wherever the tensors are.
+CURRENT: dict[str, Callable[[torch.device], contextlib.AbstractContextManager]] = {
+    "cuda": torch.cuda.device
+}
 
 
 class Engine:
@@ -93,7 +99,8 @@ class Engine:
             finished: list[Request] = []
             shortage = None
             try:
-                self._round(finished)
+                with CURRENT.get(self.device.type, contextlib.nullcontext)(self.device):
+                    self._round(finished)
             except RuntimeError as error:
                 if not out_of_memory(error):
                     raise
@@ -165,7 +172,7 @@ class Engine:
     @torch.inference_mode()
     def _step_late(self, number: int, finished: list[Request]) -> None:
         """Have the device take a step, and see what the one before did."""
-        rows, reach = len(self.live), self._reach()
+        rows, reach = len(self.live), self._reach(self.delay)
         sampled = any(request.config.temperature > 0.0 for request in self.live)
         if any(request.on_draft for request in self.live):  # it is shown the logits, and waits
             flags, logits = self._enqueue(rows, reach, sampled)
@@ -193,10 +200,13 @@ class Engine:
         self.canvas.live.advance_()
         return flags, logits
 
-    def _reach(self) -> int:
-        """One past the furthest position of an active block; rows may be a block past the host."""
-        unread = self.delay * self.block_length
-        starts = (min(request.start + unread, request.last) for request in self.live)
+    def _reach(self, unread: int) -> int:
+        """One past the furthest position of an active block.
+
+        unread: steps that the host has not followed; each may have opened a block.
+        """
+        beyond = unread * self.block_length
+        starts = (min(request.start + beyond, request.last) for request in self.live)
         return max(starts) + self.block_length
 
     @torch.inference_mode()
@@ -223,7 +233,7 @@ class Engine:
             self.canvas.select(len(self.live))
             self.sampled = any(request.config.temperature > 0.0 for request in self.live)
             level = len({request.start for request in self.live}) == 1
-            self.forward.place(self._reach() - self.block_length, level, ahead)
+            self.forward.place(self._reach(0) - self.block_length, level, ahead)
 
     @torch.inference_mode()
     def _look_ahead(self) -> None:
@@ -317,7 +327,8 @@ class Engine:
         if logits is None:
             row, ids = request.slot, self.canvas.ids
             self.canvas.select(len(self.live))
-            self.forward.place(self._reach() - self.block_length, level=False)
+            reach = self._reach(self.delay + 1)  # rows behind this one are yet to be followed
+            self.forward.place(reach - self.block_length, level=False)
             logits = self.forward()
         mask = self.canvas.mask_token_id
         forbid = () if self.canvas.strict or mask >= logits.shape[-1] else (mask,)

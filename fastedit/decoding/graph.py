@@ -7,6 +7,8 @@ would not see it.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable
@@ -30,17 +32,51 @@ class CudaGraph:
     def __init__(self, step: Step, pool: list[Any]) -> None:
         if not pool:
             pool.append(torch.cuda.graph_pool_handle())
+        device = torch.cuda.current_device()
         self.graph = torch.cuda.CUDAGraph()
-        # The outer context puts the stream back where a failed capture does not.
-        with (
-            torch.cuda.stream(torch.cuda.current_stream()),
-            torch.cuda.graph(self.graph, pool[0], capture_error_mode="thread_local"),
-        ):
-            self.outputs = step()
+        try:
+            # The outer context puts the stream back where a failed capture does not.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(
+                    self.graph,
+                    pool[0],
+                    stream=_capture_stream(device),
+                    capture_error_mode="thread_local",
+                ),
+            ):
+                self.outputs = step()
+        except RuntimeError:
+            _clean_up(device, pool[0])
+            raise
 
     def replay(self) -> Any:
         self.graph.replay()
         return self.outputs
+
+
+@functools.cache
+def _capture_stream(device: int) -> torch.cuda.Stream:
+    """The one that torch would take is on the device that captured first."""
+    return torch.cuda.Stream(device)
+
+
+def _clean_up(device: int, pool: Any) -> None:
+    """After a failed capture, which torch leaves half done where `capture_end` raises.
+
+    The allocator would go on as inside a capture, so never give memory back, and keep the pool for
+    good. The default generator of torch 2.11 would refuse to draw ever again.
+    """
+    with contextlib.suppress(RuntimeError):  # what `capture_end` has ended cannot end again
+        torch._C._cuda_endAllocateToPool(device, pool)  # type: ignore[attr-defined]
+        torch._C._cuda_releasePool(device, pool)  # type: ignore[attr-defined]
+    generator = torch.cuda.default_generators[device]
+    state = generator.get_state()
+    try:
+        torch.rand(1, device=f"cuda:{device}")
+    except RuntimeError:
+        generator.graphsafe_set_state(generator.clone_state())
+    generator.set_state(state)
 
 
 # How a step is captured, by device type; elsewhere it is not.
@@ -80,7 +116,9 @@ class Graphs:
             if out_of_memory(error):
                 raise
             self.capture = None
-            reason = str(error).partition("\n")[0]
+            self.clear()  # a failed capture can break the graphs before it
+            # Where a capture was broken, torch raises once more as it ends it.
+            reason = str(error.__context__ or error).partition("\n")[0]
             warnings.warn(
                 f"this model's forward cannot be captured in a CUDA graph ({reason}); decoding "
                 "goes on without graphs, and cuda_graphs=False silences this warning",

@@ -21,8 +21,12 @@ SHARE = 0.8
 # Logits alive at a time, in units of a step's in fp32: these and what they are made from in half
 # precision, and both once more in the memory of the graphs.
 LOGITS = 3
-# torch has a class for GPUs only.
-_CPU_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory")
+# torch has a class for its GPU allocator only; what else allocates says so in words: the CPU's, the
+# CUDA driver (for graphs, for kernels it loads), cuBLAS, Triton.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory"
+    r"|(CUDA|Triton) [Ee]rror.*: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +96,8 @@ def capacity(
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch raised this as a GPU or the CPU had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError) or bool(_CPU_OUT_OF_MEMORY.search(str(error)))
+    """Whether this was raised as a GPU or the CPU had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,5 +1,6 @@
 """The block loop with scripted models: the oracle, bounds, stopping, EOS."""
 
+import contextlib
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from oracle_loop import decode
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.decoding import DecodeStalledError
+from fastedit.decoding import DecodeStalledError, engine
 
 V, MASK, EOS = 7, 6, 5
 IDS = {"mask_token_id": MASK, "eos_token_id": EOS, "use_cache": False}
@@ -246,3 +247,24 @@ def test_presets_decode_as_their_thresholds():
         )
         want = decode(rule, [1], mask_token_id=MASK, eos_token_id=EOS, **sizes, **options)
         assert out.sequences[0].tolist() == want.sequence
+
+
+def test_a_round_runs_on_the_device_of_the_model(monkeypatch):
+    """Beside several GPUs; between two rounds the caller has the device back."""
+    entered = []
+
+    @contextlib.contextmanager
+    def current(device):
+        entered.append(device)
+        yield
+        entered.pop()
+
+    monkeypatch.setitem(engine.CURRENT, "cpu", current)
+    rule = saying([], V, then=1)
+
+    def watched(seen, place):
+        assert entered == [torch.device("cpu")]
+        return rule(seen, place)
+
+    for _ in Decoder(ScriptedModel(V, watched)).stream(torch.tensor([1]), drafts=True, **IDS):
+        assert not entered

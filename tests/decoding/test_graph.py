@@ -1,5 +1,6 @@
 """Steps from graphs give what eager steps give. On a CPU a `Tape` stands in for a CUDA graph."""
 
+import contextlib
 import warnings
 
 import pytest
@@ -129,6 +130,68 @@ def test_a_model_that_cannot_be_captured_goes_on_without(model, taped, monkeypat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert results(Decoder(model).generate(PROMPTS[:3], cuda_graphs=False, **GOLDEN)) == want
+
+
+def test_a_capture_that_fails_is_cleaned_up(monkeypatch):
+    """What torch leaves open where `capture_end` raises: the pool, and the generator."""
+    calls = []
+
+    class Capture(contextlib.nullcontext):
+        def __init__(self, graph, pool, stream, capture_error_mode):
+            super().__init__()
+            assert stream == "stream of 1" and capture_error_mode == "thread_local"
+
+        def __exit__(self, kind, *error):
+            if kind is not None:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    class Generator:
+        def get_state(self):
+            return "state"
+
+        def set_state(self, state):
+            calls.append(("set", state))
+
+        def clone_state(self):
+            return "clone"
+
+        def graphsafe_set_state(self, state):
+            calls.append(("graphsafe_set", state))
+
+    def rand(*size, device):
+        raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+    graph._capture_stream.cache_clear()
+    for name, value in {
+        "graph_pool_handle": lambda: "pool",
+        "current_device": lambda: 1,
+        "CUDAGraph": object,
+        "current_stream": lambda: None,
+        "stream": lambda stream: contextlib.nullcontext(),
+        "Stream": lambda device: f"stream of {device}",
+        "graph": Capture,
+        "default_generators": [None, Generator()],
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch, "rand", rand)
+    for name in ("endAllocateToPool", "releasePool"):
+        record = lambda *given, name=name: calls.append((name, *given))  # noqa: E731
+        monkeypatch.setattr(torch._C, f"_cuda_{name}", record, raising=False)
+
+    def step():
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(graph, "WARM_UP", 0)
+    graphs = Graphs(torch.device("cuda", 1), wanted=True)
+    graphs.captured["earlier"] = "broken by it"
+    with (
+        pytest.warns(UserWarning, match=r"\(operation not permitted"),
+        pytest.raises(RuntimeError, match="not permitted"),
+    ):
+        graphs.run("key", step)
+    graph._capture_stream.cache_clear()
+    assert calls[:2] == [("endAllocateToPool", 1, "pool"), ("releasePool", 1, "pool")]
+    assert calls[2:] == [("graphsafe_set", "clone"), ("set", "state")] and not graphs.captured
 
 
 def test_memory_that_runs_out_in_a_capture(model, taped, monkeypatch):

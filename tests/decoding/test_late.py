@@ -4,8 +4,8 @@ and no step reads the device before the next one is under way."""
 import numpy as np
 import pytest
 import torch
-from cases import DRAWN, ENDS, GOLDEN, PROMPTS, results
-from fakes import Recorder
+from cases import DRAWN, ENDS, GOLDEN, PROMPTS, SCRIPTED, V, results
+from fakes import Recorder, ScriptedModel, one_hot
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
@@ -70,6 +70,18 @@ def test_one_bad_request_fails_alone(golden_model, late):
     assert [str(error) for error in out.errors if error] == [str(out.errors[2])]
     assert (out.errors[2].index, out.errors[2].position) == (2, 35)
     assert results(out)[:2] == results(clean)[:2]
+
+
+def test_a_bad_request_before_one_that_opens_a_block_in_every_step(late):
+    """The row behind it in the batch is two blocks past the host by then."""
+
+    def rule(seen, place):
+        return [np.nan] * V if seen[0] == 4 and place >= 4 else one_hot(1, V)
+
+    options = SCRIPTED | {"max_new_tokens": 24, "max_post_steps": 0}
+    out = Decoder(ScriptedModel(V, rule)).generate([[4, 4, 4], [2]], **options)
+    assert out.errors[0].position == 4 and out.errors[1] is None
+    assert out.sequences[1].tolist() == [1] * 24
 
 
 class NoReadingOperations(TorchDispatchMode):

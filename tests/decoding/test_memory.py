@@ -11,8 +11,8 @@ from cases import GOLDEN, PROMPTS, SCRIPTED, V, results, scripted
 from fakes import Recorder, ScriptedModel, saying
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.decoding import forward, memory
-from fastedit.decoding.cache import BlockCache
+from fastedit.decoding import engine, memory
+from fastedit.decoding.cache import BlockCache, _BlockLayer
 from fastedit.decoding.canvas import Canvas
 from fastedit.decoding.memory import Capacity, capacity
 
@@ -91,6 +91,59 @@ def test_hundreds_of_requests_hold_what_a_full_batch_holds(monkeypatch):
 
 
 @pytest.fixture
+def kept(monkeypatch):
+    """How many layers' keys and values are still there, while Python does not look for cycles."""
+    layers, make = [], _BlockLayer.lazy_initialization
+
+    def watched(layer, keys, values):
+        make(layer, keys, values)
+        layers.append(weakref.ref(layer))
+
+    monkeypatch.setattr(_BlockLayer, "lazy_initialization", watched)
+    gc.collect()
+    gc.disable()
+    yield lambda: sum(layer() is not None for layer in layers)
+    gc.enable()
+    assert layers
+
+
+def test_keys_and_values_go_with_the_call(golden_model, kept):
+    decoder = Decoder(golden_model)
+    decoder.generate(PROMPTS, **GOLDEN)
+    assert not kept()
+    list(decoder.stream(PROMPTS[0], drafts=True, **GOLDEN))
+    assert not kept()
+    events = decoder.stream(PROMPTS[0], **GOLDEN)
+    next(events)
+    assert kept()
+    events.close()  # by one who has seen enough
+    assert not kept()
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_out_of_memory_their_room_is_there_for_those_that_go_on(
+    golden_model, kept, monkeypatch, delay
+):
+    monkeypatch.setitem(engine.DELAY, "cpu", delay)
+    start_again, left = engine.Engine._start_again, []
+
+    def watched(self, shortage):
+        result = start_again(self, shortage)
+        left.append(kept())
+        return result
+
+    monkeypatch.setattr(engine.Engine, "_start_again", watched)
+
+    def model(**inputs):
+        if len(inputs["input_ids"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return golden_model(**inputs)
+
+    out = Decoder(model).generate(PROMPTS, **GOLDEN)
+    assert out.errors == [None] * len(PROMPTS) and left and not any(left)
+
+
+@pytest.fixture
 def card(monkeypatch):
     """A CUDA device with 10 GB free, of which torch holds 1 GB unused and 1 GB in use besides."""
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (9_000_000_000, 20_000_000_000))
@@ -142,29 +195,3 @@ def test_auto_without_sizes_or_on_a_cpu_is_a_constant(card):
         assert capacity("auto", model, DecodeConfig(), device) == Capacity(memory.ROWS)
     assert Capacity(memory.ROWS).rows(10**9) == memory.ROWS and math.isinf(Capacity(1).memory)
     assert capacity(500, model_of(**SIZES), DecodeConfig(), card) == Capacity(500)
-
-
-def test_a_cache_is_gone_when_it_is_let_go(golden_model, monkeypatch):
-    """Without a garbage collection: what runs out of memory, or decodes next, needs it now."""
-    caches = []
-
-    def made():
-        caches.append(weakref.ref(cache := BlockCache()))
-        return cache
-
-    class Short(Recorder):
-        def __call__(self, **inputs):
-            assert sum(cache() is not None for cache in caches) == 1
-            if len(inputs["input_ids"]) > 2:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().__call__(**inputs)
-
-    monkeypatch.setattr(forward, "_new_cache", made)
-    gc.disable()
-    try:
-        decoder = Decoder(Short(golden_model))
-        for _ in range(2):
-            decoder.generate(PROMPTS, **GOLDEN)
-        assert [cache() for cache in caches] == [None] * 4  # each call ran out once
-    finally:
-        gc.enable()

@@ -1,5 +1,7 @@
 """Decoding on a device: golden cases, graphs, key lengths, and no call that waits inside a step."""
 
+import gc
+
 import pytest
 import torch
 from cases import DRAWN, ENDS, GOLDEN, PROMPTS, results
@@ -11,37 +13,33 @@ from fastedit.models.llada2 import varlen
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.filterwarnings("error:this model's forward cannot be captured"),
 ]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
-def model(request, golden):
-    """In bf16 as it is loaded; in fp32, where torch's grouped_mm counts on the host, without it."""
+@pytest.fixture(scope="module")
+def model(golden):
+    """In fp32, for which torch's grouped products read the tokens of each expert on the host."""
+    return on_gpu(golden, "float32", "batched_mm")
+
+
+def on_gpu(golden, dtype, experts, device="cuda"):
     from fastedit.models.llada2 import LLaDA2MoeModelLM
 
-    if request.param == "bfloat16" and torch.cuda.get_device_capability()[0] not in (9, 10):
-        pytest.skip("torch's grouped_mm counts on the host here")
-    model = LLaDA2MoeModelLM.from_pretrained(golden, dtype=request.param).eval().to("cuda")
-    if request.param == "float32":
-        model.set_experts_implementation("batched_mm")
-    return model
+    load = LLaDA2MoeModelLM.from_pretrained
+    return load(golden, dtype=dtype, experts_implementation=experts).eval().to(device)
 
 
 def test_golden_cases(model, golden_cases):
-    """Up to the rounding of products, for which the tiny model leaves room in fp32."""
-    if model.dtype != torch.float32:
-        pytest.skip("the golden cases are in fp32")
+    """In fp32, up to the rounding of products: the tiny model leaves room for it."""
     for case in golden_cases:
         out = Decoder(model).generate(torch.tensor(case["prompt"]), **case["params"])
         assert out.sequences[0].tolist() == case["output"]
 
 
-@pytest.mark.filterwarnings("ignore:temperature")
-@pytest.mark.parametrize("rule", [*ENDS, DRAWN])
-def test_graphs_and_eager_steps_agree(model, rule, monkeypatch):
-    """Captured graphs, none refused; one request, so that products have one shape."""
-    if model.dtype != torch.float32 and varlen._kernel() is None:
-        pytest.skip("masks of different lengths round differently")
+@pytest.fixture
+def made(monkeypatch):
+    """All graphs that are captured."""
     made = []
 
     class Counted(graph.CudaGraph):
@@ -50,6 +48,13 @@ def test_graphs_and_eager_steps_agree(model, rule, monkeypatch):
             made.append(self)
 
     monkeypatch.setitem(graph.CAPTURE, "cuda", Counted)
+    return made
+
+
+@pytest.mark.filterwarnings("ignore:temperature")
+@pytest.mark.parametrize("rule", [*ENDS, DRAWN])
+def test_graphs_and_eager_steps_agree(model, made, rule):
+    """One request, so that products have one shape."""
     for prompt in PROMPTS:
         options = GOLDEN | rule | {"max_new_tokens": 60}
         got = results(Decoder(model).generate(prompt, **options))
@@ -57,21 +62,72 @@ def test_graphs_and_eager_steps_agree(model, rule, monkeypatch):
     assert made
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability()[0] not in (9, 10),
+    reason="torch's grouped products wait for the device on this GPU",
+)
+def test_graphs_of_checkpoints_as_they_are_loaded(golden, made, monkeypatch):
+    """bf16, experts in grouped products, keys by length. The same shapes without a capture."""
+    decoder = Decoder(on_gpu(golden, "bfloat16", None))
+    options = GOLDEN | {"max_new_tokens": 60, "eos_token_id": []}
+    got = results(decoder.generate(PROMPTS, **options))
+    assert made
+    monkeypatch.setattr(graph, "WARM_UP", 10**9)
+    assert results(decoder.generate(PROMPTS, **options)) == got
+
+
+def test_a_model_that_waits_goes_on_without_graphs_and_leaves_torch_as_it_was(model):
+    want = results(Decoder(model).generate(PROMPTS, cuda_graphs=False, **GOLDEN))
+    held = []
+    for _ in range(3):
+        with pytest.warns(UserWarning, match="cannot be captured"):
+            got = Decoder(Waiting(model)).generate(PROMPTS, **GOLDEN)
+        assert results(got) == want
+        gc.collect()
+        torch.cuda.empty_cache()
+        held.append(torch.cuda.memory_reserved())
+    assert held[1] == held[2]
+    torch.rand(1, device="cuda")
+
+
+class Waiting:
+    def __init__(self, model):
+        self.model, self.config, self.parameters = model, model.config, model.parameters
+
+    def __call__(self, **inputs):
+        assert inputs["input_ids"].max().item() < 128
+        return self.model(**inputs)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_a_device_that_is_not_the_current_one(golden, model, made):
+    there = on_gpu(golden, "float32", "batched_mm", "cuda:1")
+    got = results(Decoder(there).generate(PROMPTS[0], **GOLDEN))
+    assert got == results(Decoder(model).generate(PROMPTS[0], **GOLDEN))
+    assert len(made) == 2 and torch.cuda.current_device() == 0
+
+
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_no_call_of_a_step_waits(model, monkeypatch, cuda_graphs):
+    """But capturing one does."""
     run = engine.Engine._step_late
 
     def guarded(self, number, finished):
-        captures = cuda_graphs and any(
-            seen == graph.WARM_UP for seen in self.graphs.seen.values()
-        )  # capturing waits
-        torch.cuda.set_sync_debug_mode("default" if captures else "error")
+        torch.cuda.set_sync_debug_mode("error")
         try:
             run(self, number, finished)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
+    def capture(step, pool):
+        torch.cuda.set_sync_debug_mode("default")
+        try:
+            return graph.CudaGraph(step, pool)
+        finally:
+            torch.cuda.set_sync_debug_mode("error")
+
     monkeypatch.setattr(engine.Engine, "_step_late", guarded)
+    monkeypatch.setitem(graph.CAPTURE, "cuda", capture)
     out = Decoder(model).generate(PROMPTS, **GOLDEN | {"cuda_graphs": cuda_graphs})
     assert all(stats.forwards for stats in out.stats)
 
