@@ -52,6 +52,13 @@ class BlockCache(Cache):
             row = torch.arange(rows.start, rows.stop, device=positions.device)
             self.where = (row[:, None], positions)
 
+    def where_on(self, device: torch.device) -> Any:
+        """`where` for a layer there: a model may lie on several devices."""
+        index = self.where[1]
+        if isinstance(index, slice) or index.device == device:
+            return self.where
+        return tuple(part.to(device) for part in self.where)
+
     def resize(self, slots: int, length: int) -> None:
         """Room for other numbers of prefixes and positions; keeps what lies within both."""
         rows, columns = min(slots, self.slots), min(length, self.length)
@@ -101,8 +108,9 @@ class _BlockLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         cache = self.cache
-        self.keys[cache.where] = key_states.transpose(1, 2)
-        self.values[cache.where] = value_states.transpose(1, 2)
+        where = cache.where_on(self.keys.device)
+        self.keys[where] = key_states.transpose(1, 2)
+        self.values[where] = value_states.transpose(1, 2)
         return (
             self.keys[cache.rows, : cache.visible].transpose(1, 2),
             self.values[cache.rows, : cache.visible].transpose(1, 2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,7 @@ class Canvas:
     def window(self, rows: slice) -> Window:
         sampling = ops.Sampling(*(field[rows] for field in self.sampling.fields()))
         return Window(
-            self,
+            weakref.proxy(self),  # `live` is one of them, and a cycle would hold the memory
             rows,
             self.tokens[rows],
             sampling.start,

@@ -34,9 +34,11 @@ class BlockForward:
         self.model, self.canvas = model, canvas
         self.cache = _new_cache() if use_cache else None
         self.columns = torch.arange(0, device=device)
-        # A prefill needs no logits; transformers' models can leave most of them out.
         forward = inspect.signature(getattr(model, "forward", model)).parameters
+        # A prefill needs no logits; transformers' models can leave most of them out.
         self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
+        # The decision reads logits of any dtype as fp32: a copy in fp32 would cost three reads.
+        self.as_they_are = {"upcast_logits": False} if "upcast_logits" in forward else {}
 
     @property
     def block_length(self) -> int:
@@ -125,6 +127,7 @@ class BlockForward:
     def _call(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **options: int) -> Tensor:
         return self.model(
             **options,
+            **self.as_they_are,
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,

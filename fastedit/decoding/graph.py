@@ -3,6 +3,10 @@
 A replay launches all kernels of a step at once, in the memory they were captured with. Graphs last
 as long as the call that made them: what a model does may change between two calls, and a graph
 would not see it.
+
+A forward that waits for the device cannot be captured. transformers' default for experts is one,
+except in bf16 on GPUs of compute capability 9.x and 10.x: elsewhere torch's grouped products read
+the number of tokens per expert on the host.
 """
 
 from __future__ import annotations
@@ -67,7 +71,8 @@ def _clean_up(device: int, pool: Any) -> None:
     The allocator would go on as inside a capture, so never give memory back, and keep the pool for
     good. The default generator of torch 2.11 would refuse to draw ever again.
     """
-    with contextlib.suppress(RuntimeError):  # what `capture_end` has ended cannot end again
+    # What `capture_end` has ended cannot end again; these names are torch's own affair.
+    with contextlib.suppress(RuntimeError, AttributeError):
         torch._C._cuda_endAllocateToPool(device, pool)  # type: ignore[attr-defined]
         torch._C._cuda_releasePool(device, pool)  # type: ignore[attr-defined]
     generator = torch.cuda.default_generators[device]
@@ -91,12 +96,17 @@ class Graphs:
     """
 
     def __init__(self, device: torch.device, wanted: bool) -> None:
+        self.device = device
         self.capture = CAPTURE.get(device.type) if wanted else None
+        self.captured: dict[Hashable, Any] = {}
         self.clear()
 
     def clear(self) -> None:
         """Forget all graphs: the tensors they work on are no longer the ones in use."""
-        self.captured: dict[Hashable, Any] = {}
+        if self.captured and self.device.type == "cuda":
+            # Expandable segments are unmapped without waiting for a replay on another stream.
+            torch.cuda.synchronize(self.device)
+        self.captured = {}
         self.seen: Counter[Hashable] = Counter()
         self.pool: list[Any] = []
 
@@ -121,7 +131,8 @@ class Graphs:
             reason = str(error.__context__ or error).partition("\n")[0]
             warnings.warn(
                 f"this model's forward cannot be captured in a CUDA graph ({reason}); decoding "
-                "goes on without graphs, and cuda_graphs=False silences this warning",
+                "goes on without graphs, and cuda_graphs=False silences this warning. Experts in "
+                "grouped products can be captured in bfloat16 on Hopper and Blackwell",
                 stacklevel=2,
             )
         return self.captured.get(key)

@@ -2,11 +2,13 @@
 
 import cases
 import pytest
+import torch
 from cases import GOLDEN, B, prompt
 from fakes import Recorder
 
 from fastedit import Decoder
 from fastedit.decoding import forward
+from fastedit.decoding.cache import BlockCache
 
 BASE = GOLDEN | {"eos_token_id": []}
 ENDS = [
@@ -105,3 +107,12 @@ def test_drafts_show_steps_and_no_commit_forwards(golden_model):
         for more in (options, options | {"use_cache": False})
     )
     assert cached == plain and len(cached) > 8
+
+
+def test_layers_on_several_devices_have_the_positions_on_their_own():
+    cache, positions = BlockCache(), torch.tensor([[0, 1], [4, 5]])
+    cache.resize(2, 8)
+    cache.place(slice(0, 2), positions, 4, level=False)
+    for device in ("cpu", "meta"):
+        assert {part.device.type for part in cache.where_on(torch.device(device))} == {device}
+    assert cache.where_on(positions.device) is cache.where  # without a copy

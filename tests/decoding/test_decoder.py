@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from cases import MASK, SCRIPTED, V, scripted
+from cases import GOLDEN, MASK, SCRIPTED, V, scripted
 from fakes import ScriptedModel, saying
 
 from fastedit import DecodeConfig, Decoder
+from fastedit.decoding.forward import BlockForward
 
 HOT = SCRIPTED | {"temperature": 1.0, "editing_threshold": None}
 
@@ -131,3 +132,23 @@ def test_logits_may_come_in_half_precision(dtype):
 
     out = Decoder(half).generate(torch.tensor([1]), **SCRIPTED)
     assert out.sequences[0].tolist() == [3] * 6
+
+
+def test_the_native_model_makes_no_copy_of_its_logits_in_fp32(golden, monkeypatch):
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+
+    model, dtypes = LLaDA2MoeModelLM.from_pretrained(golden, dtype="bfloat16").eval(), set()
+    forward = BlockForward._call
+
+    def watched(self, *args, **options):
+        logits = forward(self, *args, **options)
+        dtypes.add(logits.dtype)
+        return logits
+
+    monkeypatch.setattr(BlockForward, "_call", watched)
+    ours = Decoder(model).generate(torch.arange(1, 14), **GOLDEN)
+    assert dtypes == {torch.bfloat16}
+    # As the released model has them, whose forward knows no such option.
+    released = Decoder(lambda **inputs: model(**inputs)).generate(torch.arange(1, 14), **GOLDEN)
+    assert dtypes == {torch.bfloat16, torch.float32}
+    assert ours.sequences[0].equal(released.sequences[0]) and ours.stats == released.stats

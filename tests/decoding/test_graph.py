@@ -168,6 +168,7 @@ def test_a_capture_that_fails_is_cleaned_up(monkeypatch):
         "CUDAGraph": object,
         "current_stream": lambda: None,
         "stream": lambda stream: contextlib.nullcontext(),
+        "synchronize": lambda device: calls.append(("synchronize", device.index)),
         "Stream": lambda device: f"stream of {device}",
         "graph": Capture,
         "default_generators": [None, Generator()],
@@ -191,7 +192,8 @@ def test_a_capture_that_fails_is_cleaned_up(monkeypatch):
         graphs.run("key", step)
     graph._capture_stream.cache_clear()
     assert calls[:2] == [("endAllocateToPool", 1, "pool"), ("releasePool", 1, "pool")]
-    assert calls[2:] == [("graphsafe_set", "clone"), ("set", "state")] and not graphs.captured
+    assert calls[2:4] == [("graphsafe_set", "clone"), ("set", "state")]
+    assert calls[4:] == [("synchronize", 1)] and not graphs.captured
 
 
 def test_memory_that_runs_out_in_a_capture(model, taped, monkeypatch):

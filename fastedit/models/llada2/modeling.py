@@ -262,9 +262,10 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        upcast_logits: bool = True,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
-        """Logits fp32 [B, kept, vocab] of `input_ids` [B, Q].
+        """Logits [B, kept, vocab] of `input_ids` [B, Q], in fp32 as the released model has them.
 
         `attention_mask`: bool [1 or B, 1, Q, K] (True = may attend), a padding mask [B, K], or
         None, over K = cached + Q keys. None is the block-causal rule with `config.block_size`;
@@ -273,6 +274,7 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
         `position_ids` [1 or B, Q]: default consecutive after the cache, padding of a 2-D mask not
         counted. `past_key_values`, when given, is extended; `use_cache=True` makes one.
         `logits_to_keep`: the last n positions (0: all), or a 1-D LongTensor of positions.
+        `upcast_logits=False` leaves the logits in the dtype of the weights.
 
         Raises ValueError for masks of other kinds (see `masks.resolve_mask`).
         """
@@ -288,8 +290,9 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
         keep: Any = logits_to_keep
         if isinstance(keep, int):
             keep = slice(-keep, None)
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
         return MoeCausalLMOutputWithPast(
-            logits=self.lm_head(outputs.last_hidden_state[:, keep]).float(),
+            logits=logits.float() if upcast_logits else logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
