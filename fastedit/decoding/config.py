@@ -57,7 +57,7 @@ class DecodeConfig:
                        fewer forwards, most of all for few requests. The model must take two
                        blocks at once; needs use_cache
     cuda_graphs        on CUDA, replay steps from graphs, captured as they are needed; not with
-                       lookahead, drafts or use_cache=False
+                       lookahead, drafts, use_cache=False or a model over several devices
 
     Other spellings: gen_length, block_size, edit_threshold, max_post_edit_steps, mask_id, eos_id;
     `mode="quality" | "speed"` sets both thresholds. `steps` and `minimal_topk` are ignored with a

@@ -91,7 +91,9 @@ class Engine:
         self.delay = 0 if self.lookahead else DELAY.get(device.type, 0)
         self.copies: deque[Copy] = deque()
         graphs = first.config.cuda_graphs and self.use_cache and self.delay > 0
-        self.graphs = Graphs(device, wanted=graphs)
+        # A capture would not own the memory on the other devices of a model that has several.
+        several = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+        self.graphs = Graphs(device, wanted=graphs and not several)
 
     def run(self) -> Generator[list[Request]]:
         """Decode everything; yields after every step the requests that finished in it."""

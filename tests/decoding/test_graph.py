@@ -101,6 +101,16 @@ def test_without_a_cache_there_are_no_graphs(model, taped):
     assert not taped.made
 
 
+@pytest.mark.parametrize(
+    ("places", "graphs"), [((0, 0), True), ((0, 1), False), ((0, "cpu"), False)]
+)
+def test_a_model_over_several_devices_has_no_graphs(model, taped, monkeypatch, places, graphs):
+    parts = dict(zip(("model", "lm_head"), places, strict=True))
+    monkeypatch.setattr(model, "hf_device_map", parts, raising=False)
+    Decoder(model).generate(PROMPTS[0], **GOLDEN)
+    assert bool(taped.made) == graphs
+
+
 def test_bad_logits_name_their_position(model, taped):
     """The logits of a graph are gone when the host hears of them."""
 

@@ -20,6 +20,7 @@ from fastedit.cli.bench.peers import Competitor, Outcome
 
 STEPS = 32  # in a graph: enough to hide its launch behind steps of a few microseconds
 PROBE_MEGABYTES = {"cpu": 512, "cuda": 1024}
+PROBE_MOVES = {"cpu": 1, "cuda": 16}  # in a row, so that launches do not count
 
 Shot = tuple[float, list[Outcome]]
 
@@ -78,7 +79,7 @@ class Replay:
 
 @dataclass(frozen=True)
 class Probe:
-    """Memory bandwidth as torch reaches it with all threads: moves `bytes` per shot."""
+    """Memory bandwidth as torch reaches it with all threads: a shot moves `bytes` at a time."""
 
     name: str
     bytes: int
@@ -86,8 +87,10 @@ class Probe:
     move: Callable[[], Tensor]
 
     def __call__(self) -> float:
-        """Seconds."""
-        return timed(self.move, self.device)[0]
+        """Seconds for `bytes`."""
+        moves = PROBE_MOVES[self.device.type]
+        seconds, _ = timed(lambda: [self.move() for _ in range(moves)], self.device)
+        return seconds / moves
 
 
 def stopwatches(competitor: Competitor, case: Case, pool: Any) -> Iterator[Wall | Replay]:
