@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +12,6 @@ from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 
 if TYPE_CHECKING:
     from fastedit.training.settings import RunOptions
-
-# torch has a class for GPUs only.
-_CPU_OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory")
 
 
 def _option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
@@ -154,10 +150,9 @@ def _run_options(values: dict[str, Any]) -> RunOptions:
 
 
 def _train(options: RunOptions, resume: bool) -> None:
-    import torch
-
     try:
         from fastedit.cli.progress import TrainingProgress
+        from fastedit.decoding.memory import out_of_memory
         from fastedit.training.checkpoints import checkpoints
         from fastedit.training.data import DataError
         from fastedit.training.run import run
@@ -178,10 +173,8 @@ def _train(options: RunOptions, resume: bool) -> None:
             )
     except DataError as error:
         raise UserError(str(error)) from error
-    except torch.OutOfMemoryError as error:
-        raise UserError(_memory_advice(options, error)) from error
     except RuntimeError as error:
-        if _CPU_OUT_OF_MEMORY.search(str(error)):
+        if out_of_memory(error):
             raise UserError(_memory_advice(options, error)) from error
         raise
     except KeyboardInterrupt:
