@@ -4,9 +4,8 @@ A replay launches all kernels of a step at once, in the memory they were capture
 as long as the call that made them: what a model does may change between two calls, and a graph
 would not see it.
 
-A forward that waits for the device cannot be captured. transformers' default for experts is one,
-except in bf16 on GPUs of compute capability 9.x and 10.x: elsewhere torch's grouped products read
-the number of tokens per expert on the host.
+A forward that waits for the device cannot be captured. transformers' default for experts is one on
+many GPUs: see `grouped_products_wait` beside the model.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,7 +17,7 @@ from fastedit.models.llada2 import (
     block_causal_mask,
     doubled_block_mask,
 )
-from fastedit.models.llada2.modeling import LLaDA2MoeExperts
+from fastedit.models.llada2.modeling import LLaDA2MoeExperts, grouped_products_wait
 
 TINY = {
     "vocab_size": 64,
@@ -79,6 +81,33 @@ def test_golden_logits(golden, attn, experts, monkeypatch):
     )
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "capability", "waits"),
+    [
+        (torch.bfloat16, (9, 0), False),
+        (torch.bfloat16, (10, 3), False),
+        (torch.bfloat16, (8, 0), True),
+        (torch.bfloat16, (12, 0), True),
+        (torch.float16, (9, 0), True),
+        (torch.float32, (9, 0), True),
+    ],
+)
+def test_a_few_experts_run_on_all_tokens_where_grouped_products_wait(
+    monkeypatch, dtype, capability, waits
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    experts = tiny().model.layers[1].mlp.experts
+    tokens = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+    assert grouped_products_wait(tokens) == waits
+    with torch.no_grad():
+        assert experts.suits_all_on_all(tokens, top_k=2) == waits
+        assert not experts.suits_all_on_all(tokens, top_k=1)  # 8 experts, each on all tokens
+    assert not experts.suits_all_on_all(tokens, top_k=2)  # training
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert grouped_products_wait(tokens)
+    assert not grouped_products_wait(torch.zeros(1))
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

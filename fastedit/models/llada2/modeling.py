@@ -80,7 +80,7 @@ class LLaDA2MoeExperts(nn.Module):
         """As `forward`, with every expert run on every token and weighted by 0 where not chosen.
 
         More products, far fewer calls: for a block or two of tokens and a handful of experts on a
-        CPU, half the time of sorting the tokens by expert.
+        CPU, half the time of sorting the tokens by expert. On a GPU it waits for nothing.
         """
         share = weights.new_zeros(len(hidden), self.num_experts).scatter_(1, experts, weights)
         gate, up = torch.matmul(hidden, self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)
@@ -88,9 +88,24 @@ class LLaDA2MoeExperts(nn.Module):
         return (outputs * share.t()[..., None]).sum(dim=0).to(hidden.dtype)
 
     def suits_all_on_all(self, tokens: Tensor, top_k: int) -> bool:
-        few = len(tokens) <= 64 and self.num_experts <= 4 * top_k
-        plain = tokens.device.type == "cpu" and tokens.dtype == torch.float32
-        return few and plain and not torch.is_grad_enabled()
+        if torch.is_grad_enabled() or self.num_experts > 4 * top_k:
+            return False
+        if tokens.device.type == "cpu":
+            return len(tokens) <= 64 and tokens.dtype == torch.float32
+        return grouped_products_wait(tokens)
+
+
+def grouped_products_wait(tokens: Tensor) -> bool:
+    """Whether torch's grouped products of `tokens` read the size of every group on the host.
+
+    They do but in bf16 on NVIDIA's compute capability 9.x and 10.x: ATen's `_grouped_mm_fallback`,
+    torch 2.11 and 2.13. A CUDA graph cannot hold such a forward. False where no device is waited
+    for.
+    """
+    if tokens.device.type != "cuda":
+        return False
+    fast = torch.version.hip is None and tokens.dtype == torch.bfloat16
+    return not fast or torch.cuda.get_device_capability(tokens.device)[0] not in (9, 10)
 
 
 class LLaDA2MoeSparseBlock(nn.Module):
