@@ -98,7 +98,7 @@ def _check_prompts(rows: list[Row], decoder: Decoder, source: Path, raw: bool) -
             # Checks prompt and options; nothing runs until the first event is asked for.
             decoder.stream(_prompt(row, decoder, raw), **row.options)
         except Exception as error:
-            errors.add(row.line, str(error).removeprefix("prompt 0 "))
+            errors.add(row.line, str(error).removeprefix("prompt 0").lstrip(": "))
     errors.raise_any()
 
 

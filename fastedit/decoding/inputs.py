@@ -27,10 +27,12 @@ def one_by_one(prompts: Any, attention_mask: Tensor | None) -> Sequence[Any]:
         raise ValueError("attention_mask goes with an id tensor; lists of prompts need none")
     if isinstance(prompts, str):
         return [prompts]
-    if not isinstance(prompts, Sequence):
+    if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
         raise TypeError(f"prompts must be text, chats or id tensors; got {type(prompts).__name__}")
     if prompts and all(isinstance(message, dict) for message in prompts):
         return [prompts]
+    if prompts and all(isinstance(token, int) for token in prompts):
+        raise TypeError("got a list of int: ids of one prompt go as [[1, 2]] or as a tensor [P]")
     return prompts
 
 
@@ -43,7 +45,7 @@ def as_ids(prompt: Any, tokenizer: Any, mask_token_id: int) -> Tensor:
         return _tokenise(prompt, tokenizer, mask_token_id)
     if isinstance(prompt, Tensor):
         return _rows(prompt, None)[0] if prompt.dim() < 2 else _only_row(prompt)
-    is_list = isinstance(prompt, Sequence) and len(prompt) > 0
+    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and len(prompt) > 0
     if is_list and all(isinstance(message, dict) for message in prompt):
         return _apply_template(prompt, tokenizer, mask_token_id)
     if is_list and all(isinstance(token, int) for token in prompt):

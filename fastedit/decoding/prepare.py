@@ -26,8 +26,11 @@ def one_per_prompt(
     """
     if isinstance(config, DecodeConfig):
         return [config.replace(**overrides)] * count
-    if not isinstance(config, Sequence) or not all(isinstance(c, DecodeConfig) for c in config):
+    if not isinstance(config, Sequence):
         raise TypeError(f"config must be a DecodeConfig or a list of them; got {config!r:.80}")
+    for index, one in enumerate(config):
+        if not isinstance(one, DecodeConfig):
+            raise TypeError(f"config of prompt {index} must be a DecodeConfig; got {one!r:.80}")
     if len(config) != count:
         raise ValueError(f"config has {len(config)} entries for {count} prompts: give one each")
     configs = [one.replace(**overrides) for one in config]
@@ -71,7 +74,7 @@ def as_requests(
             stops[texts] = _stops(config, tokenizer)
         ids, refusal = torch.empty(0, dtype=torch.int64), None
         try:
-            ids = as_ids(prompt, tokenizer, mask)
+            ids = _ids(prompt, index, tokenizer, mask)
             check_prompt(
                 ids,
                 index,
@@ -98,6 +101,14 @@ def as_requests(
             request.fail(refusal)
         requests.append(request)
     return requests, mask
+
+
+def _ids(prompt: Any, index: int, tokenizer: Any, mask: int) -> torch.Tensor:
+    try:
+        return as_ids(prompt, tokenizer, mask)
+    except (TypeError, ValueError) as error:  # which of thousands it was
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"prompt {index}: {error}") from error
 
 
 def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:

@@ -188,6 +188,7 @@ def test_a_bad_line_is_reported_before_any_model_call(decode, tmp_path, line, wo
     code, err = decode([{"prompt": "fine"}, "", line])
     assert code == 2
     assert "f.jsonl:3: " in err and words in err and err.count("\n") == 1
+    assert "prompt 0" not in err  # a line has its number and is no prompt of a list
     assert not (tmp_path / "g.jsonl").exists()
 
 

@@ -97,7 +97,12 @@ def test_lone_special_texts_of_other_tokens_stay_tokens(tokenizer):
         ({"input_ids": [1]}, TypeError, "dict"),
         (None, TypeError, "NoneType"),
         ([None], TypeError, "NoneType"),
-        ([1, 2], TypeError, "int"),
+        ([1, 2], TypeError, r"list of int.*\[\[1, 2\]\]"),
+        (b"ab", TypeError, "bytes"),
+        (["a", b"b"], TypeError, "prompt 1: .*bytes"),
+        (["a", None], TypeError, "prompt 1: .*NoneType"),
+        (["a", [{"content": "b"}]], ValueError, "prompt 1: message 0 needs a `role`"),
+        (["a", "\ud800"], TypeError, "prompt 1: "),
         ([["a", "b"]], TypeError, "list"),
     ],
 )

@@ -120,9 +120,9 @@ def test_what_one_forward_serves_must_be_the_same(decoder, name):
 def test_configs_that_do_not_fit_the_prompts_are_refused(decoder):
     with pytest.raises(ValueError, match="config has 2 entries for 5 prompts"):
         decoder.generate(PROMPTS, config=CONFIGS[:2])
+    with pytest.raises(TypeError, match="config of prompt 1 must be a DecodeConfig; got None"):
+        decoder.generate(PROMPTS[:2], config=[CONFIGS[0], None])
     with pytest.raises(TypeError, match="config must be a DecodeConfig or a list of them"):
-        decoder.generate(PROMPTS[:1], config=[{"threshold": 0.5}])
-    with pytest.raises(TypeError, match="config must be a DecodeConfig"):
         decoder.generate(PROMPTS[:1], config={"threshold": 0.5})
     with pytest.raises(ValueError, match="seed has 2 entries for 5 prompts"):
         decoder.generate(PROMPTS, config=CONFIGS, seed=[1, 2])
