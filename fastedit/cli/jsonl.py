@@ -113,7 +113,7 @@ def finished_indexes(
     removed from the file. Raises `UserError` where the file holds anything that cannot come from
     these rows, or says that it was made from something else; the file is then left as it is.
     """
-    if not path.exists():
+    if not path.is_file():  # there is none, or a pipe or device, of which nothing can be read back
         return set(), 0
     try:
         *lines, tail = path.read_bytes().split(b"\n")

@@ -91,7 +91,7 @@ class Decoder:
         errors         "raise": a bad prompt raises TypeError or ValueError before any model call.
                        A request with bad logits fails alone; its error is in `errors` of the
                        output, or raised when it was the only one. So is DecodeMemoryError, in any
-                       case. A `RequestError` that is raised has `output`.
+                       case. Whatever is raised while decoding has `output`, a `DecodeOutput`.
                        "return": each of these ends its own request and is in `errors`
         allow_mask_in_prompt  keep a literal mask id of a prompt, protected, instead of refusing it
         overrides      options of `DecodeConfig` for this call, on top of `config`
@@ -125,6 +125,11 @@ class Decoder:
                             fatal = error
                     if fatal:
                         break
+        except Exception as error:  # of the model, most likely: what has ended is not lost
+            error.output = self._output(requests, False)  # type: ignore[attr-defined]
+            ended = sum(request.finished for request in requests)
+            error.add_note(f"{ended} of {len(requests)} requests had ended: see its `output`")
+            raise
         finally:
             if streamer is not None:
                 streamer.end()

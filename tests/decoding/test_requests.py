@@ -200,3 +200,23 @@ def test_an_iteration_that_is_left_calls_the_model_no_more():
         calls = len(model.calls)
         break
     assert len(model.calls) == calls
+
+
+def test_what_had_ended_is_not_lost_when_the_model_fails():
+    class Failing(ScriptedModel):
+        def __call__(self, **inputs):
+            if len(self.calls) == 20:
+                raise KeyError("a weight")
+            return super().__call__(**inputs)
+
+    prompts = [torch.tensor([i, 1, 2]) for i in range(5)]
+    options = SHARED | {"max_new_tokens": 9, "eos_token_id": [], "max_batch": 2, "seed": 0}
+    whole = Decoder(ScriptedModel(V, hashed(V, MASK, 1))).generate(prompts, **options)
+    with pytest.raises(KeyError, match="a weight") as caught:
+        Decoder(Failing(V, hashed(V, MASK, 1))).generate(prompts, **options)
+    out = caught.value.output
+    reasons = [stats.finish_reason for stats in out.stats]
+    assert {"length", "interrupted"} == set(reasons)
+    for reason, ids, full in zip(reasons, out.sequences, whole.sequences, strict=True):
+        assert ids.equal(full if reason == "length" else full[: len(ids)])
+    assert f"{reasons.count('length')} of 5 requests had ended" in caught.value.__notes__[0]
