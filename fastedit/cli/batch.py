@@ -52,11 +52,23 @@ def decode_file(
                 failed += "error" in record
                 advance(1)
     except KeyboardInterrupt:
-        kept = f"{len(done) + written} of {len(rows)} results are in {target or 'the output'}"
-        again = "; the same command goes on from there" if target else ""
-        raise InterruptedRunError(f"interrupted: {kept}{again}") from None
+        raise InterruptedRunError(
+            f"interrupted: {_kept(len(done), written, rows, target)}"
+        ) from None
+    except BrokenPipeError:  # the reader has seen enough
+        raise
+    except OSError as error:
+        kept = _kept(len(done), written, rows, target)
+        raise UserError(
+            f"cannot write {target or 'to stdout'}: {error.strerror}; {kept}"
+        ) from error
     _report(written, failed, len(done), target)
     return failed
+
+
+def _kept(before: int, written: int, rows: list[Row], target: Path | None) -> str:
+    kept = f"{before + written} of {len(rows)} results are in {target or 'the output'}"
+    return kept + ("; the same command goes on from there" if target else "")
 
 
 def _with_origin(record: dict[str, Any], origins: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -292,3 +293,13 @@ def test_a_failed_request_gets_an_error_and_the_others_their_text(
     assert len(by_id) == len(lines)
     assert by_id["bad"]["error"].startswith("bad logits") and "text" not in by_id["bad"]
     assert all("text" in record for name, record in by_id.items() if name != "bad")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_no_traceback(run, checkpoint, tmp_path):
+    (tmp_path / "f.jsonl").write_text('{"prompt": "a"}\n')
+    code, _, err = run(
+        "generate", "--checkpoint", checkpoint, "--max-new-tokens", LENGTH,
+        "--input", tmp_path / "f.jsonl", "--output", "/dev/full",
+    )  # fmt: skip
+    assert code == 2 and "cannot write /dev/full: No space left on device; 0 of 1 results" in err
