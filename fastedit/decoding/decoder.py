@@ -170,8 +170,8 @@ class Decoder:
         """Decode one prompt or many and yield the result of each as it ends, in that order.
 
         Arguments as of `generate`; the result of a request is the same. One that fails, as
-        `errors="return"` says, has its error in its `Result`. Ctrl-C ends the iteration with
-        KeyboardInterrupt, behind the results of the step under way; a second one does at once.
+        `errors="return"` says, has its error in its `Result`. Ctrl-C in a step ends the iteration
+        with KeyboardInterrupt, behind the results of that step; a second one does at once.
         """
         requests, engine = self._prepare(
             prompts,
@@ -187,11 +187,14 @@ class Decoder:
     def _results(self, engine: Engine, finished: list[Request]) -> Iterator[Result]:
         """Of `finished` requests, then of those that `engine` decodes."""
         yield from map(_result, finished)
-        interrupt = Interrupt()
-        steps = interrupt.until(engine.run())
+        interrupt, steps = Interrupt(), engine.run()
+        step: list[Request] | None = []
         with self._evaluating(), contextlib.closing(steps):
-            for finished in steps:
-                yield from map(_result, finished)
+            while step is not None and not interrupt.asked:
+                step = None
+                with interrupt:  # not while the caller has a result: it may keep it for long
+                    step = next(steps, None)
+                yield from map(_result, step or ())
         if interrupt.asked:
             raise KeyboardInterrupt
 

@@ -91,6 +91,18 @@ def test_an_iteration_over_results_ends_behind_those_that_are_there(event):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_between_two_results_ctrl_c_is_the_callers_own():
+    """Who has a result, or has left the iteration and still has it, is not to press it twice."""
+    results = Decoder(scripted()).as_completed(PROMPTS, **OPTIONS)
+    for _ in results:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        break
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert len(list(results)) == len(PROMPTS) - 1
+
+
 def test_within_a_commit_the_block_does_not_count(whole, monkeypatch):
     cut = Request._cut
     calls = []
