@@ -25,7 +25,7 @@ LOGITS = 3
 # CUDA driver (for graphs, for kernels it loads), cuBLAS, Triton.
 _OUT_OF_MEMORY = re.compile(
     r"can't allocate memory|not enough memory"
-    r"|(CUDA|Triton) [Ee]rror.*: out of memory|CUBLAS_STATUS_ALLOC_FAILED"
+    r"|(CUDA|CUDA driver|HIP|Triton) [Ee]rror.*: out of memory|(CU|HIP)BLAS_STATUS_ALLOC_FAILED"
 )
 
 

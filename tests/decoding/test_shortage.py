@@ -81,8 +81,12 @@ def test_out_of_memory_while_requests_are_let_in_halves_the_room_made_for_them(g
     [
         "DefaultCPUAllocator: not enough memory",
         "CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'",
+        "CUDA driver error: out of memory",
+        "HIP error: out of memory\nSearch for `hipErrorOutOfMemory'",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
         "Triton Error [CUDA]: out of memory",
+        "Triton Error [HIP]:  Code: 2, Messsage: out of memory",
         "shapes differ",
     ],
 )
