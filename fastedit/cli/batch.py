@@ -44,20 +44,24 @@ def decode_file(
     decoder = load()
     _check_prompts(left, decoder, source, raw)
     written = failed = 0
+    decoding = True
     try:
         with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
             for record in _decoded(left, decoder, raw):
+                decoding = False
                 write_record(file, _with_origin(record, origins))
+                decoding = True
                 written += 1
                 failed += "error" in record
                 advance(1)
+            decoding = False  # the file is yet to be closed
     except KeyboardInterrupt:
         raise InterruptedRunError(
             f"interrupted: {_kept(len(done), written, rows, target)}"
         ) from None
-    except BrokenPipeError:  # the reader has seen enough
-        raise
     except OSError as error:
+        if decoding or isinstance(error, BrokenPipeError):  # a reader who has seen enough
+            raise
         kept = _kept(len(done), written, rows, target)
         raise UserError(
             f"cannot write {target or 'to stdout'}: {error.strerror}; {kept}"

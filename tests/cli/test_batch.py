@@ -303,3 +303,13 @@ def test_a_full_disk_is_no_traceback(run, checkpoint, tmp_path):
         "--input", tmp_path / "f.jsonl", "--output", "/dev/full",
     )  # fmt: skip
     assert code == 2 and "cannot write /dev/full: No space left on device; 0 of 1 results" in err
+
+
+def test_a_file_that_the_model_may_not_open_is_not_the_output(decode, monkeypatch):
+    def forbidden(self, prompts, **options):
+        raise PermissionError(13, "Permission denied", "/root/.triton/cache")
+        yield
+
+    monkeypatch.setattr(Decoder, "as_completed", forbidden)
+    with pytest.raises(PermissionError, match=r"/root/\.triton/cache"):
+        decode(requests(1))
