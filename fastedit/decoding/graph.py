@@ -131,7 +131,7 @@ class Graphs:
             warnings.warn(
                 f"this model's forward cannot be captured in a CUDA graph ({reason}); decoding "
                 "goes on without graphs, and cuda_graphs=False silences this warning. Experts in "
-                "grouped products can be captured in bfloat16 on Hopper and Blackwell",
+                "grouped products can be captured in bfloat16 on compute capability 9.x and 10.x",
                 stacklevel=2,
             )
         return self.captured.get(key)
