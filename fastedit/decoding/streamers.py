@@ -28,7 +28,7 @@ def attach_streamer(streamer: Any, requests: list[Request]) -> None:
         if request.committed:
             return
         if getattr(streamer, "_takes_logits", False):
-            streamer.put_draft(logits=logits[request.head :].cpu()[None])
+            streamer.put_draft(logits=logits[request.head :].float().cpu()[None])
         else:
             streamer.put_draft(value=ids[request.head :].cpu()[None])
 

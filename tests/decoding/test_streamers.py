@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from cases import GOLDEN
 from fakes import ScriptedModel, one_hot, saying
 from transformers import TextDiffusionStreamer, TextIteratorStreamer, TextStreamer
 
@@ -104,3 +105,19 @@ def test_a_streamer_of_one_s_own_is_given_nothing_of_a_batch(decoder, prompts):
 
     with pytest.raises(ValueError, match=str(len(prompts))):
         decoder.generate(prompts, streamer=Unwanted(), **OPTIONS)
+
+
+def test_logits_of_a_model_in_half_precision_come_in_fp32(golden):
+    """As they always did; numpy, for one, has no bf16."""
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+
+    class Logits:
+        _takes_logits = True
+        put = end = lambda *ignored: None
+
+        def put_draft(self, logits):
+            dtypes.add(logits.dtype)
+
+    model, dtypes = LLaDA2MoeModelLM.from_pretrained(golden, dtype="bfloat16").eval(), set()
+    Decoder(model).generate(torch.arange(1, 14), streamer=Logits(), **GOLDEN)
+    assert dtypes == {torch.float32}
