@@ -126,9 +126,10 @@ class Decoder:
                     if fatal:
                         break
         except Exception as error:  # of the model, most likely: what has ended is not lost
-            error.output = self._output(requests, False)  # type: ignore[attr-defined]
-            ended = sum(request.finished for request in requests)
-            error.add_note(f"{ended} of {len(requests)} requests had ended: see its `output`")
+            if getattr(error, "output", None) is None:  # some have one of their own
+                error.output = self._output(requests, False)  # type: ignore[attr-defined]
+                ended = sum(request.finished for request in requests)
+                error.add_note(f"{ended} of {len(requests)} requests had ended: see its `output`")
             raise
         finally:
             if streamer is not None:

@@ -92,7 +92,7 @@ class Engine:
         self.copies: deque[Copy] = deque()
         graphs = first.config.cuda_graphs and self.use_cache and self.delay > 0
         # A capture would not own the memory on the other devices of a model that has several.
-        several = len(set(getattr(model, "hf_device_map", {}).values())) > 1
+        several = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
         self.graphs = Graphs(device, wanted=graphs and not several)
 
     def run(self) -> Generator[list[Request]]:

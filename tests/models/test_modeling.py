@@ -99,10 +99,18 @@ def test_a_few_experts_run_on_all_tokens_where_grouped_products_wait(
 ):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     experts = tiny().model.layers[1].mlp.experts
-    tokens = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+
+    class Tokens(SimpleNamespace):
+        device, shape = torch.device("cuda"), (64, 32)
+
+        def __len__(self):
+            return self.shape[0]
+
+    tokens = Tokens(dtype=dtype)
     assert grouped_products_wait(tokens) == waits
     with torch.no_grad():
-        assert experts.suits_all_on_all(tokens, top_k=2) == waits
+        assert experts.suits_all_on_all(tokens, top_k=2) == (waits and dtype != torch.float16)
+        assert not experts.suits_all_on_all(Tokens(dtype=dtype, shape=(4097, 32)), top_k=2)
         assert not experts.suits_all_on_all(tokens, top_k=1)  # 8 experts, each on all tokens
     assert not experts.suits_all_on_all(tokens, top_k=2)  # training
     monkeypatch.setattr(torch.version, "hip", "6.4")
