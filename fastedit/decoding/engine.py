@@ -13,7 +13,6 @@ longest request in it. When memory runs out, half as many go on, each from where
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import replace
@@ -25,7 +24,7 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.decoding.canvas import Canvas, Window
 from fastedit.decoding.forward import BlockForward
-from fastedit.decoding.graph import Graphs, graph_shape
+from fastedit.decoding.graph import Graphs, graph_shape, on_device
 from fastedit.decoding.memory import Capacity, Room, out_of_memory
 from fastedit.decoding.record import Copy, Record, packed
 from fastedit.decoding.request import Request
@@ -42,11 +41,6 @@ AHEAD_SHARE = 0.75
 # By how many steps the host follows, by device type; 0 elsewhere. 1 where the device works while
 # the host goes on and an event tells when a copy has arrived.
 DELAY = {"cuda": 1}
-# What makes a device the current one, by device type: streams, events and graphs are of that one,
-# wherever the tensors are.
-CURRENT: dict[str, Callable[[torch.device], contextlib.AbstractContextManager]] = {
-    "cuda": torch.cuda.device
-}
 
 
 class Engine:
@@ -101,7 +95,7 @@ class Engine:
             finished: list[Request] = []
             shortage = None
             try:
-                with CURRENT.get(self.device.type, contextlib.nullcontext)(self.device):
+                with on_device(self.device):
                     self._round(finished)
             except RuntimeError as error:
                 if not out_of_memory(error):

@@ -86,6 +86,16 @@ def _clean_up(device: int, pool: Any) -> None:
 # How a step is captured, by device type; elsewhere it is not.
 CAPTURE: dict[str, Callable[[Step, list[Any]], Any]] = {"cuda": CudaGraph}
 
+# What makes a device the current one, by device type; elsewhere there is nothing to make.
+CURRENT: dict[str, Callable[[torch.device], contextlib.AbstractContextManager]] = {
+    "cuda": torch.cuda.device
+}
+
+
+def on_device(device: torch.device) -> contextlib.AbstractContextManager:
+    """Streams, events and graphs are of the current device, wherever the tensors are."""
+    return CURRENT.get(device.type, contextlib.nullcontext)(device)
+
 
 class Graphs:
     """Runs steps, from their graph where there is one.

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from oracle_loop import decode
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.decoding import DecodeStalledError, engine
+from fastedit.decoding import DecodeStalledError, graph
 
 V, MASK, EOS = 7, 6, 5
 IDS = {"mask_token_id": MASK, "eos_token_id": EOS, "use_cache": False}
@@ -259,7 +259,7 @@ def test_a_round_runs_on_the_device_of_the_model(monkeypatch):
         yield
         entered.pop()
 
-    monkeypatch.setitem(engine.CURRENT, "cpu", current)
+    monkeypatch.setitem(graph.CURRENT, "cpu", current)
     rule = saying([], V, then=1)
 
     def watched(seen, place):
