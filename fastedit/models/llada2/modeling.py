@@ -21,10 +21,11 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from . import varlen
-from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask, rotary_tables
+from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask
 from .configuration import LLaDA2MoeConfig
 from .conversion import StrictLoading, fuse_experts
 from .masks import default_positions, is_one_block, resolve_mask
+from .rotary import rotary_tables
 from .routing import LLaDA2MoeRouter, RoutingBlocks, routing_blocks
 
 
@@ -233,7 +234,9 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
                 getattr(past_key_values, "keys_by_position", False),
             )
         mask = self._for_attention(mask, past_key_values, hidden)
-        rotary = rotary_tables(self.config, positions, hidden.dtype)
+        cached = past_key_values.get_seq_length() if past_key_values is not None else 0
+        length = cached + hidden.shape[1]
+        rotary = rotary_tables(self.config, positions, hidden.dtype, length)
         for layer in self.layers:
             hidden = layer(hidden, mask, rotary, blocks, past_key_values=past_key_values)
         return MoeModelOutputWithPast(
