@@ -50,8 +50,8 @@ class Stored(NamedTuple):
     dtype: str  # as safetensors spells it: "F32", "BF16", ...
 
 
-def check_folder(folder: Path) -> None:
-    """Raise CheckpointError for a folder without whole, plain safetensors weights.
+def check_folder(folder: Path) -> list[Path]:
+    """The weights of a checkpoint; CheckpointError unless they are whole, plain safetensors.
 
     Raises FileNotFoundError where there is no config.json.
     """
@@ -71,6 +71,7 @@ def check_folder(folder: Path) -> None:
         raise _no_weights(folder)
     for file in files:
         check_file(file)
+    return files
 
 
 def check_quantisation(config: Mapping[str, Any], name: Path | str) -> None:
@@ -92,7 +93,7 @@ def check_file(file: Path | str) -> None:
         raise CheckpointError(f"{file}: {_diagnosis(Path(file), error)}") from error
 
 
-def read_headers(files: Iterable[str]) -> dict[str, Stored]:
+def read_headers(files: Iterable[Path | str]) -> dict[str, Stored]:
     """What is in safetensors `files`. Raises CheckpointError; a name must be in one."""
     found: dict[str, Stored] = {}
     for file in files:
@@ -108,8 +109,8 @@ def read_headers(files: Iterable[str]) -> dict[str, Stored]:
     return found
 
 
-def check_dtypes(found: Mapping[str, Stored], double: bool) -> None:
-    """Raise CheckpointError for quantised tensors, and for fp64 unless `double` (it is cast)."""
+def check_dtypes(found: Mapping[str, Stored], cast: bool) -> None:
+    """Raise CheckpointError for quantised tensors, and for fp64 unless all are `cast`."""
     for name, stored in found.items():
         if stored.dtype not in _PLAIN:
             kinds = {kind for end, kind in _MARKS.items() if any(n.endswith(end) for n in found)}
@@ -117,7 +118,7 @@ def check_dtypes(found: Mapping[str, Stored], double: bool) -> None:
                 f"{stored.file}: {name} is stored as {stored.dtype}, a quantised checkpoint"
                 f"{f' ({min(kinds)})' if kinds else ''}. {_INSTEAD}"
             )
-        if stored.dtype == "F64" and not double:
+        if stored.dtype == "F64" and not cast:
             raise CheckpointError(
                 f"{stored.file}: {name} is stored as float64, in which nothing here computes: pass "
                 'dtype="float32" or dtype="bfloat16"'

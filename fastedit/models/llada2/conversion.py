@@ -224,7 +224,9 @@ class StrictLoading(PreTrainedModel):
         if name is not None:
             folder = Path(name, kwargs.get("subfolder", ""))
             if folder.is_dir() and not kwargs.get("variant"):
-                check_folder(folder)
+                files = check_folder(folder)
+                given = kwargs.get("dtype") or kwargs.get("torch_dtype") or "auto"
+                check_dtypes(read_headers(files), cast=given != "auto")
             else:
                 hub = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
                 options = {key: kwargs[key] for key in hub if key in kwargs}
@@ -245,7 +247,7 @@ class StrictLoading(PreTrainedModel):
             found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
         else:
             stored = read_headers(checkpoint_files)
-            check_dtypes(stored, double=model.dtype != torch.float64)
+            check_dtypes(stored, cast=model.dtype != torch.float64)
             found = {name: tensor.shape for name, tensor in stored.items()}
         if model.dtype == torch.float64:
             raise ValueError(
