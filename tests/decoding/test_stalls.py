@@ -1,4 +1,4 @@
-"""`strict_reference`: edits write masks back. What the released loop ends, ends; the rest stalls."""
+"""`strict_reference`: edits write masks back; what the released loop never ends, stalls."""
 
 import pytest
 import torch
