@@ -37,7 +37,8 @@ _NEVER_SAVED = ("do_sample", "num_return_sequences", "stop_strings")
 
 def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
     """Decode in the style of the call. Raises ValueError for a mixture of both."""
-    custom = kwargs.get("custom_generate")
+    if (custom := kwargs.get("custom_generate")) is None:
+        kwargs.pop("custom_generate", None)
     if custom is not None and custom is not transformers.generate:
         return _inherited(model)(model, *args, **kwargs)
     if custom is None and _is_released(args, kwargs):

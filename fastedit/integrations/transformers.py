@@ -90,17 +90,19 @@ def generate(
     transformers that it cannot honour; see `arguments`.
     """
     call = transformers_call(model)
-    saved = getattr(model, "generation_config", None)
-    given = fields_given(generation_config, saved)
-    if call is None:  # nothing has been prepared
+    given = fields_given(generation_config, getattr(model, "generation_config", None))
+    if call is not None:  # transformers has counted the prompt in
+        given.pop("max_length", None)
+        if generation_config.min_new_tokens is not None:
+            given.pop("min_length", None)
+    refuse(given, set())  # where an option of ours would not arrive
+    if call is None:
         repeated = 1
         given |= {"logits_processor": logits_processor, "stopping_criteria": stopping_criteria}
         given |= model_kwargs
     else:
-        repeated = max(
-            generation_config.num_beams or 1, generation_config.num_return_sequences or 1
-        )
-        given = {name: given[name] for name in given if name not in ("max_length", "min_length")}
+        beams, copies = generation_config.num_beams, generation_config.num_return_sequences
+        repeated = max(beams or 1, copies or 1)
         given |= call
     refuse(given, OPTIONS)
     options = {

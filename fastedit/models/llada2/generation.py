@@ -26,13 +26,13 @@ class EditingGenerationMixin(GenerationMixin):
 
     @property
     def generation_config(self) -> GenerationConfig:
-        return self.__dict__["_generation_config"]
+        return self._generation_config
 
     @generation_config.setter
     def generation_config(self, config: GenerationConfig) -> None:
         if config is not None and config.do_sample is None:
             config.do_sample = False
-        self.__dict__["_generation_config"] = config
+        self._generation_config = config
 
     def _prepare_generation_config(self, generation_config: Any, **kwargs: Any) -> Any:
         # Older pipelines ask here, when they are made, to put their own defaults above the model's.
