@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from transformers import initialization
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
 from transformers.integrations import use_experts_implementation
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
@@ -24,6 +22,7 @@ from . import varlen
 from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask
 from .configuration import LLaDA2MoeConfig
 from .conversion import StrictLoading, fuse_experts
+from .generation import EditingGenerationMixin
 from .masks import default_positions, is_one_block, resolve_mask
 from .rotary import rotary_tables
 from .routing import LLaDA2MoeRouter, RoutingBlocks, routing_blocks
@@ -263,7 +262,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         return resolve_mask(mask, positions, shape, cached, block_size), positions
 
 
-class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
+class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
     """LLaDA2.x with its language-model head. Position i predicts token i: there is no shift."""
 
     def __init__(self, config: LLaDA2MoeConfig):
@@ -317,14 +316,3 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """The released LLaDA2.1 `generate`, or transformers' own with a `custom_generate`.
-
-        Arguments: `fastedit.integrations.patch.released_generate`.
-        """
-        if kwargs.get("custom_generate") is not None:
-            return super().generate(*args, **kwargs)  # type: ignore[misc]
-        # Decoding lives above the models, so it is found by name when it is asked for.
-        patch = importlib.import_module("fastedit.integrations.patch")
-        return patch.released_generate(self, *args, **kwargs)
