@@ -52,7 +52,8 @@ def _wrapped(model: Any, adapter: Adapter) -> Any:
         warnings.filterwarnings("ignore", ".*_pattern keys did not match")
         warnings.filterwarnings("ignore", ".*no modules were excluded")
         warnings.filterwarnings("ignore", ".*were set but no (module|parameter) was matched")
-        return PeftModel(model, copy.deepcopy(adapter.config), ADAPTER)
+        wrapped = PeftModel(model, copy.deepcopy(adapter.config), ADAPTER)
+    return wrapped.eval()  # in training, some of peft's layers draw noise or refuse to be read
 
 
 def _load(wrapped: Any, adapter: Adapter, tensors: dict[str, Tensor]) -> None:
@@ -99,13 +100,11 @@ def _refusals_of_peft(adapter: Adapter) -> Iterator[None]:
     """What peft says about a kind of adapter, as one ValueError that names the adapter."""
     try:
         yield
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError, KeyError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+    except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as error:
+        if isinstance(error, ValueError) and adapter.name in str(error):
+            raise
         kind = getattr(adapter.config.peft_type, "value", adapter.config.peft_type)
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
             f"adapter {adapter.name!r} of type {kind} cannot be merged into this model: {reason}"
         ) from error
-    except ValueError as error:
-        if adapter.name in str(error):
-            raise
-        raise ValueError(f"adapter {adapter.name!r} does not fit this model: {error}") from error

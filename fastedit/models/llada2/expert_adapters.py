@@ -35,16 +35,18 @@ def adapted_modules(model: Any, tensors: dict[str, Tensor]) -> Iterator[None]:
 
 def _linears(model: nn.Module, tensors: dict[str, Tensor]) -> list[tuple]:
     layers = {m["experts"] for m in map(_NAME.match, tensors) if m}
-    modules = {name: module for name, module in model.named_modules() if name in layers}
-    for name, experts in modules.items():
-        tensors.update(fuse_experts(tensors, f"{name}.", experts.num_experts))
+    modules: dict[str, Any] = {
+        name: module for name, module in model.named_modules() if name in layers
+    }
+    for name, module in modules.items():
+        tensors.update(fuse_experts(tensors, f"{name}.", module.num_experts))
     wanted = {(m["experts"], m["expert"], m["part"]) for m in map(_NAME.match, tensors) if m}
     made = []
     for name, expert, part in sorted(wanted):
-        experts: Any = modules.get(name)
-        stored = None if experts is None else _slice(experts, int(expert), part)
+        stored = _slice(modules[name], int(expert), part) if name in modules else None
         if stored is None:
             continue  # no such expert here: its tensors will be found to have no place
+        experts = modules[name]
         if expert not in experts._modules:
             experts.add_module(expert, nn.Module())
         linear = nn.Linear(stored.shape[1], stored.shape[0], bias=False, device="meta")
