@@ -50,6 +50,7 @@ def _wrapped(model: Any, adapter: Adapter) -> Any:
         # of parameters among modules, and for targets that the file's own names have settled.
         warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
         warnings.filterwarnings("ignore", ".*_pattern keys did not match")
+        warnings.filterwarnings("ignore", ".*proceed at your own risk")
         warnings.filterwarnings("ignore", ".*no modules were excluded")
         warnings.filterwarnings("ignore", ".*were set but no (module|parameter) was matched")
         wrapped = PeftModel(model, copy.deepcopy(adapter.config), ADAPTER)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .folder import Adapter, shown
@@ -51,6 +52,8 @@ def match(
     unused, shapes = [], []
     for name, tensor in tensors.items():
         known = [c for c in _candidates(name, prefix) if c in required or c in own]
+        if known and known[0] in found and torch.equal(found[known[0]], tensor):
+            continue  # peft saves resized embeddings that are modules_to_save twice
         if not known or known[0] in found:
             unused.append(name)
             continue
@@ -111,7 +114,7 @@ def _candidates(name: str, prefix: str) -> Iterable[str]:
     variants = [name]
     unnamed = re.sub(rf"(\.{prefix}\w+)\.[^.]+(?=\.weight$|$)", r"\1", name)
     variants += [unnamed, unnamed.removesuffix(".weight")]
-    variants.append(re.sub(r"\.modules_to_save\.[^.]+\.", ".", name))
+    variants.append(re.sub(r"\.modules_to_save\.([^.]+\.)?(?=[^.]+$)", ".", name))
     module, _, last = name.rpartition(".")
     variants.append(f"{module}.base_layer.{last}")
     for variant in variants:
