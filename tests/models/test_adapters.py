@@ -31,7 +31,6 @@ KINDS = {
     "rslora": lambda: lora(use_rslora=True),
     "dora": lambda: lora(use_dora=True),
     "pissa": lambda: lora(init_lora_weights="pissa"),
-    "kasa": lambda: lora(kasa_config={"beta": 1e-4}),
     "embeddings": lambda: lora(target_modules=["word_embeddings", "lm_head"]),
     "modules_to_save": lambda: lora(modules_to_save=["lm_head", "input_layernorm", "norm"]),
     "trainable_tokens": lambda: lora(trainable_token_indices=list(range(40))),

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .folder import Adapter
-from .names import ADAPTER, bare, by_bare_name, match
+from .folder import Adapter, shown
+from .names import ADAPTER, by_bare_name, match
 from .vocabulary import check_tokenizer, resize_vocabulary
 
 
@@ -64,8 +64,14 @@ def _load(wrapped: Any, adapter: Adapter, tensors: dict[str, Tensor]) -> None:
     own = {name: x for name, x in wrapped.state_dict().items() if f".{ADAPTER}" not in name}
     found = match(adapter, tensors, required, own)
     result: Any = set_peft_model_state_dict(wrapped, found, adapter_name=ADAPTER)
-    if result.unexpected_keys:
-        raise ValueError(f"peft does not load {', '.join(map(bare, result.unexpected_keys))}")
+    # Some releases of peft draw projections anew where a file has them: that is no loss if equal.
+    left = [
+        name
+        for name in result.unexpected_keys
+        if name not in required or not torch.equal(required[name].cpu(), found[name])
+    ]
+    if left:
+        raise ValueError(f"peft does not load {shown(left)}")
 
 
 def _merged(wrapped: Any) -> Any:
@@ -89,7 +95,8 @@ def _merge_in_fp32(layer: Any) -> None:
     base = layer.get_base_layer()
     stored = {name: parameter.data for name, parameter in base.named_parameters()}
     for parameter in base.parameters():
-        parameter.data = parameter.data.float()
+        if parameter.dtype.itemsize < 4:
+            parameter.data = parameter.data.float()
     layer.merge()
     for name, parameter in layer.get_base_layer().named_parameters():
         stored[name].copy_(parameter.data)

@@ -19,11 +19,10 @@ def resize_vocabulary(model: Any, adapter: Adapter, tensors: dict[str, Tensor]) 
 
     Raises ValueError where the rows of one of the two are not all there.
     """
-    size = model.get_input_embeddings().weight.shape[0]
-    names = [
-        _name(model, model.get_input_embeddings()),
-        _name(model, model.get_output_embeddings()),
-    ]
+    first, last = model.get_input_embeddings(), model.get_output_embeddings()
+    size = first.weight.shape[0]
+    tied = last is None or last.weight is first.weight
+    names = [_name(model, module) for module in ([first] if tied else [first, last])]
     rows = {name: _rows(name, tensors) for name in names}
     ids = {name: _trained_ids(name, name == names[0], adapter.config, tensors) for name in names}
     wanted = {found for sizes in rows.values() for found in sizes.values() if found != size}
