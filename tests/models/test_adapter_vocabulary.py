@@ -126,6 +126,15 @@ def test_a_chat_template_alone_is_used(beside, file):
     assert found.chat_template == template and found.mask_token == "<|mask|>"
 
 
+def test_what_a_tokenizer_does_not_say_is_as_in_the_checkpoint(beside):
+    shutil.copy(TINY / "tokenizer.json", beside / "tokenizer.json")
+    decoder = Decoder.from_pretrained("tiny", adapter=beside, device="cpu")
+    plain = Decoder.from_pretrained("tiny", device="cpu").tokenizer
+    assert len(decoder.tokenizer) == len(plain)
+    for role in ("mask_token_id", "eos_token_id", "pad_token_id", "chat_template"):
+        assert getattr(decoder.tokenizer, role) == getattr(plain, role)
+
+
 def test_a_larger_tokenizer_needs_rows(beside):
     tokenizer = AutoTokenizer.from_pretrained(TINY)
     tokenizer.add_tokens(["<new>", "<newer>"])

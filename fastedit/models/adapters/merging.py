@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .folder import Adapter, shown
-from .names import ADAPTER, by_bare_name, match
+from .names import ADAPTER, by_bare_name, match, remedy
 from .vocabulary import check_tokenizer, resize_vocabulary
 
 
@@ -30,15 +30,17 @@ def merge_adapter(model: Any, adapter: Adapter, tokenizer: Any = None) -> Any:
     tensors = by_bare_name(adapter, adapter.tensors())
     resize_vocabulary(model, adapter, tensors)
     check_tokenizer(model, adapter, tokenizer)
-    dtypes = {name: p.dtype for name, p in model.named_parameters()}
+    kept = {name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()}
     stand_in = getattr(model, "adapted_modules", None)
-    with stand_in(tensors) if stand_in else contextlib.nullcontext(), _refusals_of_peft(adapter):
+    modules = stand_in(tensors) if stand_in else contextlib.nullcontext()
+    with modules, _refusals_of_peft(adapter, tensors):
         wrapped = _wrapped(model, adapter)
         _load(wrapped, adapter, tensors)
         merged = _merged(wrapped)
     for name, parameter in merged.named_parameters():
-        parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
-        parameter.requires_grad_(False)
+        dtype, requires_grad = kept[name]
+        parameter.data = parameter.data.to(dtype)
+        parameter.requires_grad_(requires_grad)
     return merged
 
 
@@ -104,8 +106,8 @@ def _merge_in_fp32(layer: Any) -> None:
 
 
 @contextlib.contextmanager
-def _refusals_of_peft(adapter: Adapter) -> Iterator[None]:
-    """What peft says about a kind of adapter, as one ValueError that names the adapter."""
+def _refusals_of_peft(adapter: Adapter, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """What peft says about a kind of adapter, as one ValueError that names it and its tensors."""
     try:
         yield
     except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as error:
@@ -114,5 +116,6 @@ def _refusals_of_peft(adapter: Adapter) -> Iterator[None]:
         kind = getattr(adapter.config.peft_type, "value", adapter.config.peft_type)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(
-            f"adapter {adapter.name!r} of type {kind} cannot be merged into this model: {reason}"
+            f"adapter {adapter.name!r} of type {kind} cannot be merged into this model: {reason}; "
+            f"its file has {shown(list(tensors))}. {remedy(adapter)}"
         ) from error

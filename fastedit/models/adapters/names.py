@@ -90,12 +90,17 @@ def _raise_for(
     if missing:
         problems.append(f"missing: {shown(missing)}")
     if problems:
-        base = getattr(adapter.config, "base_model_name_or_path", None)
-        trained = f"on {base!r}, says its config" if base else "on"
         raise ValueError(
-            f"adapter {adapter.name!r} does not fit this model; {'; '.join(problems)}. Load it "
-            f"with the checkpoint it was trained {trained}, or save it again with peft"
+            f"adapter {adapter.name!r} does not fit this model; {'; '.join(problems)}. "
+            + remedy(adapter)
         )
+
+
+def remedy(adapter: Adapter) -> str:
+    """What to do where an adapter is one of another model, or a file is not whole."""
+    base = getattr(adapter.config, "base_model_name_or_path", None)
+    trained = f"on {base!r}, says its config" if base else "on"
+    return f"Load it with the checkpoint it was trained {trained}, or save it again with peft"
 
 
 def _prefix(config: Any) -> str:

@@ -16,14 +16,15 @@ _ADDITIONS = ("added_tokens.json",)
 def adapted_tokenizer(adapter: Adapter, base: Any, config: Any) -> Any:
     """The adapter's tokenizer where it has one, else `base` with the adapter's chat template.
 
-    `base`: the checkpoint's, or None. `config`: the model's. A tokenizer without a chat template
-    gets that of `base`. Raises ValueError for files that do not load.
+    `base`: the checkpoint's, or None. `config`: the model's. What a tokenizer does not say, its
+    chat template or which token is the mask, is as in `base`. Raises ValueError for files that do
+    not load.
     """
     folder = adapter.folder
     if any((folder / name).exists() for name in TOKENIZERS):
         tokenizer = _load(adapter, config)
-        if tokenizer.chat_template is None and base is not None:
-            tokenizer.chat_template = base.chat_template
+        if base is not None:
+            _complete(tokenizer, base)
         return tokenizer
     for name in _ADDITIONS:
         if (folder / name).exists():
@@ -50,6 +51,15 @@ def _load(adapter: Adapter, config: Any) -> Any:
             f"({' '.join(str(error).split())}); save them again with tokenizer.save_pretrained, "
             "or remove them to use the checkpoint's"
         ) from error
+
+
+def _complete(tokenizer: Any, base: Any) -> None:
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = base.chat_template
+    known = tokenizer.get_vocab()
+    for role, token in base.special_tokens_map.items():
+        if isinstance(token, str) and token in known and getattr(tokenizer, role, None) is None:
+            tokenizer.add_special_tokens({role: token})
 
 
 def _chat_template(adapter: Adapter) -> Any:
