@@ -141,13 +141,13 @@ def test_options_of_a_newer_peft_that_switch_nothing_on_are_named(folder):
 def test_files_that_are_missing_or_damaged_are_named(folder):
     weights = (folder / WEIGHTS).read_bytes()
     for content, words in [
-        (weights[:-100], "truncated or damaged .*again"),
+        (weights[:-100], "truncated or damaged .*download"),
         (weights[:5], "truncated or damaged"),
-        (b"", "is empty"),
+        (b"", "empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git-LFS .*git lfs pull"),
     ]:
         (folder / WEIGHTS).write_bytes(content)
-        refused(folder, f"{WEIGHTS} is .*{words}")
+        refused(folder, f"{WEIGHTS}: is .*{words}")
     save_file({}, folder / WEIGHTS)
     refused(folder, "holds no tensors")
     (folder / WEIGHTS).unlink()
@@ -156,7 +156,7 @@ def test_files_that_are_missing_or_damaged_are_named(folder):
     refused(folder, "safetensors only, found adapter_model.bin: .*run code.*save_pretrained")
     (folder / CONFIG).write_text('{"r": ')
     (folder / WEIGHTS).write_bytes(weights)
-    refused(folder, f"{CONFIG} is not JSON")
+    refused(folder, f"{CONFIG}: is not JSON")
     (folder / CONFIG).unlink()
     refused(folder, f"has no {CONFIG}", FileNotFoundError)
     (folder / "config.json").write_text("{}")
