@@ -28,6 +28,7 @@ from fastedit.decoding.results import (
     Result,
 )
 from fastedit.decoding.streamers import attach_streamer
+from fastedit.decoding.threads import Threads, checked, number_of
 
 
 class Decoder:
@@ -37,6 +38,8 @@ class Decoder:
                use_cache=)`, shapes in `fastedit.decoding.forward.BlockForward`; returns `.logits`
     tokenizer  needed for texts, chats and stop strings; id tensors work without
     config     defaults of every call; `generate(..., name=value)` overrides single options
+    threads    of torch's operations on a CPU while it decodes: "auto" takes one for a small model,
+               else as many as torch is set to use and the process has cores; None: as torch is set
     """
 
     def __init__(
@@ -44,7 +47,10 @@ class Decoder:
         model: Callable[..., Any],
         tokenizer: Any = None,
         config: DecodeConfig | None = None,
+        *,
+        threads: Threads = "auto",
     ) -> None:
+        self.threads = checked(threads)
         self.model, self.tokenizer = model, tokenizer
         self.config = config or DecodeConfig()
 
@@ -57,14 +63,17 @@ class Decoder:
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         revision: str | None = None,
+        *,
+        threads: Threads = "auto",
     ) -> Decoder:
         """Load a local folder, a Hub id, or "tiny" (the checkpoint in the package, no network).
 
         adapter: a peft folder or Hub id, merged into the weights. dtype "auto": as stored.
         device "auto": an accelerator where there is one. Safetensors only; no remote code runs.
         """
+        checked(threads)
         model, tokenizer = load(path_or_id, adapter, dtype, device, revision)
-        return cls(model, tokenizer, config)
+        return cls(model, tokenizer, config, threads=threads)
 
     def generate(
         self,
@@ -260,7 +269,8 @@ class Decoder:
             )
         requests, mask = as_requests(each, configs, self.model, self.tokenizer, **options)
         room = capacity(max_batch, self.model, configs[0] if configs else self.config, self.device)
-        return requests, Engine(self.model, requests, mask, self.device, room)
+        threads = number_of(self.threads, self.model) if self.device.type == "cpu" else None
+        return requests, Engine(self.model, requests, mask, self.device, room, threads)
 
     @property
     def device(self) -> torch.device:

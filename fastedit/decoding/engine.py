@@ -34,6 +34,7 @@ from fastedit.decoding.results import (
     DecodeStalledError,
     RequestError,
 )
+from fastedit.decoding.threads import using
 
 # With `lookahead`: the share of live blocks that must be able to use their next block for a
 # forward to take the next blocks along. Below it, those that cannot cost more than is saved.
@@ -47,6 +48,7 @@ class Engine:
     """Decodes requests that share a model and the options named in `SHARED`.
 
     model: as `BlockForward` calls it. capacity: how many decode at once; the others wait.
+    threads: of torch's operations on a CPU, while a step runs.
     """
 
     # One model call serves all requests, so these options are those of the first one.
@@ -67,7 +69,9 @@ class Engine:
         mask_token_id: int,
         device: torch.device,
         capacity: Capacity,
+        threads: int | None = None,
     ) -> None:
+        self.threads = threads
         self.waiting = deque(request for request in requests if not request.finished)
         self.live: list[Request] = []
         self.step = self.launched = 0
@@ -95,7 +99,7 @@ class Engine:
             finished: list[Request] = []
             shortage = None
             try:
-                with on_device(self.device):
+                with on_device(self.device), using(self.threads):
                     self._round(finished)
             except RuntimeError as error:
                 if not out_of_memory(error):
