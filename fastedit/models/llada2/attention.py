@@ -87,7 +87,8 @@ class LLaDA2MoeRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype == torch.float32:  # no cast in between: one operation
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+        # Narrower dtypes are widened inside; under autocast the result comes back in fp32.
+        return self.weight * F.rms_norm(x, self.weight.shape, eps=self.eps).to(x.dtype)
 
 
 def rotary_tables(config: LLaDA2MoeConfig, positions: Tensor, dtype: torch.dtype) -> tuple:
@@ -135,8 +136,9 @@ class LLaDA2MoeAttention(nn.Module):
         """`hidden` [B, Q, H] -> output [B, Q, H], and weights where the implementation has them."""
         batch, queries, _ = hidden.shape
         qkv = self.query_key_value(hidden).view(batch, queries, -1, self.head_dim).transpose(1, 2)
-        query_key, value = qkv.split((sum(self.heads), self.heads[1]), dim=1)
-        query, key = rotate(self._normalise(query_key), *rotary).split(self.heads, dim=1)
+        query, key, value = qkv.split((*self.heads, self.heads[1]), dim=1)
+        normal = torch.cat((self.query_layernorm(query), self.key_layernorm(key)), dim=1)
+        query, key = rotate(normal, *rotary).split(self.heads, dim=1)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         query = query.reshape(batch, -1, self.groups * queries, self.head_dim)
@@ -155,10 +157,3 @@ class LLaDA2MoeAttention(nn.Module):
         return attention(
             self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
         )
-
-    def _normalise(self, query_key: Tensor) -> Tensor:
-        """Query and key norms of [B, heads + kv heads, Q, D] in one go: they share statistics."""
-        weights = (self.query_layernorm.weight, self.key_layernorm.weight)
-        scale = torch.cat([w.expand(n, 1, -1) for w, n in zip(weights, self.heads, strict=True)])
-        unit = F.rms_norm(query_key.float(), (self.head_dim,), eps=self.query_layernorm.eps)
-        return scale * unit.to(query_key.dtype)
