@@ -20,7 +20,6 @@ _NAMES = {field.name for field in fields(MoeModelOutputWithPast)}
 CACHE = "cache" if "cache" in _NAMES else "past_key_values"
 
 _CAPTURED = ("output_attentions", "output_hidden_states")
-_DEBUGGING = ("debug_io", "debug_io_dir", "prune_layers")
 _PACKED = (
     "pack documents with position_ids that begin again at 0, or with a bool 4-D attention_mask"
 )
@@ -49,7 +48,7 @@ def check_others(given: Mapping[str, Any], config: LLaDA2MoeConfig) -> None:
     ValueError for what transformers knows and this family cannot honour, TypeError for the rest.
     """
     for name, value in given.items():
-        if name in _CAPTURED or name in _DEBUGGING or value is None:
+        if name in _CAPTURED or value is None:
             continue
         if name not in _REFUSED:
             raise TypeError(f"forward() got an unexpected keyword argument {name!r}")

@@ -65,15 +65,17 @@ def eager_attention(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Plain attention, softmax in fp32. `query` [B, heads, Q, D], `key`/`value` [B, heads, K, D].
+    """Plain attention, softmax in fp32. `query` [B, heads, groups * Q, D], the others K long.
 
-    Returns the output [B, Q, heads, D] and the weights [B, heads, Q, K].
+    Returns the output [B, groups * Q, heads, D] and the weights [B, heads * groups, Q, K], which
+    the output is made of, so that gradients reach them.
     """
     scores = query @ key.transpose(2, 3) * scaling
     if mask is not None:
         scores = scores + mask
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2), weights
+    weights = weights.unflatten(2, (module.groups, -1)).flatten(1, 2)
+    return (weights.view(scores.shape) @ value).transpose(1, 2), weights
 
 
 class LLaDA2MoeRMSNorm(nn.Module):
@@ -144,8 +146,6 @@ class LLaDA2MoeAttention(nn.Module):
         query = query.reshape(batch, -1, self.groups * queries, self.head_dim)
         output, weights = self._attend(query, key, value, mask)
         output = output.view(batch, self.groups, queries, -1, self.head_dim).permute(0, 2, 3, 1, 4)
-        if weights is not None:
-            weights = weights.view(batch, -1, queries, key.shape[2])
         return self.dense(output.reshape(batch, queries, -1)), weights
 
     def _attend(self, query, key, value, mask) -> tuple[Tensor, Tensor | None]:

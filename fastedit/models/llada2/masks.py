@@ -83,12 +83,11 @@ def mask_and_positions(
 
 
 def document_ids(positions: Tensor) -> Tensor:
-    """Number of the document of each token, [B, Q]: one begins where `positions` do not increase.
+    """Ids [B, Q], equal inside a document: one begins where `positions` [B, Q] do not increase.
 
-    transformers' convention for packed rows, but for gaps, which do not end a document here.
+    transformers' convention for packed rows, but that a gap does not end a document.
     """
-    begins = positions[:, 1:] <= positions[:, :-1]
-    return torch.nn.functional.pad(begins.long().cumsum(dim=1), (1, 0))
+    return (positions <= positions.roll(1, dims=1)).cumsum(dim=1)
 
 
 def default_positions(

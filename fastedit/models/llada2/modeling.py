@@ -92,23 +92,22 @@ class LLaDA2MoeExperts(_Experts):
         More products, far fewer calls: for a block or two of tokens and a handful of experts on a
         CPU, half the time of sorting the tokens by expert. On a GPU it waits for nothing.
         """
-        share = weights.new_zeros(len(hidden), self.num_experts).scatter_(1, experts, weights)
+        share = weights.new_zeros(hidden.shape[0], self.num_experts).scatter_(1, experts, weights)
         gate, up = torch.matmul(hidden, self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)
         outputs = torch.bmm(self.act_fn(gate) * up, self.down_proj.transpose(1, 2))
         return (outputs * share.t()[..., None]).sum(dim=0).to(hidden.dtype)
 
     def suits_all_on_all(self, tokens: Tensor, top_k: int) -> bool:
-        if self.num_experts > 4 * top_k:
-            return False
-        if torch.compiler.is_exporting():  # one program for any number of tokens
-            return tokens.dtype != torch.float16
-        if torch.is_grad_enabled():
+        few = self.num_experts <= 4 * top_k
+        # In fp16 an expert that was not chosen may overflow, and infinity times 0 is no number.
+        narrow = tokens.dtype == torch.float16
+        if torch.compiler.is_exporting():  # one program for any number of tokens and any routing
+            return self.config._experts_implementation == "eager" or (few and not narrow)
+        if torch.is_grad_enabled() or not few:
             return False
         if tokens.device.type == "cpu":
             return len(tokens) <= 64 and tokens.dtype == torch.float32
-        # In fp16 an expert that was not chosen may overflow, and infinity times 0 is no number.
-        plain = len(tokens) <= 4096 and tokens.dtype != torch.float16
-        return plain and grouped_products_wait(tokens)
+        return len(tokens) <= 4096 and not narrow and grouped_products_wait(tokens)
 
 
 def grouped_products_wait(tokens: Tensor) -> bool:

@@ -32,8 +32,8 @@ def routing_blocks(
     """
     batch, queries = positions.shape
     block = positions.div(block_size, rounding_mode="floor")
-    new = torch.ones_like(positions, dtype=torch.bool)
-    new[:, 1:] = (block[:, 1:] != block[:, :-1]) | (positions[:, 1:] <= positions[:, :-1])
+    new = (block != block.roll(1, dims=1)) | (positions <= positions.roll(1, dims=1))
+    new[:, 0] = True
     votes = None
     if mask is not None:
         if keys_by_position:
