@@ -46,6 +46,8 @@ class LLaDA2MoeMLP(nn.Module):
 class _Experts(nn.Module):
     """All routed experts of a layer: gate and up stacked [E, 2I, H], down [E, H, I]."""
 
+    config: LLaDA2MoeConfig  # set by the decorator
+
     def __init__(self, config: LLaDA2MoeConfig):
         super().__init__()
         self.num_experts = config.num_experts
@@ -102,7 +104,9 @@ class LLaDA2MoeExperts(_Experts):
         # In fp16 an expert that was not chosen may overflow, and infinity times 0 is no number.
         narrow = tokens.dtype == torch.float16
         if torch.compiler.is_exporting():  # one program for any number of tokens and any routing
-            return self.config._experts_implementation == "eager" or (few and not narrow)
+            onnx = torch.onnx.is_in_onnx_export()
+            stuck = ("eager", "grouped_mm") if onnx else ("eager",)
+            return self.config._experts_implementation in stuck or (few and not narrow)
         if torch.is_grad_enabled() or not few:
             return False
         if tokens.device.type == "cpu":

@@ -85,6 +85,8 @@ class LLaDA2MoeRouter(nn.Module):
 
 def top(scores: Tensor, k: int) -> Tensor:
     """Indices [N, k] of the `k` largest of each row of [N, E]; ties: lowest index."""
+    if torch.onnx.is_in_onnx_export():  # no stable sort there, but a TopK with these very ties
+        return scores.topk(k, dim=-1).indices
     return scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
 
