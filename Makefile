@@ -4,16 +4,27 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all sanitize emulate-avx512 bench gpu lint tiny study clean
+.PHONY: demo test test-all test-engines sanitize emulate-avx512 bench gpu lint tiny study clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
 
 test: lint
-	$(BIN)/pytest -q -m "not slow"
+	$(BIN)/pytest -q -m "not slow and not engines"
 
 test-all: lint
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -m "not engines"
+
+test-engines: build/engines/.ready  # beside packages that the others can do without
+	build/engines/bin/python -m pytest -q -m engines
+
+# An environment over the first one: its packages, and the engines without what they would replace.
+build/engines/.ready: $(READY)
+	$(PYTHON) -m venv build/engines
+	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
+		> "$$(build/engines/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"
+	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sglang
+	@touch $@
 
 sanitize: $(READY)  # AddressSanitizer and UBSan over the tests of the C++ back end
 	cmake -S csrc -B build/sanitize -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFASTEDIT_SANITIZE=ON

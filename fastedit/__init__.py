@@ -12,6 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+import fastedit.integrations  # noqa: F401  (native models find their `generate` there)
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:

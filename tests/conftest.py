@@ -25,6 +25,11 @@ def ctrl_c_arrives():
 
 
 @pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    return GOLDEN
+
+
+@pytest.fixture(scope="session")
 def golden() -> Path:
     """Folder of the golden checkpoint and cases made by the released decoding loop."""
     return GOLDEN / "llada2_tiny"

@@ -21,11 +21,13 @@ LAYERS = [
 STRANGERS = {("models", "policies"), ("policies", "models"), ("decoding", "training")}
 
 
-def rooms_imported(file: Path) -> set[str]:
-    """Rooms that a file imports, at the top or inside a function."""
+def rooms_imported(source: str, package: tuple[str, ...]) -> set[str]:
+    """Rooms that a file of `package` imports: at the top, inside a function, or by name.
+
+    Any string that is the dotted name of a module of ours counts as an import by name.
+    """
     found = set()
-    package = file.relative_to(ROOT).with_suffix("").parts[:-1]
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(source)):
         names = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -33,6 +35,8 @@ def rooms_imported(file: Path) -> set[str]:
             base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
             module = ".".join(part for part in (base, node.module or "") if part)
             names = [module] + [f"{module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = re.findall(r"\A(?:fastedit|fastedit_kernels)(?:\.\w+)*\Z", node.value)
         for name in names:
             parts = name.split(".")
             if parts[0] == "fastedit" and len(parts) > 1:
@@ -49,12 +53,27 @@ def test_arrows_go_down_only():
         room = file.relative_to(PACKAGE).parts[0]
         if room not in level:
             continue
-        for other in rooms_imported(file) & set(level):
+        package = file.relative_to(ROOT).with_suffix("").parts[:-1]
+        for other in rooms_imported(file.read_text(), package) & set(level):
             upward = level[other] < level[room] or (room, other) in STRANGERS
             beside_ops = other == "fastedit_kernels" and room != "ops"
             if upward or beside_ops:
                 wrong.append(f"{file.relative_to(ROOT)} imports {other}")
     assert not wrong
+
+
+def test_every_way_to_import_counts():
+    package = ("fastedit", "models", "llada2")
+    for line, rooms in {
+        "import fastedit.decoding.engine": {"decoding"},
+        "def f():\n    from fastedit.ops import dispatch": {"ops"},
+        "from ...decoding import Decoder": {"decoding"},
+        "importlib.import_module('fastedit.integrations.patch')": {"integrations"},
+        "HOME = {'patch': 'fastedit.integrations'}": {"integrations"},
+        "__import__('fastedit_kernels')": {"fastedit_kernels"},
+        "'fastedit.decoding decodes'": set(),
+    }.items():
+        assert rooms_imported(line, package) == rooms, line
 
 
 def test_kernels_know_tensors_and_nothing_else():

@@ -16,7 +16,10 @@ from fastedit import __version__
 from fastedit.cli.errors import one_line
 from fastedit.cli.terminal import stdout_console
 
-PACKAGES = ("torch", "transformers", "safetensors", "numpy", "triton", "peft", "reasoning-gym")
+PACKAGES = (
+    *("torch", "transformers", "safetensors", "numpy", "triton"),
+    *("peft", "reasoning-gym", "flash-attn", "torchao"),
+)
 FOREIGN = "fastedit"  # a video editor that installs under our import name
 NAME_WIDTH = 24
 
@@ -45,9 +48,20 @@ def collect() -> dict[str, Any]:
         "system": machine.system(),
         "devices": machine.devices(),
         "backends": backend_report(),
+        "attention": attention(),
         "checkpoint": embedded_checkpoint(),
         "warnings": _warnings(),
     }
+
+
+def attention() -> dict[str, str]:
+    """Which attention decodes here; see `fastedit.models.llada2.varlen.report`."""
+    import torch
+
+    from fastedit.models.llada2 import varlen
+
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return varlen.report(found or torch.device("cpu"))
 
 
 def embedded_checkpoint() -> dict[str, Any]:
@@ -121,5 +135,14 @@ def _print(report: dict[str, Any], console: Console) -> None:
         for name, state in backends.items():
             if state != "in use":
                 line("", f"not {name}: {state}")
+    # "in use" may go on with a word of the dtypes it is in use for; those come first.
+    for name, state in sorted(
+        report["attention"].items(), key=lambda item: item[1][:6] != "in use"
+    ):
+        used = state.startswith("in use")
+        line(
+            "attention" if used else "",
+            name + state.removeprefix("in use") if used else f"not {name}: {state}",
+        )
     for warning in report["warnings"]:
         typer.echo(f"fastedit: warning: {warning}", err=True)

@@ -33,7 +33,7 @@ class Canvas:
         self, slots: int, request: Request, mask_token_id: int, device: torch.device
     ) -> None:
         config = request.config
-        self.block_length, self.mask_token_id = config.block_length, mask_token_id
+        self.block_length, self.mask_token_id = request.block_length, mask_token_id
         self.strict, self.cached = config.strict_reference, config.use_cache
         self.offsets = torch.arange(self.block_length, device=device)
 

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fastedit.policies import POLICIES
 
@@ -41,7 +41,8 @@ class DecodeConfig:
                        0.0 = every change
     max_post_steps     forwards that a block may take once it has no mask
     num_to_transfer    least number of commits per forward, as long as there are masks
-    block_length       tokens per block; must be what the model was trained with
+    block_length       tokens per block; where it is not given, the `block_size` of the model's
+                       config, else 32. Another one than the model's brings a warning
     max_new_tokens     generated tokens per request at most
     temperature        0.0 = greedy, then top_p and top_k have no effect
     seed               int: the same for every request; list: one per request; None: fresh ones
@@ -85,11 +86,14 @@ class DecodeConfig:
     lookahead: bool = False
     cuda_graphs: bool = True
 
+    _given: ClassVar[frozenset[str]]  # of each instance: the fields that were given
+
     def __init__(self, **options: Any) -> None:
-        values = {field.name: field.default for field in dataclasses.fields(type(self))}
-        values |= _normalise(options)
-        for name, value in values.items():
+        defaults = {field.name: field.default for field in dataclasses.fields(type(self))}
+        given = _normalise(options)
+        for name, value in (defaults | given).items():
             object.__setattr__(self, name, _checked(name, value))
+        object.__setattr__(self, "_given", frozenset(given))
 
     @classmethod
     def quality(cls, **options: Any) -> DecodeConfig:
@@ -103,8 +107,12 @@ class DecodeConfig:
 
     def replace(self, **options: Any) -> DecodeConfig:
         """A copy with these options changed; takes every spelling the constructor takes."""
-        current = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        current = {name: getattr(self, name) for name in self._given}
         return DecodeConfig(**(current | _normalise(options)))
+
+    def gives(self, name: str) -> bool:
+        """Whether the field `name` was given, and is not merely its default."""
+        return name in self._given
 
 
 def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -249,7 +249,8 @@ class Decoder:
         **options: bool,
     ) -> tuple[list[Request], Engine]:
         each = one_by_one(prompts, attention_mask)
-        configs = one_per_prompt(self.config if config is None else config, overrides, len(each))
+        given = self.config if config is None else config
+        configs = one_per_prompt(given, overrides, len(each), self.model)
         if any(one.temperature > 0.0 for one in configs):
             warnings.warn(
                 "temperature > 0 draws anew at every forward, so blocks keep changing until "

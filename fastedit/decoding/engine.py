@@ -297,21 +297,24 @@ class Engine:
         stats.t2t_edits += record.rows[row].t2t_edits
 
     def _check_progress(self, request: Request, record: Record, row: int) -> None:
-        """Every forward commits a mask or spends budget: no block can take longer than this.
+        """End a request whose active block cannot end by itself.
 
-        A greedy forward that changes nothing while masks are left would repeat itself for ever.
+        Every forward commits a mask or spends budget, so no block takes longer than `bound`, unless
+        edits may write masks back. A greedy forward that changes nothing while masks are left would
+        repeat itself for ever.
         """
         config = request.config
-        head = 0 if config.strict_reference else request.head  # there, its masks count
-        bound = self.block_length - head + config.max_post_steps
-        stuck = not record.rows[row].dirty and config.temperature == 0.0
-        if not stuck and self.step - request.entered <= bound:
-            return
-        if request.bad:
+        bound = self.block_length - request.head + config.max_post_steps
+        greedy = config.temperature == 0.0
+        stuck = greedy and not record.rows[row].dirty
+        over = self.step - request.entered > bound
+        if request.bad and (stuck or over):
             self._stop(request, record, row, request.bad)
         elif config.strict_reference:
-            self._stop(request, record, row, DecodeStalledError(request.index))
-        else:
+            ids = record.ids[row].tolist()
+            if stuck or request.progress.stalled(ids, self.canvas.mask_token_id, greedy):
+                self._stop(request, record, row, DecodeStalledError(request.index))
+        elif stuck or over:
             raise RuntimeError(f"request {request.index} passed its bound of {bound} forwards")
 
     def _bad_logits(self, request: Request, record: Record, row: int) -> BadLogitsError:

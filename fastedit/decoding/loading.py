@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fastedit.decoding.places import folder_or_id, named
+from fastedit.models.checkpoint_files import check_folder
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
@@ -26,13 +27,9 @@ def load(
 
     Names, dtype and device are checked first: OSError and ValueError that say what is allowed.
     """
-    from transformers import AutoModelForCausalLM
-
-    import fastedit.models.llada2  # noqa: F401  (registers the native classes)
-
     path = str(TINY) if path_or_id == "tiny" else folder_or_id(path_or_id, "checkpoint")
     if Path(path).is_dir():
-        _check_folder(Path(path))
+        check_folder(Path(path))
     if adapter is not None:
         adapter = folder_or_id(adapter, "adapter")
     _check_dtype(dtype)
@@ -40,7 +37,7 @@ def load(
     # With accelerate, shards go straight to the device instead of through the host's memory.
     direct = target.type != "cpu" and importlib.util.find_spec("accelerate") is not None
     with named(path, "checkpoint", OSError):
-        model: Any = AutoModelForCausalLM.from_pretrained(
+        model: Any = _class(path, revision).from_pretrained(
             path,
             dtype=dtype,
             revision=revision,
@@ -51,29 +48,28 @@ def load(
     model = model.to(target)
     if adapter is not None:
         model = _merge(model, adapter)
-    return model.eval(), _tokenizer(path, revision)
+    return model.eval(), _tokenizer(path, revision, model.config)
 
 
-def _check_folder(folder: Path) -> None:
-    if not (folder / "config.json").exists():
-        raise FileNotFoundError(f"{folder} has no config.json, so it is not a checkpoint")
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
-        found = f"only {', '.join(pickled)}, which can run code when loaded" if pickled else "none"
-        raise ValueError(
-            f"{folder}: weights must be .safetensors, found {found}; convert them with "
-            "`model.save_pretrained(folder)` where you trust them"
-        )
+def _class(path: str, revision: str | None) -> Any:
+    """The model class of a checkpoint: ours for LLaDA2.x, whoever else took its name."""
+    from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+    from fastedit.models.llada2 import MODEL_TYPES, LLaDA2MoeModelLM
+
+    config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+    return LLaDA2MoeModelLM if config.get("model_type") in MODEL_TYPES else AutoModelForCausalLM
 
 
-def _tokenizer(path: str, revision: str | None) -> Any:
+def _tokenizer(path: str, revision: str | None, config: Any) -> Any:
     from transformers import AutoTokenizer
 
     folder = Path(path)
     if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         return None
     try:
-        return AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+        options = {"revision": revision, "config": config, "trust_remote_code": False}
+        return AutoTokenizer.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         warnings.warn(f"no tokenizer in {path} ({error}); prompts must be ids", stacklevel=4)
         return None
@@ -101,7 +97,7 @@ def _usable(device: str | torch.device) -> torch.device:
 
 def _check_dtype(dtype: str | torch.dtype) -> None:
     known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if dtype != "auto" and not (isinstance(known, torch.dtype) and known.is_floating_point):
+    if dtype != "auto" and known not in (torch.float32, torch.bfloat16, torch.float16):
         raise ValueError(f"dtype must be auto, float32, bfloat16 or float16; got {dtype!r}")
 
 

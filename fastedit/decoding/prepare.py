@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,14 +19,14 @@ from fastedit.decoding.tokens import resolve_eos, resolve_mask, vocab_size
 
 
 def one_per_prompt(
-    config: DecodeConfig | Sequence[DecodeConfig], overrides: dict[str, Any], count: int
+    config: DecodeConfig | Sequence[DecodeConfig], overrides: dict[str, Any], count: int, model: Any
 ) -> list[DecodeConfig]:
-    """A config for each of `count` prompts, overrides applied.
+    """A config for each of `count` prompts, overrides applied and the block length filled in.
 
     Raises TypeError and ValueError where they, or their number, or what they share, is wrong.
     """
     if isinstance(config, DecodeConfig):
-        return [config.replace(**overrides)] * count
+        return _with_block_length([config.replace(**overrides)], model) * count
     if not isinstance(config, Sequence):
         raise TypeError(f"config must be a DecodeConfig or a list of them; got {config!r:.80}")
     for index, one in enumerate(config):
@@ -33,7 +34,7 @@ def one_per_prompt(
             raise TypeError(f"config of prompt {index} must be a DecodeConfig; got {one!r:.80}")
     if len(config) != count:
         raise ValueError(f"config has {len(config)} entries for {count} prompts: give one each")
-    configs = [one.replace(**overrides) for one in config]
+    configs = _with_block_length([one.replace(**overrides) for one in config], model)
     for index, other in enumerate(configs):
         for name in Engine.SHARED:
             first, value = getattr(configs[0], name), getattr(other, name)
@@ -43,6 +44,25 @@ def one_per_prompt(
                     f"0 and {value!r} for prompt {index}: decode these in calls of their own"
                 )
     return configs
+
+
+def _with_block_length(configs: Sequence[DecodeConfig], model: Any) -> list[DecodeConfig]:
+    """`configs` with the block length of `model` where they leave it open; warns of another one."""
+    sizes = getattr(model, "config", None)
+    trained = getattr(sizes, "block_size", None)
+    if not trained:
+        return list(configs)
+    asked = {config.block_length for config in configs if config.gives("block_length")} - {trained}
+    if asked and getattr(sizes, "trained_block_size", trained):  # ours has a default of its own
+        warnings.warn(
+            f"block_length={', '.join(map(str, sorted(asked)))}, but the model's config has "
+            f"block_size={trained}: drafts may be worse in blocks that it was not trained with",
+            stacklevel=5,
+        )
+    return [
+        config if config.gives("block_length") else config.replace(block_length=trained)
+        for config in configs
+    ]
 
 
 def as_requests(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastedit.decoding.config import DecodeConfig
+from fastedit.decoding.progress import Progress
 from fastedit.decoding.results import BadLogitsError, DecodeStats, RequestError
 from fastedit.decoding.text import TextTracker
 
@@ -45,6 +46,7 @@ class Request:
     restarts: int = 0  # how often memory ran out, so that the active block began again
     bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
+    progress: Progress = field(default_factory=Progress)  # of the active block
 
     def __post_init__(self) -> None:
         self.stats.seed = self.seed
@@ -95,7 +97,7 @@ class Request:
 
     def next_block(self, step: int) -> None:
         self.start += self.block_length
-        self.entered, self.committed = step, False
+        self.entered, self.committed, self.progress = step, False, Progress()
 
     def rewind(self) -> None:
         """Back to where the active block began, for a later admission."""
@@ -103,7 +105,7 @@ class Request:
             self.stats.forwards += 1
             self.next_block(self.entered)
         self.restarts += 1
-        self.bad = None
+        self.bad, self.progress = None, Progress()
 
     def fail(self, error: RequestError) -> None:
         """End here; what has been committed so far stays the result."""

@@ -31,11 +31,14 @@ class BadLogitsError(RequestError):
 
 
 class DecodeStalledError(RequestError):
-    """strict_reference only: every position that should commit predicts the mask token."""
+    """strict_reference only: the model keeps predicting the mask token, and the block never ends.
+
+    The released loop would go on for ever. See `fastedit.decoding.progress.Progress`.
+    """
 
     def __init__(self, index: int) -> None:
         super().__init__(
-            f"request {index}: the model keeps predicting the mask token; "
+            f"request {index}: the model keeps predicting the mask token, so its block never ends; "
             "decode with strict_reference=False"
         )
         self.index = index

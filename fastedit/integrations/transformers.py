@@ -1,33 +1,43 @@
 """`model.generate(..., custom_generate=fastedit.integrations.transformers.generate)`.
 
-transformers takes an argument out of `generate`'s keywords only when the callable names it, and it
-hands no streamer to a callable; stream through `Decoder`, `fastedit.patch` or our own models.
+transformers takes an argument out of `generate`'s keywords only when the callable names it and its
+own loops do not; `caller` sees the others, `arguments` says what becomes of each.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.generation import (
-    EosTokenCriteria,
-    LogitsProcessorList,
-    MaxLengthCriteria,
-    StoppingCriteriaList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 from transformers.utils import ModelOutput
 
 from fastedit.decoding import DecodeConfig, Decoder
+from fastedit.decoding.results import DecodeOutput
+from fastedit.integrations.arguments import DEFAULTS, SAMPLING, fields_given, refuse
+from fastedit.integrations.caller import pipeline_tokenizer, transformers_call
 
 _UNSET: Any = object()
-# Covered by the decoder itself, from the same generation config.
-_OWN_PROCESSORS = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
-_OWN_CRITERIA = (MaxLengthCriteria, EosTokenCriteria)
+# Options with names of their own, and what transformers builds itself from what it was given.
+OPTIONS = {
+    "mode",
+    "threshold",
+    "editing_threshold",
+    "max_post_steps",
+    "num_to_transfer",
+    "block_length",
+    "mask_token_id",
+    "eos_early_stop",
+    "strict_reference",
+    "lookahead",
+    "cuda_graphs",
+    "seed",
+    "stop",
+    "text_tokenizer",
+    "prefix_cache",
+}
 
 
 @dataclass
@@ -48,8 +58,8 @@ class GenerateOutput(ModelOutput):
 def generate(
     model: Any,
     input_ids: Tensor,
-    logits_processor: LogitsProcessorList | None = None,
-    stopping_criteria: StoppingCriteriaList | None = None,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
     generation_config: Any = None,
     mode: str | None = None,
     threshold: float = _UNSET,
@@ -60,6 +70,8 @@ def generate(
     mask_token_id: int = _UNSET,
     eos_early_stop: bool = _UNSET,
     strict_reference: bool = _UNSET,
+    lookahead: bool = _UNSET,
+    cuda_graphs: bool = _UNSET,
     seed: int | list[int] | None = None,
     stop: str | list[str] | None = None,
     text_tokenizer: Any = None,
@@ -68,16 +80,32 @@ def generate(
 ) -> Tensor | GenerateOutput:
     """Decode `input_ids` [B, P] (padded on either side, with an attention mask) by token editing.
 
-    Returns ids [B, P + n], prompt included, padded behind each EOS with the pad token; a
-    `GenerateOutput` with `return_dict_in_generate`. Length, EOS and, under `do_sample`,
-    temperature, top_k and top_p come from the generation config; the other options are those of
-    `DecodeConfig`. Two carry names of their own, since transformers keeps the usual ones to itself:
-    `stop` needs `text_tokenizer`, and `prefix_cache=False` is for models that take no Cache. Raises
-    ValueError for logits processors and stopping criteria that need a left-to-right loop.
+    Returns ids [B * n, P + new], prompt included, padded behind each EOS with the pad token; a
+    `GenerateOutput` with `return_dict_in_generate`. Length, EOS and pad ids come from the caller,
+    else from the model's generation config. Sampling comes from the caller only: `do_sample`,
+    temperature, top_k, top_p, and `num_return_sequences` = n rows for each prompt, row j of which
+    has the draws of seed + j. The other options are those of `DecodeConfig`. Two carry names of
+    their own, since transformers keeps the usual ones to itself: `stop` needs `text_tokenizer`, and
+    `prefix_cache=False` is for models that take no Cache. Raises ValueError for every argument of
+    transformers that it cannot honour; see `arguments`.
     """
-    _refuse("logits processor", logits_processor, _OWN_PROCESSORS)
-    _refuse("stopping criterion", stopping_criteria, _OWN_CRITERIA)
-    given = {
+    call = transformers_call(model)
+    given = fields_given(generation_config, getattr(model, "generation_config", None))
+    if call is not None:  # transformers has counted the prompt in
+        given.pop("max_length", None)
+        if generation_config.min_new_tokens is not None:
+            given.pop("min_length", None)
+    refuse(given, set())  # where an option of ours would not arrive
+    if call is None:
+        repeated = 1
+        given |= {"logits_processor": logits_processor, "stopping_criteria": stopping_criteria}
+        given |= model_kwargs
+    else:
+        beams, copies = generation_config.num_beams, generation_config.num_return_sequences
+        repeated = max(beams or 1, copies or 1)
+        given |= call
+    refuse(given, OPTIONS)
+    options = {
         "threshold": threshold,
         "editing_threshold": editing_threshold,
         "max_post_steps": max_post_steps,
@@ -86,62 +114,111 @@ def generate(
         "mask_token_id": mask_token_id,
         "eos_early_stop": eos_early_stop,
         "strict_reference": strict_reference,
+        "lookahead": lookahead,
+        "cuda_graphs": cuda_graphs,
     }
+    prompts = input_ids[::repeated]
+    copies = given.get("num_return_sequences") or 1
     config = DecodeConfig(
         mode=mode,
-        seed=seed,
+        seed=_seeds(seed, len(prompts), copies),
         stop=stop,
-        use_cache=prefix_cache,
-        **{name: value for name, value in given.items() if value is not _UNSET},
-        **_from_generation_config(generation_config, input_ids.shape[1]),
+        use_cache=prefix_cache and given.get("use_cache") is not False,
+        max_new_tokens=_new_tokens(given, generation_config, input_ids.shape[1]),
+        eos_token_id=_ids(given.get("eos_token_id")),
+        **_sampling(given),
+        **{name: value for name, value in options.items() if value is not _UNSET},
     )
-    out = Decoder(model, text_tokenizer, config).generate(
-        input_ids, model_kwargs.get("attention_mask")
+    tokenizer = pipeline_tokenizer(model) if text_tokenizer is None else text_tokenizer
+    mask, streamer = model_kwargs.get("attention_mask"), given.get("streamer")
+    out = Decoder(model, tokenizer, config).generate(
+        prompts.repeat_interleave(copies, dim=0),
+        None if mask is None else mask[::repeated].repeat_interleave(copies, dim=0),
+        _Continued(streamer) if streamer is not None and call is not None else streamer,
     )
-    if out.interrupted:  # a tensor could not tell which rows are whole
-        raise KeyboardInterrupt
-    error = next((error for error in out.errors if error is not None), None)
-    if error is not None:
-        raise error
+    check_whole(out)
     width = max(len(ids) for ids in out.sequences)
-    new = input_ids.new_full((len(out.sequences), width), _pad_id(generation_config, model))
+    pad = _pad_id(generation_config, model, tokenizer)
+    new = input_ids.new_full((len(out.sequences), width), pad)
     for row, ids in zip(new, out.sequences, strict=True):
         row[: len(ids)] = ids
-    sequences = torch.cat([input_ids, new], dim=1)
+    sequences = torch.cat([prompts.repeat_interleave(copies, dim=0), new], dim=1)
     if not getattr(generation_config, "return_dict_in_generate", False):
         return sequences
     rates = [stats.tokens_per_forward for stats in out.stats]
     return GenerateOutput(sequences=sequences, tokens_per_forward=torch.tensor(rates))
 
 
-def _from_generation_config(config: Any, prompt_length: int) -> dict[str, Any]:
-    """The options of `DecodeConfig` that transformers' own configuration sets."""
-    if config is None:
+def check_whole(out: DecodeOutput) -> None:
+    """Raise what ended a request early: a tensor could not tell which rows are whole."""
+    if out.interrupted:
+        raise KeyboardInterrupt
+    error = next((error for error in out.errors if error is not None), None)
+    if error is not None:
+        raise error
+
+
+class _Continued:
+    """A streamer that has had the prompt from transformers: it is not put again."""
+
+    def __init__(self, streamer: Any) -> None:
+        self._streamer, self._has_prompt = streamer, False
+
+    def put(self, value: Tensor) -> None:
+        if self._has_prompt:
+            self._streamer.put(value)
+        self._has_prompt = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._streamer, name)
+
+
+def _new_tokens(given: Mapping[str, Any], config: Any, prompt_length: int) -> int:
+    """The caller's length goes before the checkpoint's; without either, transformers' default."""
+    most, total = given.get("max_new_tokens"), given.get("max_length")
+    if most is None and total is None:
+        most = getattr(config, "max_new_tokens", None)
+        total = getattr(config, "max_length", None)
+    if most is not None:
+        return most
+    if total is None:
+        return DEFAULTS["max_length"]
+    if total <= prompt_length:
+        raise ValueError(
+            f"max_length={total} leaves no room behind a prompt of {prompt_length} tokens: "
+            "raise it, or use max_new_tokens"
+        )
+    return total - prompt_length
+
+
+def _sampling(given: Mapping[str, Any]) -> dict[str, Any]:
+    """As transformers samples: what the caller leaves out has its defaults, top_k=50 among them."""
+    if not given.get("do_sample"):
         return {}
-    options: dict[str, Any] = {"eos_token_id": config.eos_token_id}
-    if config.max_new_tokens is not None:
-        options["max_new_tokens"] = config.max_new_tokens
-    elif config.max_length is not None:
-        options["max_new_tokens"] = max(config.max_length - prompt_length, 0)
-    if config.do_sample:
-        options["temperature"] = 1.0 if config.temperature is None else config.temperature
-        options |= {"top_p": config.top_p, "top_k": config.top_k}
-    return options
+    values = {name: given.get(name, DEFAULTS[name]) for name in SAMPLING}
+    if values["temperature"] is None:
+        values["temperature"] = DEFAULTS["temperature"]
+    return values
 
 
-def _pad_id(generation_config: Any, model: Any) -> int:
-    for owner in (generation_config, getattr(model, "config", None)):
+def _seeds(seed: int | list[int] | None, prompts: int, copies: int) -> int | list[int] | None:
+    """A seed for every row; the rows of one prompt have draws of their own."""
+    if seed is None or copies == 1:
+        return seed
+    each = [seed] * prompts if isinstance(seed, int) else list(seed)
+    if len(each) != prompts:
+        raise ValueError(f"seed has {len(each)} entries for {prompts} prompts: give one each")
+    return [one + copy for one in each for copy in range(copies)]
+
+
+def _ids(value: Any) -> Any:
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+def _pad_id(generation_config: Any, model: Any, tokenizer: Any) -> int:
+    for owner in (generation_config, getattr(model, "config", None), tokenizer):
         for name in ("pad_token_id", "eos_token_id"):
-            value = getattr(owner, name, None)
+            value = _ids(getattr(owner, name, None))
             if value is not None:
                 return value[0] if isinstance(value, (list, tuple)) else int(value)
     return 0
-
-
-def _refuse(what: str, given: Any, own: tuple[type, ...]) -> None:
-    for item in given or ():
-        if not isinstance(item, own):
-            raise ValueError(
-                f"the {what} {type(item).__name__} needs a left-to-right loop; remove it, token "
-                "editing decides whole blocks"
-            )

@@ -214,9 +214,8 @@ def test_times_have_three_digits(microseconds, text):
     assert columns(timed("x", "cpu", 1.0, median_us=microseconds))["time"] == text
 
 
+@pytest.mark.engines
 def test_sglang_leaves_no_stand_in_behind():
-    if importlib.util.find_spec("sglang") is None:
-        pytest.skip("needs sglang")
     forget_sglang()
     before = {name for name in sys.modules if name.startswith("sglang")}
     from fastedit.cli.bench.sglang_step import joint_threshold

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 
+import pytest
 import torch
 import transformers
 
 import fastedit
 from fastedit.cli import info
+from fastedit.models.llada2 import varlen
 
 
 def test_json(run):
@@ -27,6 +30,36 @@ def test_json(run):
         assert all(reason for reason in backends.values())
 
 
+@pytest.mark.parametrize(
+    ("device", "rocm", "installed", "capability", "used"),
+    [
+        ("cpu", False, False, None, {"SDPA with a mask": "in use"}),
+        ("cuda", False, False, (9, 0), {"torch varlen_attn": "in use, in bf16 and fp16"}),
+        ("cuda", False, True, (9, 0), {"torch varlen_attn": "in use, in bf16 and fp16"}),
+        ("cuda", False, True, (7, 5), {"SDPA with a mask": "in use"}),
+        ("cuda", True, True, None, {"flash-attn": "in use, in bf16 and fp16"}),
+        ("cuda", True, False, None, {"SDPA with a mask": "in use"}),
+    ],
+)
+def test_attention_says_what_is_in_use_and_why_not(
+    monkeypatch, device, rocm, installed, capability, used
+):
+    monkeypatch.setattr(torch.version, "hip", "6.4" if rocm else None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    found = importlib.util.find_spec("torch") if installed else None
+    monkeypatch.setattr(varlen.importlib.util, "find_spec", lambda _: found)
+    varlen._kernel.cache_clear()
+    try:
+        report = varlen.report(torch.device(device))
+    finally:
+        varlen._kernel.cache_clear()
+    assert used.items() <= report.items() and all(report.values())
+    in_use = {name for name, state in report.items() if state.startswith("in use")}
+    assert in_use == {"SDPA with a mask", *used}
+    if rocm and not installed:
+        assert "fastedit-dlm[flash]" in report["flash-attn"]
+
+
 def test_text_names_the_back_end_and_why_not_the_others(run):
     from fastedit.ops import use_backend
 
@@ -35,6 +68,8 @@ def test_text_names_the_back_end_and_why_not_the_others(run):
     assert code == 0
     assert "row_stats" in out and "joint_threshold_step_" in out
     assert "reference" in out and "not triton: " in out
+    if not torch.accelerator.is_available():
+        assert "SDPA with a mask" in out and "not flash-attn: " in out
 
 
 def test_embedded_checkpoint(decoder, checkpoint, monkeypatch, tmp_path):

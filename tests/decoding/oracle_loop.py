@@ -30,8 +30,10 @@ def decode(
     max_post_steps: int = 16,
     num_to_transfer: int = 1,
     eos_early_stop: bool = True,
+    strict: bool = False,
 ) -> Decoded:
-    """`rule` as in `fakes`; default mode only: the mask is never chosen."""
+    """`rule` as in `fakes`. strict: the mask may be chosen, as in the released loop, and masks of
+    the prompt are active; reason "stalled" where that loop would go on for ever."""
     size, end = block_length, len(prompt) + max_new_tokens
     tm = float(np.float32(threshold))
     te = math.inf if editing_threshold is None else float(np.float32(editing_threshold))
@@ -39,21 +41,27 @@ def decode(
     out = Decoded([])
     for start in range(len(prompt) // size * size, end if max_new_tokens else 0, size):
         free = [i for i in range(start, start + size) if i >= len(prompt)]
-        post = 0
+        block = range(start, start + size)
+        post, seen = 0, set()
         while True:
-            masked = [i for i in free if x[i] == mask_token_id]
+            masked = [i for i in (block if strict else free) if x[i] == mask_token_id]
             post += not masked
             if post > max_post_steps:
                 break
+            if masked and (post, *x[start : start + size]) in seen:
+                out.sequence, out.reason = x[len(prompt) : start], "stalled"
+                return out
+            seen.add((post, *x[start : start + size]))
             out.forwards += 1
-            best = {i: _best(rule(tuple(x[: start + size]), i), mask_token_id) for i in free}
+            banned = None if strict else mask_token_id
+            best = {i: _best(rule(tuple(x[: start + size]), i), banned) for i in block}
             m2t = [i for i in masked if best[i][1] > tm]
             if len(m2t) < num_to_transfer:
                 m2t = sorted(masked, key=lambda i: (-best[i][1], i))[:num_to_transfer]
             t2t = [i for i in free if i not in masked and best[i][1] > te and best[i][0] != x[i]]
             for i in m2t + t2t:
                 x[i] = best[i][0]
-            out.m2t += len(m2t)
+            out.m2t += sum(x[i] != mask_token_id for i in m2t)
             out.t2t += len(t2t)
             if not masked and not t2t:
                 break
@@ -68,8 +76,9 @@ def decode(
     return out
 
 
-def _best(logits, mask: int) -> tuple[int, float]:
+def _best(logits, banned: int | None) -> tuple[int, float]:
     z = np.asarray(logits, dtype=np.float64)
     p = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
-    z[mask] = -np.inf
+    if banned is not None:
+        z[banned] = -np.inf
     return int(z.argmax()), float(p[z.argmax()])

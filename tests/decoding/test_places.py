@@ -28,7 +28,7 @@ def offline(monkeypatch):
         return from_pretrained
 
     no_model, no_adapter = OSError("no connection"), ValueError("no adapter_config.json")
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse(no_model))
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", refuse(no_model))
     monkeypatch.setattr(peft.PeftModel, "from_pretrained", refuse(no_adapter))
     return asked
 

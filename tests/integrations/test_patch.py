@@ -100,3 +100,31 @@ def test_streamer_gets_prompt_then_committed_ids(patched, golden_cases):
     patched.generate(torch.tensor([case["prompt"]]), streamer=Collect(), **case["params"])
     assert received[0] == case["prompt"] and received[-1] == "end"
     assert [i for part in received[1:-1] for i in part] == case["output"]
+
+
+def test_a_peft_model_takes_both_styles_patched_or_not(golden_model):
+    from peft import LoraConfig, get_peft_model
+
+    prompt, length = torch.tensor([[5, 6, 7]]), {"block_length": 8, "threshold": 0.9}
+    released = length | {"gen_length": 12, "mask_id": 127, "eos_id": 112}
+    theirs = length | {"max_new_tokens": 12, "mask_token_id": 127, "eos_token_id": 112}
+    want = golden_model.generate(prompt, editing_threshold=0.9, **released)
+    model = get_peft_model(copy.deepcopy(golden_model), LoraConfig(target_modules=["dense"], r=2))
+    for one in (model, fastedit.patch(model)):
+        assert one.generate(prompt, **released).equal(want)
+        out = one.generate(input_ids=prompt, editing_threshold=0.9, **theirs)
+        assert out[:, 3:].equal(want)
+
+
+def test_a_model_that_is_not_of_transformers_takes_the_released_style_only(golden_model):
+    class Bare:
+        config = golden_model.config
+
+        def __call__(self, **inputs):
+            return golden_model(**inputs)
+
+    model = fastedit.patch(Bare())
+    prompt, options = torch.tensor([[5, 6]]), {"gen_length": 8, "mask_id": 127, "eos_id": 112}
+    assert model.generate(prompt, **options).equal(golden_model.generate(prompt, **options))
+    with pytest.raises(TypeError, match="Bare is no model of transformers"):
+        model.generate(input_ids=prompt, max_new_tokens=8)

@@ -8,8 +8,11 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from fastedit import Decoder
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModel, LLaDA2MoeModelLM
 from fastedit.models.llada2.conversion import hub_shapes, merged_shapes
 
@@ -157,11 +160,7 @@ def test_a_tensor_in_two_shards_is_refused(golden, tmp_path):
         LLaDA2MoeModelLM.from_pretrained(tmp_path)
 
 
-def test_pickles_are_refused(golden, tmp_path):
-    shutil.copy(golden / "config.json", tmp_path)
-    torch.save(load_file(golden / "model.safetensors"), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors only"):
-        LLaDA2MoeModelLM.from_pretrained(tmp_path)
+def test_pickles_are_not_asked_for(golden):
     with pytest.raises(ValueError, match="safetensors only"):
         LLaDA2MoeModelLM.from_pretrained(golden, use_safetensors=False)
 
@@ -172,4 +171,106 @@ def test_code_in_a_checkpoint_is_not_run(golden, copy, tmp_path):
     for module in ("configuration_llada2_moe", "modeling_llada2_moe"):
         (tmp_path / f"{module}.py").write_text("raise SystemExit('ran remote code')\n")
     model = AutoModelForCausalLM.from_pretrained(path)
-    assert type(model) is LLaDA2MoeModelLM and not hasattr(model.config, "auto_map")
+    assert type(model) is LLaDA2MoeModelLM
+    assert type(Decoder.from_pretrained(path).model) is LLaDA2MoeModelLM
+
+
+HUB_CONFIGS = ["dfactory_flash", "dfactory_mini", "dmax_math_16b", "llada20_uni", "llada21_mini"]
+
+
+def as_it_is(tensors) -> None:
+    pass
+
+
+@pytest.mark.parametrize("published", HUB_CONFIGS)
+@pytest.mark.parametrize("form", [as_it_is, merge])
+def test_golden_weights_load_under_published_keys(golden, copy, tmp_path, published, form):
+    """Every key of a published file, with the golden model's sizes; saving loses nothing."""
+    path = copy(form)
+    config_file = tmp_path / "config.json"
+    own = json.loads(config_file.read_text())
+    keys = json.loads((golden.parent / "hub_configs" / f"{published}.json").read_text())
+    scaled = keys | {name: own[name] for name in own.keys() & keys.keys() - KEPT}
+    scaled |= {"rotary_dim": 8} if "rotary_dim" in keys else {}
+    config_file.write_text(json.dumps(scaled))
+    decoder = Decoder.from_pretrained(path, dtype="float32")
+    expected = LLaDA2MoeModelLM.from_pretrained(golden)
+    assert_same_tensors(decoder.model.state_dict(), expected.state_dict())
+    for factory in (LLaDA2MoeModelLM, AutoModelForCausalLM):
+        assert type(factory.from_pretrained(path)) is LLaDA2MoeModelLM
+    decoder.model.save_pretrained(tmp_path / "saved")
+    saved = load_file(tmp_path / "saved" / "model.safetensors")
+    assert_same_tensors(saved, load_file(golden / "model.safetensors"))
+    written = json.loads((tmp_path / "saved" / "config.json").read_text())
+    changed = {"transformers_version": None, "dtype": "float32", "torch_dtype": "float32"}
+    for name in scaled:
+        assert written[name] == changed.get(name, scaled[name]) or name == "transformers_version"
+    assert type(Decoder.from_pretrained(tmp_path / "saved").model) is LLaDA2MoeModelLM
+
+
+KEPT = {"model_type", "auto_map", "architectures", "torch_dtype", "pad_token_id"}
+
+
+@pytest.mark.parametrize("size", [None, "100KB"])
+def test_our_own_fused_form_loads(golden, tmp_path, size):
+    model = LLaDA2MoeModelLM.from_pretrained(golden)
+    options = {"max_shard_size": size} if size else {}
+    model.save_pretrained(tmp_path, save_original_format=False, **options)
+    again = LLaDA2MoeModelLM.from_pretrained(tmp_path)
+    assert_same_tensors(again.state_dict(), model.state_dict())
+    again.save_pretrained(tmp_path / "hub")
+    saved = load_file(tmp_path / "hub" / "model.safetensors")
+    assert_same_tensors(saved, load_file(golden / "model.safetensors"))
+
+
+def test_an_index_of_a_single_shard_loads(golden, copy, tmp_path):
+    copy(as_it_is)
+    shard = "model-00001-of-00001.safetensors"
+    (tmp_path / "model.safetensors").rename(tmp_path / shard)
+    names = load_file(tmp_path / shard)
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, shard)}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    again = Decoder.from_pretrained(tmp_path).model
+    assert_same_tensors(again.state_dict(), LLaDA2MoeModelLM.from_pretrained(golden).state_dict())
+
+
+@pytest.mark.parametrize("form", ["per expert", "merged", "fused"])
+def test_a_state_dict_loads_in_every_form(golden, form):
+    config = LLaDA2MoeConfig.from_pretrained(golden)
+    expected = LLaDA2MoeModelLM.from_pretrained(golden)
+    tensors = load_file(golden / "model.safetensors")
+    if form == "merged":
+        merge(tensors)
+    elif form == "fused":
+        tensors = expected.state_dict()
+    model = LLaDA2MoeModelLM.from_pretrained(None, config=config, state_dict=dict(tensors))
+    assert_same_tensors(model.state_dict(), expected.state_dict())
+    tensors.pop("model.norm.weight")
+    with pytest.raises(ValueError, match=r"missing: model\.norm\.weight"):
+        LLaDA2MoeModelLM.from_pretrained(None, config=config, state_dict=tensors)
+
+
+class TheirConfig(PreTrainedConfig):
+    """Somebody else's reading of the same model type."""
+
+    model_type = "llada2_moe"
+
+    def __init__(self, **_):
+        raise AssertionError("another library's config was made")
+
+
+def test_whoever_else_has_taken_the_name_our_classes_load(golden, tmp_path, monkeypatch):
+    """As when another library registers itself behind us; ahead of us, we take the name."""
+    monkeypatch.setattr(CONFIG_MAPPING, "_extra_content", dict(CONFIG_MAPPING._extra_content))
+    AutoConfig.register("llada2_moe", TheirConfig, exist_ok=True)
+    for name in ("llada2_moe", "LLaDA2MoeModelLM"):
+        register_checkpoint_conversion_mapping(name, [], overwrite=True)
+    model = LLaDA2MoeModelLM.from_pretrained(golden)
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert_same_tensors(saved, load_file(golden / "model.safetensors"))
+    tokenizer = Decoder.from_pretrained("tiny").tokenizer
+    tokenizer.save_pretrained(tmp_path)
+    decoder = Decoder.from_pretrained(tmp_path)
+    assert type(decoder.model) is LLaDA2MoeModelLM
+    assert decoder.tokenizer.get_vocab() == tokenizer.get_vocab()

@@ -17,17 +17,28 @@ from fastedit.ops.dispatch import ORDER, demanded
 from fastedit.ops.sampling import DECODE, philox
 
 pytestmark = pytest.mark.skipif(bool(cpp.why_not()), reason=f"C++ back end: {cpp.why_not()}")
-SETS = ["avx512", "avx2", "portable"]
+ALL_SETS = ["avx512", "avx2", "portable"]
 STATS = ["token", "prob", "prob_current", "lse", "entropy", "bad"]
+
+
+def works(name: str) -> bool:
+    before = cpp.instruction_set()
+    try:
+        cpp.use_instruction_set(name)
+    except ValueError:
+        return False
+    cpp.use_instruction_set(before)
+    return True
+
+
+# `make emulate-avx512` has the first on every x86 with AVX2.
+SETS = [] if cpp.why_not() else [name for name in ALL_SETS if works(name)]
 
 
 @pytest.fixture(params=SETS)
 def instruction_set(request):
     before = cpp.instruction_set()
-    try:
-        cpp.use_instruction_set(request.param)
-    except ValueError as error:
-        pytest.skip(str(error))
+    cpp.use_instruction_set(request.param)
     yield request.param
     cpp.use_instruction_set(before)
 
@@ -48,7 +59,7 @@ def same(one, other, but="") -> bool:
 
 def test_the_fastest_set_of_this_processor_is_in_use():
     chosen = cpp.instruction_set()
-    for better in SETS[: SETS.index(chosen)]:
+    for better in ALL_SETS[: ALL_SETS.index(chosen)]:
         with pytest.raises(ValueError, match=better):
             cpp.use_instruction_set(better)
     assert cpp.instruction_set() == chosen

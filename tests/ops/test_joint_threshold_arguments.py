@@ -120,11 +120,12 @@ def test_a_tensor_that_was_good_before_is_looked_at_again(name, wrong):
     assert all(value.equal(before[key]) for key, value in tensors_of(arguments).items())
 
 
-@pytest.mark.parametrize("name", tensors_of(all_tensors()))
+@pytest.mark.parametrize("name", [n for n in tensors_of(all_tensors()) if n != "logits"])
 def test_a_tensor_that_turned_strided_decides_alike(backend, name):
-    """Bytes beside it that a dense reader would take instead are other values."""
-    if name == "logits":
-        pytest.skip("their strides are theirs to choose")
+    """Bytes beside it that a dense reader would take instead are other values.
+
+    Logits may have strides of their own, which other tests are about.
+    """
     results = []
     for strided in (False, True):
         arguments = all_tensors()

@@ -5,7 +5,9 @@ transformers' models take any and pass them on, so a misspelt or foreign one van
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -40,13 +42,24 @@ _REFUSED = {
 }
 
 
-def check_others(given: Mapping[str, Any], config: LLaDA2MoeConfig) -> None:
-    """Raises for what cannot be honoured of the arguments `given`.
+def checked(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` of a model, after a look at the keyword arguments that it does not name.
 
     Those that ask for nothing pass: None, an output that is False, segments that are all 0; so do
-    the outputs that transformers' `capture_outputs` records.
-    ValueError for what transformers knows and this family cannot honour, TypeError for the rest.
+    the outputs that transformers records for `forward`. ValueError for what transformers knows
+    and this family cannot honour, TypeError for the rest.
     """
+    named = inspect.signature(forward).parameters.keys() | {"return_dict"}
+
+    @functools.wraps(forward)
+    def checking(self: Any, *args: Any, **kwargs: Any) -> Any:
+        _check({name: kwargs[name] for name in kwargs if name not in named}, self.config)
+        return forward(self, *args, **kwargs)
+
+    return checking
+
+
+def _check(given: Mapping[str, Any], config: LLaDA2MoeConfig) -> None:
     for name, value in given.items():
         if name in _CAPTURED or value is None:
             continue

@@ -1,4 +1,4 @@
-"""Attention with its norm and rotary, and the mask as each attention implementation takes it."""
+"""Attention with its norm, and the mask as each attention implementation takes it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from . import varlen
 from .configuration import LLaDA2MoeConfig
 from .masks import open_empty_rows
+from .rotary import rotate
 
 
 def convert_mask(mask: Tensor | None, implementation: str | None, groups: int, like: Tensor) -> Any:
@@ -91,20 +92,6 @@ class LLaDA2MoeRMSNorm(nn.Module):
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         # Narrower dtypes are widened inside; under autocast the result comes back in fp32.
         return self.weight * F.rms_norm(x, self.weight.shape, eps=self.eps).to(x.dtype)
-
-
-def rotary_tables(config: LLaDA2MoeConfig, positions: Tensor, dtype: torch.dtype) -> tuple:
-    """cos and sin [B, 1, Q, rotary_dim / 2] of `positions` [B, Q], in fp32 and then cast."""
-    half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=positions.device)
-    angles = positions[:, None, :, None] * (1.0 / config.rope_theta ** (half / config.rotary_dim))
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Half-split rotary on the leading dimensions of `x` [B, heads, Q, head_dim]."""
-    half = cos.shape[-1]
-    a, b, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin, rest), dim=-1)
 
 
 class LLaDA2MoeAttention(nn.Module):

@@ -2,38 +2,45 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
-from huggingface_hub.dataclasses import strict
+from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
-# What the released checkpoints all share and this implementation relies on.
-_REQUIRED: dict[str, object] = {
-    "use_bias": False,
-    "use_qkv_bias": False,
-    "use_qk_norm": True,
-    "use_sliding_window": False,
-    "tie_word_embeddings": False,
-    "norm_topk_prob": True,
-    "score_function": "sigmoid",
-    "router_dtype": "fp32",
-    "moe_router_enable_expert_bias": True,
-    "rope_scaling": None,
+from .config_keys import check_keys
+from .rotary import rope_parameters
+
+# The Hub's name, and the one that the makers' trainer gives to checkpoints with merged experts.
+MODEL_TYPES = ("llada2_moe", "llada2_moe_veomni")
+BLOCK_SIZE = 32  # of all released checkpoints, whose files do not name it
+_KINDS: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float | int": (float, int),
+    "int | list[int]": (int, list),
+    "bool": (bool,),
+    "str": (str,),
+    "dict": (dict,),
 }
 
 
-@strict
 class LLaDA2MoeConfig(PreTrainedConfig):
     """Shape and routing of a LLaDA2.x mixture-of-experts model; the defaults describe mini (16B).
 
     `block_size` is the length in tokens of a diffusion block, used for default attention masks and
-    for block routing. `expert_capacity` switches block routing on (LLaDA2.2): the number of experts
-    admitted per block. `mask_token_id` is not in the published files and may be supplied here.
+    for block routing; where it is not given it reads as 32, as released, and is not saved.
+    `expert_capacity` switches block routing on (LLaDA2.2): the number of experts admitted per
+    block. `mask_token_id` is not in the published files and may be supplied here.
+    A null is a key that is not given: it takes the default; `head_dim` then follows from the
+    hidden size and the heads. `rope_scaling` and `rope_parameters` may ask for the types in
+    `rotary.SCALED`. A config is saved with the keys that it was made from.
 
-    Raises ValueError for a value this implementation cannot honour, naming the key.
+    Raises ValueError for a value this implementation cannot honour, naming the key; warns of keys
+    that it does not know (see `config_keys`).
     """
 
-    model_type = "llada2_moe"
+    model_type = MODEL_TYPES[0]
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
 
     vocab_size: int = 157184
@@ -45,12 +52,12 @@ class LLaDA2MoeConfig(PreTrainedConfig):
     head_dim: int = 128
     hidden_act: str = "silu"
     max_position_embeddings: int = 32768
-    initializer_range: float = 0.02
-    rms_norm_eps: float = 1e-6
+    initializer_range: float | int = 0.02
+    rms_norm_eps: float | int = 1e-6
     use_cache: bool = False
     tie_word_embeddings: bool = False
-    rope_theta: float | int = 600000.0
-    partial_rotary_factor: float | int = 0.5
+    rope_theta: float | int | None = None
+    partial_rotary_factor: float | int | None = None
     rope_scaling: dict | None = None
     use_bias: bool = False
     use_qkv_bias: bool = False
@@ -68,7 +75,7 @@ class LLaDA2MoeConfig(PreTrainedConfig):
     score_function: str = "sigmoid"
     router_dtype: str = "fp32"
     moe_router_enable_expert_bias: bool = True
-    block_size: int = 32
+    block_size: int = None  # type: ignore[assignment]  # read as BLOCK_SIZE
     expert_capacity: int | None = None
     pad_token_id: int | None = None
     bos_token_id: int | None = None
@@ -76,20 +83,58 @@ class LLaDA2MoeConfig(PreTrainedConfig):
     mask_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        # The code a checkpoint points at is never run, so the pointer is not carried along either.
-        kwargs.pop("auto_map", None)
+        kind = kwargs.get("model_type") or self.model_type
+        if kind not in MODEL_TYPES:
+            raise ValueError(f"model_type={kind!r} is not LLaDA2.x ({', '.join(MODEL_TYPES)})")
+        extra = dict(kwargs)
+        self._says_torch_dtype = "torch_dtype" in extra
+        self._says_block_size = self.block_size is not None
         rope = kwargs.pop("rope_parameters", None)
-        if rope:
-            self.rope_theta = rope.get("rope_theta", self.rope_theta)
-            self.partial_rotary_factor = rope.get(
-                "partial_rotary_factor", self.partial_rotary_factor
-            )
-            if rope.get("rope_type", "default") != "default":
-                self.rope_scaling = rope
+        # Set behind transformers' own reading of it, which would write its defaults into it.
         super().__post_init__(**kwargs)
-        self._check_required()
+        self.model_type = kind  # type: ignore[misc]
+        if rope is not None:
+            self.rope_parameters = rope
+        self._fill_nulls()
+        self._check_types()
+        found = self.rope
+        self.rope_theta = found["rope_theta"]
+        self.partial_rotary_factor = found["partial_rotary_factor"]
+        self.rotary_dim = int(self.head_dim * self.partial_rotary_factor)  # of each head, from 0 on
         self._check_shapes()
         self._check_routing()
+        check_keys(self, extra)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As in transformers, for either of the family's `MODEL_TYPES`."""
+        found, _ = cls.get_config_dict(pretrained_model_name_or_path, **kwargs)
+        veomni = found.get("model_type") == LLaDA2MoeVeOmniConfig.model_type
+        of: Any = LLaDA2MoeVeOmniConfig if veomni else cls
+        return super(LLaDA2MoeConfig, of).from_pretrained(pretrained_model_name_or_path, **kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers, but overrides among `kwargs` are checked with the rest."""
+        fields = {field.name for field in dataclasses.fields(cls)} - {"dtype"}
+        overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in fields}
+        try:
+            return super().from_dict(config_dict | overrides, **kwargs)
+        except StrictDataclassError as error:
+            raise ValueError(" ".join(str(error).split())) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        found = super().to_dict() | {"model_type": self.model_type}
+        del found["_says_torch_dtype"]
+        if not found.pop("_says_block_size"):  # a default is no claim about the checkpoint
+            del found["block_size"]
+        return found
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        found = super().to_diff_dict()
+        if self._says_torch_dtype:  # readers before transformers 4.56 look at nothing else
+            found["torch_dtype"] = found["dtype"]
+        return found
 
     @classmethod
     def mini(cls, **overrides: Any) -> LLaDA2MoeConfig:
@@ -110,17 +155,42 @@ class LLaDA2MoeConfig(PreTrainedConfig):
         return cls.mini(**{**shape, **overrides})
 
     @property
-    def rotary_dim(self) -> int:
-        """Leading dimensions of each head that rotate."""
-        return int(self.head_dim * self.partial_rotary_factor)
+    def trained_block_size(self) -> int | None:
+        """`block_size` where the checkpoint names it."""
+        return self.block_size if self._says_block_size else None
 
-    def _check_required(self) -> None:
-        for name, value in _REQUIRED.items():
-            if getattr(self, name) != value:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is not supported: "
-                    f"LLaDA2.x checkpoints have {name}={value!r}"
-                )
+    @property
+    def rope(self) -> dict[str, Any]:
+        """What the config says of rotary positions, in one dictionary; see `rotary`."""
+        scaling, parameters = self.rope_scaling, getattr(self, "rope_parameters", None)
+        return rope_parameters(self.rope_theta, self.partial_rotary_factor, scaling, parameters)
+
+    @property
+    def rope_type(self) -> str:
+        for given in (self.rope_scaling, getattr(self, "rope_parameters", None)):
+            if given and (kind := given.get("rope_type", given.get("type"))):
+                return kind
+        return "default"
+
+    def _fill_nulls(self) -> None:
+        if self.head_dim is None and self.num_attention_heads and self.hidden_size:
+            self.head_dim = self.hidden_size // self.num_attention_heads
+        for field in _own_fields():
+            if getattr(self, field.name) is None:
+                setattr(self, field.name, field.default)
+        if self.block_size is None:
+            self.block_size = BLOCK_SIZE
+
+    def _check_types(self) -> None:
+        for field in _own_fields():
+            name, kind, value = field.name, str(field.type), getattr(self, field.name)
+            allowed = _KINDS[kind.removesuffix(" | None")]
+            if value is not None and (
+                not isinstance(value, allowed) or isinstance(value, bool) != (bool in allowed)
+            ):
+                raise ValueError(f"{name} must be {kind}; got {value!r}")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={self.hidden_act!r} is none of transformers' activations")
 
     def _check_shapes(self) -> None:
         for name in (
@@ -172,3 +242,14 @@ class LLaDA2MoeConfig(PreTrainedConfig):
                 f"expert_capacity={self.expert_capacity} is outside "
                 f"[num_experts_per_tok={top_k}, num_experts={experts}]"
             )
+
+
+class LLaDA2MoeVeOmniConfig(LLaDA2MoeConfig):
+    """The same under the model type of the makers' trainer, for transformers' Auto classes."""
+
+    model_type = MODEL_TYPES[1]
+
+
+def _own_fields() -> list[dataclasses.Field]:
+    theirs = PreTrainedConfig.__dataclass_fields__
+    return [field for field in dataclasses.fields(LLaDA2MoeConfig) if field.name not in theirs]

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
-from .configuration import LLaDA2MoeConfig
+from fastedit.models.checkpoint_files import (
+    PICKLE_ADVICE,
+    check_dtypes,
+    check_folder,
+    check_quantisation,
+    read_headers,
+)
+
+from .configuration import MODEL_TYPES, LLaDA2MoeConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
 _FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
-_SAFETENSORS_ONLY = (
-    "fastedit reads safetensors only, since a pickle file can run code while it loads. Convert the "
-    "checkpoint where you trust it: load it there and call save_pretrained(...)."
-)
 
 
 def hub_shapes(config: LLaDA2MoeConfig) -> Shapes:
@@ -143,11 +148,17 @@ def _converter(target: str, sources: tuple[str, ...]) -> WeightConverter:
     return WeightConverter(patterns, f"mlp.experts.{target}", operations=[FuseExperts()])
 
 
-register_checkpoint_conversion_mapping(
-    LLaDA2MoeConfig.model_type,
-    [_converter(target, sources) for target, sources in _FUSED.items()],
-    overwrite=True,
-)
+def register_conversions() -> None:
+    """Have transformers convert the weights of our classes, also where it has another's for them.
+
+    A class name goes before a model type; released code has the same names for both.
+    """
+    converters: list[Any] = [_converter(target, sources) for target, sources in _FUSED.items()]
+    for name in (*MODEL_TYPES, "LLaDA2MoeModel", "LLaDA2MoeModelLM"):
+        register_checkpoint_conversion_mapping(name, converters, overwrite=True)
+
+
+register_conversions()
 
 
 def merged_shapes(config: LLaDA2MoeConfig) -> Shapes:
@@ -163,10 +174,23 @@ def merged_shapes(config: LLaDA2MoeConfig) -> Shapes:
     return merged
 
 
-def check_tensors(found: Shapes, config: LLaDA2MoeConfig) -> None:
-    """Raise ValueError unless `found` is exactly what `config` describes, in either form."""
-    merged = any(name.endswith("mlp.experts.down_proj") for name in found)
-    expected = merged_shapes(config) if merged else hub_shapes(config)
+def fused_shapes(config: LLaDA2MoeConfig) -> Shapes:
+    """`hub_shapes` as the model has them in memory: gate and up in one tensor per layer."""
+    fused = merged_shapes(config)
+    for name in [name for name in fused if name.endswith(".mlp.experts.gate_proj")]:
+        experts, inner, hidden = fused.pop(name)
+        del fused[name.replace("gate_proj", "up_proj")]
+        fused[name.replace("gate_proj", "gate_up_proj")] = (experts, 2 * inner, hidden)
+    return fused
+
+
+def check_tensors(found: Mapping[str, tuple[int, ...]], config: LLaDA2MoeConfig) -> None:
+    """Raise ValueError unless `found` is exactly what `config` describes, in one of three forms."""
+    expected = hub_shapes(config)
+    if any(name.endswith("mlp.experts.gate_up_proj") for name in found):
+        expected = fused_shapes(config)
+    elif any(name.endswith("mlp.experts.down_proj") for name in found):
+        expected = merged_shapes(config)
     problems = [
         f"missing: {name} {list(expected[name])}" for name in sorted(expected.keys() - found.keys())
     ]
@@ -184,18 +208,6 @@ def check_tensors(found: Shapes, config: LLaDA2MoeConfig) -> None:
         )
 
 
-def read_shapes(files: list[str]) -> Shapes:
-    """Names and shapes from the headers of safetensors `files`; a name in two files is an error."""
-    shapes: Shapes = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in sorted(tensors.keys()):
-                if name in shapes:
-                    raise ValueError(f"tensor {name} is in more than one file, again in {file}")
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
-    return shapes
-
-
 class StrictLoading(PreTrainedModel):
     """`from_pretrained` that takes safetensors only and checks every name and shape up front."""
 
@@ -203,25 +215,45 @@ class StrictLoading(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, but a missing, unknown or misshapen tensor is a ValueError.
 
-        Reads safetensors only: pickle checkpoints (.bin, .pt) are refused.
+        Reads safetensors only: pickle checkpoints (.bin, .pt) are refused. So are quantised
+        checkpoints and float64, and files that are not whole.
         """
         if kwargs.pop("use_safetensors", None) is False:
-            raise ValueError(_SAFETENSORS_ONLY)
-        try:
-            return super().from_pretrained(
-                pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs
-            )
-        except OSError as error:
-            if ".safetensors" in str(error):
-                raise OSError(f"{error}\n{_SAFETENSORS_ONLY}") from error
-            raise
+            raise ValueError(f"fastedit reads safetensors only: {PICKLE_ADVICE}")
+        name = pretrained_model_name_or_path
+        if name is not None:
+            folder = Path(name, kwargs.get("subfolder", ""))
+            if folder.is_dir() and not kwargs.get("variant"):
+                files = check_folder(folder)
+                given = kwargs.get("dtype") or kwargs.get("torch_dtype") or "auto"
+                check_dtypes(read_headers(files), cast=given != "auto")
+            else:
+                hub = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+                options = {key: kwargs[key] for key in hub if key in kwargs}
+                check_quantisation(LLaDA2MoeConfig.get_config_dict(name, **options)[0], name)
+        register_conversions()
+        return super().from_pretrained(name, *args, use_safetensors=True, **kwargs)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers: one tensor per expert, or with `save_original_format=False` ours."""
+        register_conversions()
+        # Left by loading, with no more than the conversions that the loaded form needed.
+        self.__dict__.pop("_weight_conversions", None)
+        super().save_pretrained(*args, **kwargs)
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, *args: Any, **kwargs: Any):  # type: ignore[override]
         if state_dict is not None:
             found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
         else:
-            found = read_shapes(checkpoint_files)
+            stored = read_headers(checkpoint_files)
+            check_dtypes(stored, cast=model.dtype != torch.float64)
+            found = {name: tensor.shape for name, tensor in stored.items()}
+        if model.dtype == torch.float64:
+            raise ValueError(
+                f"{model.config.name_or_path or 'the state_dict'}: float64 is the dtype asked for, "
+                'in which nothing here computes: pass dtype="float32" or dtype="bfloat16"'
+            )
         if model.base_model is model and not any(name.startswith("model.") for name in found):
             found = {f"model.{name}": shape for name, shape in found.items()}
             found["lm_head.weight"] = (model.config.vocab_size, model.config.hidden_size)

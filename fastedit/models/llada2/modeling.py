@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from transformers import initialization
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
-from transformers.generation import GenerationMixin
 from transformers.integrations import use_experts_implementation
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import MoeCausalLMOutputWithPast, MoeModelOutputWithPast
@@ -20,11 +18,13 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from . import varlen
-from .arguments import CACHE, check_labels, check_others, one_cache
-from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask, rotary_tables
+from .arguments import CACHE, check_labels, checked, one_cache
+from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask
 from .configuration import LLaDA2MoeConfig
 from .conversion import StrictLoading, fuse_experts
+from .generation import EditingGenerationMixin
 from .masks import mask_and_positions
+from .rotary import rotary_tables
 from .routing import LLaDA2MoeRouter, RoutingBlocks, routing_blocks
 
 
@@ -216,6 +216,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.word_embeddings = value
 
+    @checked
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -229,7 +230,6 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         cache: Cache | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
-        check_others(kwargs, self.config)
         cache = one_cache(past_key_values, cache)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
@@ -249,7 +249,8 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
                 getattr(cache, "keys_by_position", False),
             )
         mask = self._for_attention(mask, cache, hidden)
-        rotary = rotary_tables(self.config, positions, hidden.dtype)
+        length = cached + hidden.shape[1]
+        rotary = rotary_tables(self.config, positions, hidden.dtype, length)
         named: dict[str, Any] = {CACHE: cache}
         for layer in self.layers:
             hidden = layer(hidden, mask, rotary, blocks, **named)
@@ -265,7 +266,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         return convert_mask(mask, implementation, groups, hidden)
 
 
-class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
+class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
     """LLaDA2.x with its language-model head. Position i predicts token i: there is no shift."""
 
     def __init__(self, config: LLaDA2MoeConfig):
@@ -275,6 +276,7 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
         self.loss_type = "ForMaskedLM"  # transformers' name of a cross entropy without a shift
         self.post_init()
 
+    @checked
     @can_return_tuple
     def forward(
         self,
@@ -339,14 +341,3 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def generate(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """The released LLaDA2.1 `generate`, or transformers' own with a `custom_generate`.
-
-        Arguments: `fastedit.integrations.patch.released_generate`.
-        """
-        if kwargs.get("custom_generate") is not None:
-            return super().generate(*args, **kwargs)  # type: ignore[misc]
-        # Decoding lives above the models, so it is found by name when it is asked for.
-        patch = importlib.import_module("fastedit.integrations.patch")
-        return patch.released_generate(self, *args, **kwargs)

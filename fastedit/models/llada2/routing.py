@@ -80,6 +80,8 @@ class LLaDA2MoeRouter(nn.Module):
                 choice = limit_to_groups(choice, self.n_group, self.topk_group)
             experts = top(choice, self.top_k)
         weights = scores.gather(1, experts)
+        if self.top_k == 1:  # the released router normalises from two experts on
+            return experts, weights * self.scaling
         return experts, weights * (self.scaling / (weights.sum(-1, keepdim=True) + 1e-20))
 
 

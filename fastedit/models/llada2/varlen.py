@@ -41,6 +41,26 @@ def serves(hidden: Tensor, implementation: str | None) -> bool:
     return fits and implementation == "sdpa" and _kernel() is not None and _runs(hidden.device)
 
 
+def report(device: torch.device) -> dict[str, str]:
+    """For attention of decoding on `device`: per implementation "in use", or why it is not."""
+    on_gpu, rocm = device.type in DEVICES, torch.version.hip is not None
+    if not on_gpu:
+        by_torch = by_package = f"takes key lengths on CUDA and ROCm devices, not on {device.type}"
+    elif rocm:
+        by_torch = "torch's has no `seqused_k` on ROCm"
+        by_package = "in use" if _kernel() else "not installed: pip install 'fastedit-dlm[flash]'"
+    elif not _runs(device):
+        by_torch = by_package = "needs a GPU of compute capability 8.0 or more"
+    else:
+        by_torch, by_package = "in use", "torch's own serves CUDA devices"
+    used = "in use" in (by_torch, by_package)
+    return {
+        "torch varlen_attn": f"{by_torch}, in bf16 and fp16" if by_torch == "in use" else by_torch,
+        "flash-attn": f"{by_package}, in bf16 and fp16" if by_package == "in use" else by_package,
+        "SDPA with a mask": "in use for fp32" if used else "in use",
+    }
+
+
 def attention(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
     """`query` [B, H, Q, D] over slots `key`, `value` [B, H, K, D] -> output [B, Q, H, D].
 
