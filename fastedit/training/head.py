@@ -7,7 +7,7 @@ times. Here at most `LOGITS` of them exist at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ def weighted_cross_entropy(
     return (losses.float() * weights).sum()
 
 
-def _is_its_weight(head: nn.Module) -> bool:
+def _is_its_weight(head: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a call of `head` is `F.linear` alone: no adapter, no hook (offloading, sharding)."""
     hooks = (
         head._forward_pre_hooks,

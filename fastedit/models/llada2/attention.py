@@ -50,11 +50,12 @@ def flex_mask(mask: Tensor) -> Any:
             "flex_attention takes masks shared by all heads: [batch, 1, queries, keys]"
         )
 
-    def allowed(batch, head, query, key):
-        return mask[batch, 0, query, key]
+    rows, _, queries, keys = mask.shape
 
-    batch, _, queries, keys = mask.shape
-    return create_block_mask(allowed, batch, None, queries, keys, device=mask.device)
+    def allowed(batch, head, query, key):
+        return mask[batch if rows > 1 else 0, 0, query, key]  # one mask may serve all rows
+
+    return create_block_mask(allowed, rows, None, queries, keys, device=mask.device)
 
 
 def eager_attention(

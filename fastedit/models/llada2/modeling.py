@@ -332,7 +332,10 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
         loss = None
         if labels is not None:
             loss = self.loss_function(
-                logits, labels[:, keep], logits.shape[-1], num_items_in_batch=num_items_in_batch
+                logits,
+                labels[:, keep].contiguous(),
+                logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
             )
         return MoeCausalLMOutputWithPast(
             loss=loss,
