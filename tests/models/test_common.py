@@ -9,9 +9,12 @@ import warnings
 
 import pytest
 import torch
+import torch.distributed as dist
 from accelerate import cpu_offload, disk_offload, dispatch_model
 from safetensors import safe_open
 from small import checkpointed, random_ids, tiny, tiny_config
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 from transformers.integrations.flex_attention import WrappedFlexAttention
@@ -307,6 +310,24 @@ def test_every_parameter_is_read_inside_a_call_of_its_module():
         model(ids, labels=ids)
         for name, module in model.named_modules():
             assert module in called or not list(module.parameters(recurse=False)), name
+
+
+def test_every_module_may_be_sharded_alone(tmp_path):
+    """FSDP2: the parameters of a module are whole during its call and no longer."""
+    model, ids = tiny(), IDS
+    expected = logits(model, ids)
+    dist.init_process_group("gloo", f"file://{tmp_path / 'store'}", world_size=1, rank=0)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        for module in reversed(list(model.modules())):
+            if any(True for _ in module.parameters(recurse=False)):
+                fully_shard(module, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        assert torch.equal(logits(model, ids), expected)
+        model(ids, labels=ids).loss.backward()
+        assert all(parameter.grad.full_tensor().any() for parameter in model.parameters())
+    finally:
+        dist.destroy_process_group()
 
 
 def test_tuned_norms_of_queries_and_keys():
