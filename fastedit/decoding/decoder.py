@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -50,16 +51,16 @@ class Decoder:
     @classmethod
     def from_pretrained(
         cls,
-        path_or_id: str,
+        path_or_id: str | os.PathLike[str],
         config: DecodeConfig | None = None,
-        adapter: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         revision: str | None = None,
     ) -> Decoder:
         """Load a local folder, a Hub id, or "tiny" (the checkpoint in the package, no network).
 
-        adapter: a peft LoRA folder or Hub id, merged into the weights. dtype "auto": as stored.
+        adapter: a peft folder or Hub id, merged into the weights. dtype "auto": as stored.
         device "auto": an accelerator where there is one. Safetensors only; no remote code runs.
         """
         model, tokenizer = load(path_or_id, adapter, dtype, device, revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,26 @@ from typing import Any
 import torch
 
 from fastedit.decoding.places import folder_or_id, named
+from fastedit.models.adapters import Adapter, adapted_tokenizer, merge_adapter, read_adapter
 from fastedit.models.checkpoint_files import check_folder
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+# Of an adapter on the Hub: no pickles, and of subfolders only that they are there.
+_ADAPTER_FILES = [
+    "adapter_*.json",
+    "adapter_model.safetensors",
+    "*/adapter_config.json",
+    "*token*",
+    "vocab*",
+    "merges.txt",
+    "*chat_template*",
+]
 
 
 def load(
-    path_or_id: str,
-    adapter: str | None,
+    path_or_id: str | os.PathLike[str],
+    adapter: str | os.PathLike[str] | None,
     dtype: str | torch.dtype,
     device: str | torch.device,
     revision: str | None,
@@ -27,11 +39,13 @@ def load(
 
     Names, dtype and device are checked first: OSError and ValueError that say what is allowed.
     """
-    path = str(TINY) if path_or_id == "tiny" else folder_or_id(path_or_id, "checkpoint")
+    name = os.fspath(path_or_id)
+    path = str(TINY) if name == "tiny" else folder_or_id(name, "checkpoint")
     if Path(path).is_dir():
         check_folder(Path(path))
+    found = None
     if adapter is not None:
-        adapter = folder_or_id(adapter, "adapter")
+        found = _adapter(folder_or_id(os.fspath(adapter), "adapter"))
     _check_dtype(dtype)
     target = _device(device)
     # With accelerate, shards go straight to the device instead of through the host's memory.
@@ -46,9 +60,11 @@ def load(
             trust_remote_code=False,
         )
     model = model.to(target)
-    if adapter is not None:
-        model = _merge(model, adapter)
-    return model.eval(), _tokenizer(path, revision, model.config)
+    tokenizer = _tokenizer(path, revision, model.config)
+    if found is not None:
+        tokenizer = adapted_tokenizer(found, tokenizer, model.config)
+        model = merge_adapter(model, found, tokenizer)
+    return model.eval(), tokenizer
 
 
 def _class(path: str, revision: str | None) -> Any:
@@ -101,16 +117,18 @@ def _check_dtype(dtype: str | torch.dtype) -> None:
         raise ValueError(f"dtype must be auto, float32, bfloat16 or float16; got {dtype!r}")
 
 
-def _merge(model: Any, adapter: str) -> Any:
+def _adapter(name: str) -> Adapter:
+    """The adapter called `name`, from a folder here or from the Hub, checked but not loaded."""
+    with named(name, "adapter", OSError):
+        folder = name if Path(name).is_dir() else _from_hub(name)
+    return read_adapter(Path(folder), name)
+
+
+def _from_hub(name: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ImportError("adapters need peft: pip install 'fastedit-dlm[train]'") from error
-    if Path(adapter).is_dir() and not (Path(adapter) / "adapter_model.safetensors").exists():
-        raise ValueError(
-            f"{adapter} has no adapter_model.safetensors; other formats can run code when loaded"
-        )
-    with named(adapter, "adapter", OSError, ValueError), warnings.catch_warnings():
-        # peft asks the model for a name that transformers is about to drop.
-        warnings.filterwarnings("ignore", ".*is_gradient_checkpointing", FutureWarning)
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        return str(snapshot_download(name, allow_patterns=_ADAPTER_FILES))
+    except HFValidationError as error:
+        raise OSError(str(error)) from error

@@ -1,1 +1,1 @@
-"""Native model code; one folder per architecture."""
+"""Native model code, one folder per architecture, and the adapters that are merged into it."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _OTHERS = (".gguf", ".npz", ".h5", ".msgpack", ".onnx")
 _PLAIN = {"F32", "F16", "BF16", "F64"}
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
@@ -126,7 +126,7 @@ def check_dtypes(found: Mapping[str, Stored], cast: bool) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`. Raises CheckpointError for anything else."""
+    """The JSON object in `file`. Raises CheckpointError for anything else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -168,7 +168,7 @@ def _no_weights(folder: Path) -> Exception:
             f"{folder} has neither {WEIGHTS} nor {INDEX}, but {_some(other)}: give the weights "
             "one of those names"
         )
-    pickles = [name for name in names if name.endswith(_PICKLES)]
+    pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
         return CheckpointError(
             f"{folder}: weights must be .safetensors (safetensors only), found {_some(pickles)}: "

@@ -9,27 +9,26 @@ import pytest
 pytest.importorskip("peft")
 
 from fastedit import Decoder
-from fastedit.decoding import loading
 
 
 @pytest.fixture
 def offline(monkeypatch):
     """A Hub that gives nothing; what was asked of it."""
-    import peft
+    import huggingface_hub
     import transformers
 
     asked = []
 
     def refuse(error):
-        def from_pretrained(*arguments, **_):
+        def give(*arguments, **_):
             asked.append(arguments[-1])
             raise error
 
-        return from_pretrained
+        return give
 
-    no_model, no_adapter = OSError("no connection"), ValueError("no adapter_config.json")
+    no_model, no_adapter = OSError("no connection"), OSError("no such repository")
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", refuse(no_model))
-    monkeypatch.setattr(peft.PeftModel, "from_pretrained", refuse(no_adapter))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse(no_adapter))
     return asked
 
 
@@ -69,8 +68,8 @@ def test_a_missing_adapter_is_found_before_the_model_is_loaded(
 def test_what_the_hub_does_not_give_is_named(offline):
     with pytest.raises(OSError, match=r"checkpoint 'some/model'.* \(no connection\).*\"tiny\""):
         Decoder.from_pretrained("some/model")
-    with pytest.raises(OSError, match=r"adapter 'some/lora'.* \(no adapter_config"):
-        loading._merge(None, "some/lora")
+    with pytest.raises(OSError, match=r"adapter 'some/lora'.* \(no such repository\)"):
+        Decoder.from_pretrained("tiny", adapter="some/lora")
     assert offline == ["some/model", "some/lora"]
 
 

@@ -22,6 +22,7 @@ from .arguments import CACHE, check_labels, checked, one_cache
 from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask
 from .configuration import LLaDA2MoeConfig
 from .conversion import StrictLoading, fuse_experts
+from .expert_adapters import adapted_modules
 from .generation import EditingGenerationMixin
 from .masks import mask_and_positions
 from .rotary import rotary_tables
@@ -268,6 +269,8 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
 
 class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
     """LLaDA2.x with its language-model head. Position i predicts token i: there is no shift."""
+
+    adapted_modules = adapted_modules
 
     def __init__(self, config: LLaDA2MoeConfig):
         super().__init__(config)

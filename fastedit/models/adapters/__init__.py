@@ -1,0 +1,7 @@
+"""Adapters of peft: every tensor of the file ends up in the weights, or an error names it."""
+
+from .folder import Adapter, read_adapter
+from .merging import merge_adapter
+from .tokenizer import adapted_tokenizer
+
+__all__ = ["Adapter", "adapted_tokenizer", "merge_adapter", "read_adapter"]
