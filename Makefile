@@ -28,7 +28,8 @@ test-matrix: $(MATRIX:%=build/matrix/%/.ready)  # what stands on transformers, o
 	done
 
 build/engines/.ready: build/engines/.base
-	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sglang
+	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		sglang onnx onnx_ir onnxruntime onnxscript flatbuffers ml_dtypes protobuf
 	@touch $@
 
 build/matrix/%/.ready: build/matrix/%/.base
