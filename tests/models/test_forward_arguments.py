@@ -145,3 +145,9 @@ def test_gaps_between_positions_are_no_end_of_a_document():
     mask = block_causal_mask(positions, block_size=4)
     expected = model(IDS, position_ids=positions, attention_mask=mask).logits
     assert torch.equal(model(IDS, position_ids=positions).logits, expected)
+
+
+def test_a_config_may_say_that_attention_is_not_causal():
+    """transformers then passes `is_causal` to every forward; it is what this family does anyway."""
+    model, said = tiny(), tiny(is_causal=False)
+    assert torch.equal(said(IDS).logits, model(IDS).logits)
