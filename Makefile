@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all test-engines sanitize emulate-avx512 bench gpu lint tiny study clean
+.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -18,12 +18,30 @@ test-all: lint
 test-engines: build/engines/.ready  # beside packages that the others can do without
 	build/engines/bin/python -m pytest -q -m engines
 
-# An environment over the first one: its packages, and the engines without what they would replace.
-build/engines/.ready: $(READY)
-	$(PYTHON) -m venv build/engines
+MATRIX := 5.13.0 5.19.0 5.23.0 5.24.0
+
+test-matrix: $(MATRIX:%=build/matrix/%/.ready)  # what stands on transformers, on each of these
+	@for version in $(MATRIX); do \
+		echo "transformers $$version"; \
+		PYTHONPATH=$(CURDIR):$(CURDIR)/kernels build/matrix/$$version/bin/python -m pytest -q \
+			-m "not slow and not engines" tests/models tests/decoding tests/integrations || exit 1; \
+	done
+
+build/engines/.ready: build/engines/.base
+	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		sglang onnx onnx_ir onnxruntime onnxscript flatbuffers ml_dtypes protobuf
+	@touch $@
+
+build/matrix/%/.ready: build/matrix/%/.base
+	build/matrix/$*/bin/python -m pip install --quiet --disable-pip-version-check transformers==$*
+	@touch $@
+
+# An environment over the first one: its packages, behind what is installed here.
+.PRECIOUS: build/%/.base
+build/%/.base: $(READY)
+	$(PYTHON) -m venv build/$*
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" \
-		> "$$(build/engines/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"
-	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps sglang
+		> "$$(build/$*/bin/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"
 	@touch $@
 
 sanitize: $(READY)  # AddressSanitizer and UBSan over the tests of the C++ back end

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +23,8 @@ class BlockForward:
     """Runs a model on the active blocks of a canvas.
 
     model: `model(input_ids=[B, Q], attention_mask=bool [B, 1, Q, T], position_ids=[B, Q],
-    past_key_values=Cache or None, use_cache=bool)` -> an object with `.logits` [B, Q, V].
+    past_key_values=Cache or None, use_cache=bool)`, the cache as `cache=` where that is its name
+    -> an object with `.logits` [B, Q, V].
     With a cache Q is the block length L, or 2 L where the next block rides along (`ahead`);
     without one the forward covers everything up to the blocks.
     """
@@ -34,7 +35,10 @@ class BlockForward:
         self.model, self.canvas = model, canvas
         self.cache = _new_cache() if use_cache else None
         self.columns = torch.arange(0, device=device)
-        forward = inspect.signature(getattr(model, "forward", model)).parameters
+        forward = _parameters(model)
+        # transformers calls it `cache` from 5.24 on, and warns of the other name.
+        renamed = "cache" in forward and "past_key_values" not in forward
+        self.cache_name = "cache" if renamed else "past_key_values"
         # A prefill needs no logits; transformers' models can leave most of them out.
         self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
         # The decision reads logits of any dtype as fp32: a copy in fp32 would cost three reads.
@@ -131,9 +135,16 @@ class BlockForward:
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=self.cache,
             use_cache=self.cache is not None,
+            **{self.cache_name: self.cache},
         ).logits
+
+
+def _parameters(model: Any) -> Mapping[str, Any]:
+    """What a call of `model` takes; the wrappers of peft and `torch.compile` pass on any of it."""
+    inner = getattr(model, "_orig_mod", model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    return inspect.signature(getattr(inner, "forward", inner)).parameters
 
 
 def _new_cache() -> BlockCache:

@@ -7,7 +7,7 @@ times. Here at most `LOGITS` of them exist at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +34,11 @@ def weighted_cross_entropy(
     `torch.nn.functional.linear_cross_entropy` where torch has it and the head is a plain linear
     layer. Chunks are set here: on a CPU torch's own choice of one or two rows at this V takes
     ten times as long. Gradients are taken in the forward pass where all weights are the same, and
-    by recomputation where they are not or the head is something else.
+    by recomputation where they are not or the head is something else, with hooks for instance.
     """
     if len(labels) == 0:  # still a gradient of zeros for every parameter: DDP waits for them
         return head(hidden).sum()
-    if not (type(head) is nn.Linear and hasattr(torch.nn, "LinearCrossEntropyOptions")):
+    if not (_is_its_weight(head) and hasattr(torch.nn, "LinearCrossEntropyOptions")):
         return _recomputed(hidden, head, labels, weights)
     hidden, weight = _in_one_dtype(hidden, head.weight)
     options = torch.nn.LinearCrossEntropyOptions(
@@ -50,6 +50,17 @@ def weighted_cross_entropy(
         return loss.float() * weights[0]
     losses = F.linear_cross_entropy(hidden, weight, labels, reduction="none", **settings)
     return (losses.float() * weights).sum()
+
+
+def _is_its_weight(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a call of `head` is `F.linear` alone: no adapter, no hook (offloading, sharding)."""
+    hooks = (
+        head._forward_pre_hooks,
+        head._forward_hooks,
+        head._backward_pre_hooks,
+        head._backward_hooks,
+    )
+    return type(head) is nn.Linear and "forward" not in vars(head) and not any(hooks)
 
 
 def _recomputed(hidden: Tensor, head: nn.Module, labels: Tensor, weights: Tensor) -> Tensor:

@@ -1,9 +1,13 @@
 """`Decoder`: seeds, training mode, models of any kind."""
 
+import warnings
+
 import pytest
 import torch
 from cases import GOLDEN, MASK, SCRIPTED, V, scripted
 from fakes import ScriptedModel, saying
+from peft import LoraConfig, get_peft_model
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastedit import DecodeConfig, Decoder
 from fastedit.decoding.forward import BlockForward
@@ -102,23 +106,69 @@ def test_a_plain_function_is_a_model():
     assert out.sequences[0].tolist() == [3] * 6
 
 
+OPTIONS = {"mask_token_id": 127, "block_length": 8, "max_new_tokens": 9, "eos_token_id": 126}
+
+
+def newer(model, caches):
+    def forward(input_ids, attention_mask, position_ids, cache, use_cache):
+        caches.append(cache)
+        return model(input_ids, attention_mask, position_ids, cache, use_cache=use_cache)
+
+    return forward
+
+
+def older(model, caches):
+    def forward(input_ids, attention_mask, position_ids, past_key_values, use_cache):
+        caches.append(past_key_values)
+        return model(input_ids, attention_mask, position_ids, past_key_values, use_cache=use_cache)
+
+    return forward
+
+
+@pytest.mark.parametrize("naming", [newer, older])
+def test_the_cache_comes_under_the_name_that_the_model_has(golden_model, naming):
+    ids, caches = torch.arange(10, 21), []
+    found = Decoder(naming(golden_model, caches)).generate(ids, **OPTIONS)
+    assert len(caches) > 1 and all(cache is caches[0] is not None for cache in caches)
+    expected = Decoder(golden_model).generate(ids, **OPTIONS)
+    assert torch.equal(found.sequences[0], expected.sequences[0])
+
+
+@pytest.mark.parametrize("wrapper", ["none", "peft", "compile"])
+def test_models_of_transformers_are_called_as_they_wish(wrapper):
+    """No renamed argument, whichever transformers is installed, nor behind a wrapper."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=128, num_hidden_layers=1, num_key_value_heads=2, **sizes)
+    model = LlamaForCausalLM(config).eval()
+    if wrapper == "peft":
+        with warnings.catch_warnings():  # peft asks for what transformers is about to drop
+            warnings.simplefilter("ignore", FutureWarning)
+            model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    elif wrapper == "compile":
+        model = torch.compile(model)
+    with warnings.catch_warnings(), torch.compiler.set_stance("force_eager"):
+        warnings.simplefilter("error", FutureWarning)
+        out = Decoder(model).generate(torch.arange(10, 21), **OPTIONS)
+    assert 1 <= len(out.sequences[0]) <= 9
+
+
 def test_prompts_and_model_are_left_as_they_were(golden_model):
     ids = torch.arange(10, 21)
     kept = ids.clone()
     decoder = Decoder(golden_model)
     golden_model.train()
     try:
-        options = {"mask_token_id": 127, "block_length": 8, "max_new_tokens": 9}
-        one = decoder.generate(ids, **options)
+        one = decoder.generate(ids, **OPTIONS)
         assert golden_model.training
-        next(events := decoder.stream(ids, **options))
+        next(events := decoder.stream(ids, **OPTIONS))
         assert not golden_model.training
         events.close()
         assert golden_model.training
     finally:
         golden_model.eval()
     assert torch.equal(ids, kept)
-    assert one.sequences[0].tolist() == decoder.generate(ids, **options).sequences[0].tolist()
+    assert one.sequences[0].tolist() == decoder.generate(ids, **OPTIONS).sequences[0].tolist()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

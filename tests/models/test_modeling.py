@@ -7,52 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
+from small import checkpointed, random_ids, tiny
 from torch.nn.attention.flex_attention import flex_attention
-from transformers import DynamicCache
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
-from fastedit.models.llada2 import (
-    LLaDA2MoeConfig,
-    LLaDA2MoeModelLM,
-    block_causal_mask,
-    doubled_block_mask,
-)
+from fastedit.models.llada2 import LLaDA2MoeModelLM, block_causal_mask, doubled_block_mask
 from fastedit.models.llada2.modeling import LLaDA2MoeExperts, grouped_products_wait
-
-TINY = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "moe_intermediate_size": 16,
-    "num_experts": 8,
-    "num_experts_per_tok": 2,
-    "n_group": 4,
-    "topk_group": 2,
-    "block_size": 4,
-}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    # Thread start-up costs more than these products when the cores are shared.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def tiny(attn: str = "sdpa", **overrides) -> LLaDA2MoeModelLM:
-    torch.manual_seed(0)
-    config = LLaDA2MoeConfig(**{**TINY, "initializer_range": 0.3, **overrides})
-    return LLaDA2MoeModelLM._from_config(config, attn_implementation=attn).eval()
-
-
-def random_ids(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 64, shape, generator=torch.Generator().manual_seed(1))
 
 
 def golden_logits(golden, **implementations):
@@ -165,24 +125,6 @@ def test_cached_equals_uncached():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("capacity", [None, 3])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_changes_nothing(side, capacity):
-    model = tiny(expert_capacity=capacity)
-    ids = random_ids(1, 9)
-    pad, ones = torch.full((1, 5), 7), torch.ones(1, 9, dtype=torch.long)
-    order = [pad, ids] if side == "left" else [ids, pad]
-    marks = [torch.zeros_like(pad), ones] if side == "left" else [ones, torch.zeros_like(pad)]
-    row = torch.cat(order, 1)
-    batch = torch.cat([row, random_ids(1, 14)])
-    mask = torch.cat([torch.cat(marks, 1), torch.ones(1, 14, dtype=torch.long)])
-    logits = model(batch, attention_mask=mask).logits
-    assert logits.isfinite().all()
-    own = logits[:1, 5:] if side == "left" else logits[:1, :9]
-    torch.testing.assert_close(own, model(ids).logits, atol=1e-4, rtol=1e-4)
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_that_see_nothing_are_finite_and_agree(dtype):
     ids = random_ids(1, 8)
@@ -245,7 +187,7 @@ def test_gradients_reach_every_parameter(experts, checkpointing):
     model = tiny().train()
     model.set_experts_implementation(experts)
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        checkpointed(model)
     length = 64
     logits = model(
         random_ids(2, 2 * length),
@@ -259,28 +201,6 @@ def test_gradients_reach_every_parameter(experts, checkpointing):
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
         if name.endswith(("gate_up_proj", "down_proj")):
             assert (parameter.grad.flatten(1).abs().sum(1) > 0).all(), name
-
-
-def test_checkpointed_gradients_are_the_same():
-    grads = []
-    for checkpointing in (False, True):
-        model = tiny().train()
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model(random_ids(1, 8)).logits.square().mean().backward()
-        grads.append([parameter.grad for parameter in model.parameters()])
-    for plain, checkpointed in zip(*grads, strict=True):
-        torch.testing.assert_close(plain, checkpointed)
-
-
-@torch.no_grad()
-def test_hidden_states_and_cache_objects():
-    model, ids = tiny("eager"), random_ids(1, 8)
-    output = model(ids, output_hidden_states=True, output_attentions=True, use_cache=True)
-    assert len(output.hidden_states) == 4 and len(output.attentions) == 3
-    assert output.attentions[0].shape == (1, 4, 8, 8)
-    assert isinstance(output.past_key_values, DynamicCache)
-    assert model(ids, return_dict=False)[0].shape == (1, 8, 64)
 
 
 @torch.no_grad()

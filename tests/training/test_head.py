@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +27,22 @@ class Wrapped(nn.Linear):
         return super().forward(hidden) * 1.5
 
 
-def setup(kind: type[nn.Linear], dtype=torch.float64, bias=False):
+def hooked(*shape: int, bias: bool) -> nn.Linear:
+    """A plain head with a hook around its call, as of offloading or pruning."""
+    head = nn.Linear(*shape, bias=bias)
+    head.register_forward_hook(lambda module, inputs, output: output * 1.5)
+    return head
+
+
+def replaced(*shape: int, bias: bool) -> nn.Linear:
+    """A plain head with another forward, as accelerate leaves it."""
+    head = nn.Linear(*shape, bias=bias)
+    forward = head.forward
+    head.forward = lambda hidden: forward(hidden) * 1.5
+    return head
+
+
+def setup(kind: Callable[..., nn.Linear], dtype=torch.float64, bias=False):
     generator = torch.Generator().manual_seed(0)
     head = kind(WIDTH, VOCAB, bias=bias).to(dtype)
     nn.init.normal_(head.weight, std=0.5, generator=generator)
@@ -44,7 +61,7 @@ def value_and_gradients(loss, hidden, head):
     return copies
 
 
-@pytest.mark.parametrize("kind", [nn.Linear, Wrapped])
+@pytest.mark.parametrize("kind", [nn.Linear, Wrapped, hooked, replaced])
 @pytest.mark.parametrize("even", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 def test_weighted_cross_entropy(kind, even, bias):

@@ -50,11 +50,12 @@ def flex_mask(mask: Tensor) -> Any:
             "flex_attention takes masks shared by all heads: [batch, 1, queries, keys]"
         )
 
-    def allowed(batch, head, query, key):
-        return mask[batch, 0, query, key]
+    rows, _, queries, keys = mask.shape
 
-    batch, _, queries, keys = mask.shape
-    return create_block_mask(allowed, batch, None, queries, keys, device=mask.device)
+    def allowed(batch, head, query, key):
+        return mask[batch if rows > 1 else 0, 0, query, key]  # one mask may serve all rows
+
+    return create_block_mask(allowed, rows, None, queries, keys, device=mask.device)
 
 
 def eager_attention(
@@ -66,15 +67,17 @@ def eager_attention(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Plain attention, softmax in fp32. `query` [B, heads, Q, D], `key`/`value` [B, heads, K, D].
+    """Plain attention, softmax in fp32. `query` [B, heads, groups * Q, D], the others K long.
 
-    Returns the output [B, Q, heads, D] and the weights [B, heads, Q, K].
+    Returns the output [B, groups * Q, heads, D] and the weights [B, heads * groups, Q, K], which
+    the output is made of, so that gradients reach them.
     """
     scores = query @ key.transpose(2, 3) * scaling
     if mask is not None:
         scores = scores + mask
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
-    return (weights @ value).transpose(1, 2), weights
+    weights = weights.unflatten(2, (module.groups, -1)).flatten(1, 2)
+    return (weights.view(scores.shape) @ value).transpose(1, 2), weights
 
 
 class LLaDA2MoeRMSNorm(nn.Module):
@@ -88,7 +91,8 @@ class LLaDA2MoeRMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == self.weight.dtype == torch.float32:  # no cast in between: one operation
             return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-        return self.weight * F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype)
+        # Narrower dtypes are widened inside; under autocast the result comes back in fp32.
+        return self.weight * F.rms_norm(x, self.weight.shape, eps=self.eps).to(x.dtype)
 
 
 class LLaDA2MoeAttention(nn.Module):
@@ -122,15 +126,14 @@ class LLaDA2MoeAttention(nn.Module):
         """`hidden` [B, Q, H] -> output [B, Q, H], and weights where the implementation has them."""
         batch, queries, _ = hidden.shape
         qkv = self.query_key_value(hidden).view(batch, queries, -1, self.head_dim).transpose(1, 2)
-        query_key, value = qkv.split((sum(self.heads), self.heads[1]), dim=1)
-        query, key = rotate(self._normalise(query_key), *rotary).split(self.heads, dim=1)
+        query, key, value = qkv.split((*self.heads, self.heads[1]), dim=1)
+        normal = torch.cat((self.query_layernorm(query), self.key_layernorm(key)), dim=1)
+        query, key = rotate(normal, *rotary).split(self.heads, dim=1)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_idx)
         query = query.reshape(batch, -1, self.groups * queries, self.head_dim)
         output, weights = self._attend(query, key, value, mask)
         output = output.view(batch, self.groups, queries, -1, self.head_dim).permute(0, 2, 3, 1, 4)
-        if weights is not None:
-            weights = weights.view(batch, -1, queries, key.shape[2])
         return self.dense(output.reshape(batch, queries, -1)), weights
 
     def _attend(self, query, key, value, mask) -> tuple[Tensor, Tensor | None]:
@@ -142,10 +145,3 @@ class LLaDA2MoeAttention(nn.Module):
         return attention(
             self, query, key, value, mask, dropout=0.0, scaling=self.scaling, is_causal=False
         )
-
-    def _normalise(self, query_key: Tensor) -> Tensor:
-        """Query and key norms of [B, heads + kv heads, Q, D] in one go: they share statistics."""
-        weights = (self.query_layernorm.weight, self.key_layernorm.weight)
-        scale = torch.cat([w.expand(n, 1, -1) for w, n in zip(weights, self.heads, strict=True)])
-        unit = F.rms_norm(query_key.float(), (self.head_dim,), eps=self.query_layernorm.eps)
-        return scale * unit.to(query_key.dtype)

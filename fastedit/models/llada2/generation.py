@@ -32,6 +32,8 @@ class EditingGenerationMixin(GenerationMixin):
     def generation_config(self, config: GenerationConfig) -> None:
         if config is not None and config.do_sample is None:
             config.do_sample = False
+            # Some pipelines fill in a temperature of their own where there is none (5.19).
+            config.temperature = 1.0 if config.temperature is None else config.temperature
         self._generation_config = config
 
     def _prepare_generation_config(self, generation_config: Any, **kwargs: Any) -> Any:

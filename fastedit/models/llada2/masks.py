@@ -53,6 +53,43 @@ def doubled_block_mask(
     return mask & (ids[:, None, :, None] == ids[:, None, None, :]) & (ids >= 0)[:, None, None, :]
 
 
+def mask_and_positions(
+    attention_mask: Tensor | None,
+    positions: Tensor | None,
+    hidden: Tensor,
+    cached: int,
+    block_size: int,
+) -> tuple[Tensor | None, Tensor]:
+    """What a forward of `hidden` [B, Q, H] attends to, and its positions [1 or B, Q].
+
+    The mask is that of `resolve_mask`, or None where every query sees every key. Without a mask or
+    a cache, documents packed by given positions that begin again stay apart.
+    """
+    shape = hidden.shape[:2]
+    # An exported program serves any length, so it always has a mask.
+    unmasked = attention_mask is None and not torch.compiler.is_exporting()
+    if unmasked and is_one_block(positions, shape, cached, block_size):
+        if positions is None:
+            positions = default_positions(None, shape, cached, hidden.device)
+        return None, positions
+    packed = attention_mask is None and positions is not None and cached == 0
+    if positions is None:
+        positions = default_positions(attention_mask, shape, cached, hidden.device)
+    mask = resolve_mask(attention_mask, positions, shape, cached, block_size)
+    if packed:
+        ids = document_ids(positions)[:, None]
+        mask = mask & (ids[..., :, None] == ids[..., None, :])
+    return mask, positions
+
+
+def document_ids(positions: Tensor) -> Tensor:
+    """Ids [B, Q], equal inside a document: one begins where `positions` [B, Q] do not increase.
+
+    transformers' convention for packed rows, but that a gap does not end a document.
+    """
+    return (positions <= positions.roll(1, dims=1)).cumsum(dim=1)
+
+
 def default_positions(
     attention_mask: Tensor | None, shape: torch.Size, cached: int, device: torch.device
 ) -> Tensor:

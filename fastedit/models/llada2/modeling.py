@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,12 +18,13 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from . import varlen
+from .arguments import CACHE, check_labels, checked, one_cache
 from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask
 from .configuration import LLaDA2MoeConfig
 from .conversion import StrictLoading, fuse_experts
 from .expert_adapters import adapted_modules
 from .generation import EditingGenerationMixin
-from .masks import default_positions, is_one_block, resolve_mask
+from .masks import mask_and_positions
 from .rotary import rotary_tables
 from .routing import LLaDA2MoeRouter, RoutingBlocks, routing_blocks
 
@@ -44,8 +44,10 @@ class LLaDA2MoeMLP(nn.Module):
 
 
 @use_experts_implementation
-class LLaDA2MoeExperts(nn.Module):
+class _Experts(nn.Module):
     """All routed experts of a layer: gate and up stacked [E, 2I, H], down [E, H, I]."""
+
+    config: LLaDA2MoeConfig  # set by the decorator
 
     def __init__(self, config: LLaDA2MoeConfig):
         super().__init__()
@@ -62,10 +64,7 @@ class LLaDA2MoeExperts(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
-        """`hidden` [N, H], `experts` and `weights` [N, k] -> sum_k w_k expert_k(x), added in fp32.
-
-        The "eager" implementation: one pair of products per expert that has tokens.
-        """
+        """The "eager" implementation: one pair of products per expert that has tokens."""
         top_k = experts.shape[1]
         chosen, order = experts.flatten().sort(stable=True)
         counts = torch.bincount(chosen, minlength=self.num_experts).tolist()
@@ -77,25 +76,43 @@ class LLaDA2MoeExperts(nn.Module):
         by_token = torch.cat(outputs)[order.argsort()].unflatten(0, (-1, top_k))
         return (by_token * weights[..., None]).sum(dim=1).to(hidden.dtype)
 
+
+class LLaDA2MoeExperts(_Experts):
+    """The experts, run by the implementation that the configuration names or all on all tokens."""
+
+    def forward(self, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
+        """`hidden` [N, H], `experts` and `weights` [N, k] -> sum_k w_k expert_k(x), added in fp32.
+
+        The choice is made in here: offloading, sharding and adapters act around the module's call.
+        """
+        if self.suits_all_on_all(hidden, experts.shape[1]):
+            return self.all_on_all(hidden, experts, weights)
+        return super().forward(hidden, experts, weights)
+
     def all_on_all(self, hidden: Tensor, experts: Tensor, weights: Tensor) -> Tensor:
         """As `forward`, with every expert run on every token and weighted by 0 where not chosen.
 
         More products, far fewer calls: for a block or two of tokens and a handful of experts on a
         CPU, half the time of sorting the tokens by expert. On a GPU it waits for nothing.
         """
-        share = weights.new_zeros(len(hidden), self.num_experts).scatter_(1, experts, weights)
+        share = weights.new_zeros(hidden.shape[0], self.num_experts).scatter_(1, experts, weights)
         gate, up = torch.matmul(hidden, self.gate_up_proj.transpose(1, 2)).chunk(2, dim=-1)
         outputs = torch.bmm(self.act_fn(gate) * up, self.down_proj.transpose(1, 2))
         return (outputs * share.t()[..., None]).sum(dim=0).to(hidden.dtype)
 
     def suits_all_on_all(self, tokens: Tensor, top_k: int) -> bool:
-        if torch.is_grad_enabled() or self.num_experts > 4 * top_k:
+        few = self.num_experts <= 4 * top_k
+        # In fp16 an expert that was not chosen may overflow, and infinity times 0 is no number.
+        narrow = tokens.dtype == torch.float16
+        if torch.compiler.is_exporting():  # one program for any number of tokens and any routing
+            onnx = torch.onnx.is_in_onnx_export()
+            stuck = ("eager", "grouped_mm") if onnx else ("eager",)
+            return self.config._experts_implementation in stuck or (few and not narrow)
+        if torch.is_grad_enabled() or not few:
             return False
         if tokens.device.type == "cpu":
             return len(tokens) <= 64 and tokens.dtype == torch.float32
-        # In fp16 an expert that was not chosen may overflow, and infinity times 0 is no number.
-        plain = len(tokens) <= 4096 and tokens.dtype != torch.float16
-        return plain and grouped_products_wait(tokens)
+        return len(tokens) <= 4096 and not narrow and grouped_products_wait(tokens)
 
 
 def grouped_products_wait(tokens: Tensor) -> bool:
@@ -125,12 +142,7 @@ class LLaDA2MoeSparseBlock(nn.Module):
     def forward(self, x: Tensor, blocks: RoutingBlocks | None) -> Tensor:
         tokens = x.flatten(0, 1)
         experts, weights = self.gate(tokens, blocks)
-        routed: Callable[..., Tensor] = self.experts
-        # An adapter of the experts' weights (peft's ParamWrapper) stands in for the module.
-        own = isinstance(self.experts, LLaDA2MoeExperts)
-        if own and self.experts.suits_all_on_all(tokens, self.gate.top_k):
-            routed = self.experts.all_on_all
-        return routed(tokens, experts, weights).view_as(x) + self.shared_experts(x)
+        return self.experts(tokens, experts, weights).view_as(x) + self.shared_experts(x)
 
 
 class LLaDA2MoeDecoderLayer(GradientCheckpointingLayer):
@@ -148,10 +160,10 @@ class LLaDA2MoeDecoderLayer(GradientCheckpointingLayer):
             else LLaDA2MoeMLP(config, config.intermediate_size)
         )
 
-    def forward(self, hidden, mask, rotary, blocks, past_key_values=None) -> Tensor:
-        hidden = (
-            hidden + self.attention(self.input_layernorm(hidden), mask, rotary, past_key_values)[0]
-        )
+    def forward(self, hidden, mask, rotary, blocks, cache=None, past_key_values=None) -> Tensor:
+        """The cache comes under the name that this transformers looks for when checkpointing."""
+        cache = one_cache(past_key_values, cache)
+        hidden = hidden + self.attention(self.input_layernorm(hidden), mask, rotary, cache)[0]
         x = self.post_attention_layernorm(hidden)
         return hidden + (self.mlp(x, blocks) if self.is_sparse else self.mlp(x))
 
@@ -162,7 +174,7 @@ class LLaDA2MoePreTrainedModel(StrictLoading):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LLaDA2MoeDecoderLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["expert_bias"]  # noqa: RUF012
     _supports_sdpa = True
     _supports_flex_attn = True
@@ -205,6 +217,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.word_embeddings = value
 
+    @checked
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -215,15 +228,18 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        **_: Any,
+        cache: Cache | None = None,
+        **kwargs: Any,
     ) -> MoeModelOutputWithPast:
+        cache = one_cache(past_key_values, cache)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("pass exactly one of input_ids and inputs_embeds")
         hidden = self.word_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
-        mask, positions = self._mask_and_positions(
-            attention_mask, position_ids, past_key_values, hidden
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
+        cached = cache.get_seq_length() if cache is not None else 0
+        mask, positions = mask_and_positions(
+            attention_mask, position_ids, hidden, cached, self.config.block_size
         )
         blocks = None
         if self.config.expert_capacity is not None:
@@ -231,17 +247,15 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
                 positions.expand(hidden.shape[:2]),
                 mask,
                 self.config.block_size,
-                getattr(past_key_values, "keys_by_position", False),
+                getattr(cache, "keys_by_position", False),
             )
-        mask = self._for_attention(mask, past_key_values, hidden)
-        cached = past_key_values.get_seq_length() if past_key_values is not None else 0
+        mask = self._for_attention(mask, cache, hidden)
         length = cached + hidden.shape[1]
         rotary = rotary_tables(self.config, positions, hidden.dtype, length)
+        named: dict[str, Any] = {CACHE: cache}
         for layer in self.layers:
-            hidden = layer(hidden, mask, rotary, blocks, past_key_values=past_key_values)
-        return MoeModelOutputWithPast(
-            last_hidden_state=self.norm(hidden), past_key_values=past_key_values
-        )
+            hidden = layer(hidden, mask, rotary, blocks, **named)
+        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden), **named)
 
     def _for_attention(self, mask: Tensor | None, cache: Any, hidden: Tensor) -> Any:
         """The mask as the layers' attention takes it, or the lengths that stand in for it."""
@@ -251,16 +265,6 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         if seen is not None and varlen.serves(hidden, implementation):
             return varlen.lengths(seen, groups * hidden.shape[1], cache.length)
         return convert_mask(mask, implementation, groups, hidden)
-
-    def _mask_and_positions(self, mask, positions, cache, hidden) -> tuple[Tensor | None, Tensor]:
-        shape, block_size = hidden.shape[:2], self.config.block_size
-        cached = cache.get_seq_length() if cache is not None else 0
-        unmasked = mask is None and is_one_block(positions, shape, cached, block_size)
-        if positions is None:
-            positions = default_positions(mask, shape, cached, hidden.device)
-        if unmasked:
-            return None, positions
-        return resolve_mask(mask, positions, shape, cached, block_size), positions
 
 
 class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
@@ -272,8 +276,10 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
         super().__init__(config)
         self.model = LLaDA2MoeModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.loss_type = "ForMaskedLM"  # transformers' name of a cross entropy without a shift
         self.post_init()
 
+    @checked
     @can_return_tuple
     def forward(
         self,
@@ -285,6 +291,9 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         upcast_logits: bool = True,
+        labels: Tensor | None = None,
+        num_items_in_batch: int | Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """Logits [B, kept, vocab] of `input_ids` [B, Q], in fp32 as the released model has them.
@@ -294,28 +303,47 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
         beside a non-empty cache at most `block_size` queries are one block that sees everything,
         so chunks that start inside a block need an explicit mask.
         `position_ids` [1 or B, Q]: default consecutive after the cache, padding of a 2-D mask not
-        counted. `past_key_values`, when given, is extended; `use_cache=True` makes one.
+        counted. Without mask and cache, documents packed in a row by positions that begin again
+        do not see each other. `past_key_values`, which newer transformers call `cache`, is extended
+        when given; `use_cache=True` makes one.
         `logits_to_keep`: the last n positions (0: all), or a 1-D LongTensor of positions.
         `upcast_logits=False` leaves the logits in the dtype of the weights.
+        `labels` int64 [B, Q], -100 = none, give `loss`: the cross entropy of position i and label
+        i, both of the kept positions, as a mean or divided by `num_items_in_batch`. Noise, masks
+        and their weights are the caller's; `fastedit.training` has them.
+        `output_hidden_states`; `output_attentions` under "eager" attention.
 
-        Raises ValueError for masks of other kinds (see `masks.resolve_mask`).
+        Raises ValueError for masks of other kinds (see `masks.resolve_mask`) and for arguments of
+        transformers that mean nothing here, TypeError for unknown ones (see `arguments`).
         """
+        if labels is not None:
+            check_labels(labels, input_ids if inputs_embeds is None else inputs_embeds)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            cache=one_cache(past_key_values, cache),
+            return_dict=True,
             **kwargs,
         )
         keep: Any = logits_to_keep
         if isinstance(keep, int):
             keep = slice(-keep, None)
         logits = self.lm_head(outputs.last_hidden_state[:, keep])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits,
+                labels[:, keep].contiguous(),
+                logits.shape[-1],
+                num_items_in_batch=num_items_in_batch,
+            )
         return MoeCausalLMOutputWithPast(
+            loss=loss,
             logits=logits.float() if upcast_logits else logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE: outputs.get(CACHE)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

@@ -32,8 +32,8 @@ def routing_blocks(
     """
     batch, queries = positions.shape
     block = positions.div(block_size, rounding_mode="floor")
-    new = torch.ones_like(positions, dtype=torch.bool)
-    new[:, 1:] = (block[:, 1:] != block[:, :-1]) | (positions[:, 1:] <= positions[:, :-1])
+    new = (block != block.roll(1, dims=1)) | (positions <= positions.roll(1, dims=1))
+    new[:, 0] = True
     votes = None
     if mask is not None:
         if keys_by_position:
@@ -87,6 +87,8 @@ class LLaDA2MoeRouter(nn.Module):
 
 def top(scores: Tensor, k: int) -> Tensor:
     """Indices [N, k] of the `k` largest of each row of [N, E]; ties: lowest index."""
+    if torch.onnx.is_in_onnx_export():  # no stable sort there, but a TopK with these very ties
+        return scores.topk(k, dim=-1).indices
     return scores.sort(dim=-1, descending=True, stable=True).indices[:, :k]
 
 
