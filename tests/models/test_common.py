@@ -377,16 +377,14 @@ EXPORTED = {
     ("given", "strict", "overrides"),
     [
         ("ids", True, {}),
-        ("ids", False, {}),
         ("ids", False, {"expert_capacity": 3}),
-        ("ids", False, {"num_experts": 32}),
-        ("padding", False, {}),
+        ("padding", False, {"num_experts": 32}),
         ("mask", False, {}),
         ("packed", False, {"expert_capacity": 3}),
     ],
 )
 def test_one_exported_program_for_any_batch_and_length(given, strict, overrides):
-    model = tiny(**overrides)
+    model = tiny(num_hidden_layers=2, **overrides)
     inputs = {"input_ids": IDS, **EXPORTED[given]}
     shapes = {
         name: {0: B, 1: Q} if tensor.ndim == 2 else {0: B, 2: Q, 3: Q}
@@ -403,9 +401,8 @@ def test_one_exported_program_for_any_batch_and_length(given, strict, overrides)
         close(logits(program, **case), logits(model, **case))
 
 
-@pytest.mark.parametrize("attn", ["sdpa", "eager"])
-def test_the_forward_compiles_without_a_break(attn):
-    model = tiny(attn, num_hidden_layers=2)
+def test_the_forward_compiles_without_a_break():
+    model = tiny(num_hidden_layers=2)
     torch._dynamo.reset()
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     found = compiled(IDS, labels=IDS)
