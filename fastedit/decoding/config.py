@@ -13,6 +13,8 @@ from fastedit.policies import POLICIES
 
 ALIASES = {
     "gen_length": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
     "block_size": "block_length",
     "edit_threshold": "editing_threshold",
     "max_post_edit_steps": "max_post_steps",
@@ -60,7 +62,8 @@ class DecodeConfig:
     cuda_graphs        on CUDA, replay steps from graphs, captured as they are needed; not with
                        lookahead, drafts, use_cache=False or a model over several devices
 
-    Other spellings: gen_length, block_size, edit_threshold, max_post_edit_steps, mask_id, eos_id;
+    Other spellings: gen_length, max_tokens and max_completion_tokens, block_size, edit_threshold,
+    max_post_edit_steps, mask_id, eos_id;
     `mode="quality" | "speed"` sets both thresholds. `steps` and `minimal_topk` are ignored with a
     warning. Raises UnknownOptionError (a TypeError and ValueError) for any other name and
     ValueError for values out of range.
@@ -94,6 +97,11 @@ class DecodeConfig:
         for name, value in (defaults | given).items():
             object.__setattr__(self, name, _checked(name, value))
         object.__setattr__(self, "_given", frozenset(given))
+
+    def __hash__(self) -> int:
+        """Equal configs have equal hashes, lists among their values or not."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return hash(tuple(tuple(v) if isinstance(v, list) else v for v in values))
 
     @classmethod
     def quality(cls, **options: Any) -> DecodeConfig:
