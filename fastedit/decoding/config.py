@@ -123,6 +123,12 @@ class DecodeConfig:
         return name in self._given
 
 
+def option_names() -> frozenset[str]:
+    """Every name that `DecodeConfig` takes."""
+    fields = (field.name for field in dataclasses.fields(DecodeConfig))
+    return frozenset([*fields, *ALIASES, *IGNORED, "mode"])
+
+
 def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
     """Aliases, presets and ignored names -> field names. Two spellings must agree."""
     known = {field.name for field in dataclasses.fields(DecodeConfig)}

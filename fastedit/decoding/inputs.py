@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastedit.prompts.messages import ChatOptions, as_chat, is_chat
 from fastedit.prompts.template import render
-from fastedit.prompts.text import tokenise
+from fastedit.prompts.text import spell_out
 
 # What tokenizers return beside ids, and what follows from them or describes them.
 _OF_TOKENIZERS = ("special_tokens_mask", "offset_mapping", "length", "num_truncated_tokens")
@@ -55,14 +55,12 @@ def as_ids(
     """
     if is_chat(prompt):
         text = render(as_chat(prompt, options), _needs(tokenizer))
-        ids = tokenise(text, tokenizer, mask_token_id, special_tokens=False)
-        return torch.tensor(ids, dtype=torch.int64)
+        return _tokenise(text, tokenizer, mask_token_id, special_tokens=False)
     if options is not None and options.given():
         kind = "a text" if isinstance(prompt, str) else "ids"
         raise ValueError(f"{options.given()[0]} goes with chats; this prompt is {kind}")
     if isinstance(prompt, str):
-        ids = tokenise(prompt, _needs(tokenizer), mask_token_id, special_tokens=True)
-        return torch.tensor(ids, dtype=torch.int64)
+        return _tokenise(prompt, _needs(tokenizer), mask_token_id, special_tokens=True)
     if isinstance(prompt, Mapping) and "input_ids" in prompt:
         return _only(_of_tokenizer(prompt, None))
     if isinstance(prompt, Tensor) or _is_array(prompt):
@@ -75,6 +73,11 @@ def as_ids(
         "a prompt must be a text, a chat (list of messages) or ids [P]; "
         f"got {type(prompt).__name__} {str(prompt)[:60]!r}"
     )
+
+
+def _tokenise(text: str, tokenizer: Any, mask_token_id: int, *, special_tokens: bool) -> Tensor:
+    ids = tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
+    return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)
 
 
 def _is_array(value: Any) -> bool:
@@ -117,9 +120,7 @@ def _of_tokenizer(encoded: Mapping[str, Any], attention_mask: Any) -> list[Tenso
         return rows
     masks = [np.asarray(row) for row in _lists(mask)]
     if [len(row) for row in masks] != [len(row) for row in rows]:
-        raise ValueError(
-            f"attention_mask {_shape(masks)} does not match prompt ids {_shape(rows)}"
-        )
+        raise ValueError(f"attention_mask {_shape(masks)} does not match prompt ids {_shape(rows)}")
     return [_rows(row, keep)[0] for row, keep in zip(rows, masks, strict=True)]
 
 

@@ -78,7 +78,8 @@ def as_requests(
 ) -> tuple[list[Request], int]:
     """(a request per prompt, the mask token); with `keep_refused`, bad prompts end with an error.
 
-    prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered. Raises TypeError and ValueError.
+    prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered.
+    Raises TypeError and ValueError.
     """
     if not prompts:
         return [], -1

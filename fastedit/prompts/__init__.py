@@ -1,7 +1,7 @@
 """Prompts: texts, chats and files of them, read as their writer meant them.
 
-`messages` says what a chat is, `template` renders it, the one place that does; `text` tokenises;
-`jsonl` reads files of JSON Lines, `records` what a line of them asks, and `keys` says which of a
-line's keys may be left unread. Whatever would change the meaning and cannot be honoured is refused
-by name: ValueError or TypeError.
+`messages` says what a chat is, `template` renders it, the one place that does; `text` keeps masks
+out of ids; `jsonl` reads files of JSON Lines, `records` what a line of them asks, and `keys` says
+which keys of a line may be left unread. Whatever would change the meaning and cannot be honoured is
+refused by name: ValueError or TypeError.
 """

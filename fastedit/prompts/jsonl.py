@@ -36,7 +36,8 @@ _ADVICE = {
     "compressed": "decompress it, or compress it with gzip",
     "tables": "write JSON Lines, as `datasets` does with `to_json` and pandas with "
     '`to_json(path, orient="records", lines=True)`',
-    "json": "write an object per line, as `jq -c '.[]' IN > OUT` does",
+    "array": "write an object per line, as `jq -c '.[]' IN > OUT` does",
+    "object": "write it in one line, as `jq -c . IN > OUT` does",
 }
 _DELIMITED = re.compile(r'\s*"?[\w .-]+"?\s*([,;\t]\s*"?[\w .-]+"?\s*)+')
 
@@ -143,14 +144,15 @@ def _other_kind(data: bytes, suffix: str) -> tuple[str, str]:
             return "UTF-16 text", _advice("UTF-16 text")
         return "a binary file", _ADVICE["tables"]
     first = data.lstrip().partition(b"\n")[0].strip()
-    if first[:1] in (b"[", b"{") and not _is_json(first) and _is_json(data):
-        return "one JSON document over several lines", _ADVICE["json"]
-    if first[:1] == b"[" and _is_json(first) and first == data.strip():
-        return "a JSON array", _ADVICE["json"]
+    whole = first == data.strip()
+    if first[:1] == b"[" and _is_json(data) and (whole or not _is_json(first)):
+        return "a JSON array", _ADVICE["array"]
+    if first[:1] == b"{" and not whole and not _is_json(first) and _is_json(data):
+        return "one JSON object over several lines", _ADVICE["object"]
     line = first.decode(errors="replace")
-    if suffix in (".csv", ".tsv") or (first[:1] != b"{" and _DELIMITED.fullmatch(line)):
-        if not _is_json(first):
-            return "a CSV or TSV table", _ADVICE["tables"]
+    table = suffix in (".csv", ".tsv") or (first[:1] != b"{" and _DELIMITED.fullmatch(line))
+    if table and not _is_json(first):
+        return "a CSV or TSV table", _ADVICE["tables"]
     return "", ""
 
 

@@ -48,6 +48,11 @@ def is_note(name: Any) -> bool:
     return isinstance(name, str) and (name in _NOTES or bool(_NOTE.fullmatch(name)))
 
 
+def known_remedy(name: str) -> bool:
+    """Whether a key is known to change the meaning of what it stands beside."""
+    return name in _REMEDIES
+
+
 def remedy(name: str) -> str:
     """What to do about a key that is not read."""
     return _REMEDIES.get(name, "remove it")

@@ -123,7 +123,9 @@ def _message(number: int, message: Any) -> dict[str, Any]:
     """A message that templates can read: no null, its content a text or parts of text."""
     where = f"message {number}"
     if not isinstance(message, Mapping):
-        raise ValueError(f"{where} must be an object with `role` and `content`; got {message!r:.60}")
+        raise ValueError(
+            f"{where} must be an object with `role` and `content`; got {message!r:.60}"
+        )
     role = message.get("role")
     if not isinstance(role, str) or not role:
         raise ValueError(f"{where} needs a `role`; got {dict(message)!r:.60}")
@@ -139,7 +141,7 @@ def _message(number: int, message: Any) -> dict[str, Any]:
 
 
 def _content(where: str, content: Any) -> Any:
-    """"" for null: templates call methods of a text on it."""
+    """ "" for null: templates call methods of a text on it."""
     if content is None:
         return ""
     if isinstance(content, str):
@@ -165,7 +167,9 @@ def _tool_calls(where: str, calls: Any) -> list[dict[str, Any]]:
     """Calls with arguments as an object, which templates expect; in OpenAI's they are JSON text."""
     calls = _parsed(calls, "tool_calls")
     if not isinstance(calls, Sequence) or not all(isinstance(call, Mapping) for call in calls):
-        raise ValueError(f"{where}: `tool_calls` must be a list of objects; got {str(calls)[:60]!r}")
+        raise ValueError(
+            f"{where}: `tool_calls` must be a list of objects; got {str(calls)[:60]!r}"
+        )
     read = []
     for call in calls:
         function = call.get("function", call)

@@ -175,7 +175,9 @@ def _check_all_is_read(chat: Chat, text: str, tokenizer: Any, answer_follows: bo
         shown = ""
     for mark, what in marks.items():
         # It may stand there in other letters, or be what a condition looks at.
-        if mark not in shown and not changes(replace(chat, messages=_marked(chat.messages, mark)[0])):
+        if mark not in shown and not changes(
+            replace(chat, messages=_marked(chat.messages, mark)[0])
+        ):
             raise ValueError(f"the chat template leaves out {what}: remove it")
     for number, message in enumerate(chat.messages):
         for name, value in message.items():
@@ -185,8 +187,7 @@ def _check_all_is_read(chat: Chat, text: str, tokenizer: Any, answer_follows: bo
             rest = [*chat.messages[:number], less, *chat.messages[number + 1 :]]
             if not changes(replace(chat, messages=rest)):
                 raise ValueError(
-                    f"the chat template leaves out {_what(name, number, message)}: "
-                    "remove it"
+                    f"the chat template leaves out {_what(name, number, message)}: remove it"
                 )
 
 
@@ -200,9 +201,7 @@ def _check_roles(chat: Chat, tokenizer: Any, answer_follows: bool) -> None:
         mark = _mark(0)
         rest = [*chat.messages[:number], {**message, "role": mark}, *chat.messages[number + 1 :]]
         try:
-            shown = _apply(
-                replace(chat, messages=rest), tokenizer, answer_follows=answer_follows
-            )
+            shown = _apply(replace(chat, messages=rest), tokenizer, answer_follows=answer_follows)
         except ValueError:
             continue
         if mark not in shown:
@@ -219,7 +218,7 @@ def _mark(number: int) -> str:
 def _marked(
     messages: list[dict[str, Any]], only: str | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Messages with a mark behind every text (or `only` that one), and what each mark stands for."""
+    """Messages with a mark behind every text, or `only` that one; what each mark stands for."""
     marks: dict[str, str] = {}
 
     def marked(text: str, what: str) -> str:

@@ -1,14 +1,8 @@
-"""Text -> ids, in which no text can spell the mask token."""
+"""Ids of texts, in which no text can spell the mask token."""
 
 from __future__ import annotations
 
 from typing import Any
-
-
-def tokenise(text: str, tokenizer: Any, mask_token_id: int, *, special_tokens: bool) -> list[int]:
-    """Ids of a text; `special_tokens`: the tokenizer adds its own, as to a text without a chat."""
-    ids = tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
-    return spell_out(ids, tokenizer, mask_token_id)
 
 
 def spell_out(ids: list[int], tokenizer: Any, mask_token_id: int) -> list[int]:
