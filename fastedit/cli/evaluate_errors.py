@@ -91,7 +91,7 @@ def errors_command(
             raw=raw,
             prompt_field=prompt_field,
             completion_field=completion_field,
-            ignore_fields=tuple(ignore_fields or ()),
+            ignore_fields=tuple(ignore_fields) if ignore_fields else None,
         )
     models = {
         "before": os.fspath(before),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Mapping
@@ -123,6 +124,7 @@ class DecodeConfig:
         return name in self._given
 
 
+@functools.cache
 def option_names() -> frozenset[str]:
     """Every name that `DecodeConfig` takes."""
     fields = (field.name for field in dataclasses.fields(DecodeConfig))

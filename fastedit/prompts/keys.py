@@ -13,7 +13,7 @@ _NOTES = frozenset(
     "metadata meta info comment comments note notes author annotator version model generator "
     "timestamp time date created updated language languages lang locale country "
     "category categories subcategory tag tags topic topics subject domain field genre type task "
-    "difficulty level grade score scores rating".split()
+    "difficulty level grade score scores rating token_count".split()
 )
 # Nothing with "token": stop_token_ids and their kind say how to decode.
 _NOTE = re.compile(

@@ -53,7 +53,7 @@ def read_examples(
     raw: bool = False,
     prompt_field: str = "prompt",
     completion_field: str = "completion",
-    ignore_fields: Collection[str] = (),
+    ignore_fields: Collection[str] | None = None,
 ) -> Iterator[Example]:
     """The examples of files and tasks (`task:NAME,option=value,...`), one after another.
 
@@ -63,7 +63,7 @@ def read_examples(
 
     What is wrong with a line goes to `bad`. Raises OSError, and ValueError for an unknown task.
     """
-    form = _Form(tokenizer, raw, prompt_field, completion_field, frozenset(ignore_fields))
+    form = _Form(tokenizer, raw, prompt_field, completion_field, frozenset(ignore_fields or ()))
     first = 0
     for source in [os.fspath(source) for source in sources]:
         if source.startswith(TASK_PREFIX):

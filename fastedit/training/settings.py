@@ -53,7 +53,7 @@ class RunOptions:
     raw: bool = False
     prompt_field: str = "prompt"
     completion_field: str = "completion"
-    ignore_fields: tuple[str, ...] = ()
+    ignore_fields: tuple[str, ...] | None = None
     max_length: int | None = None
     packing: bool = True
     batch_size: int = 8

@@ -53,7 +53,7 @@ class Survey:
     raw: bool = False
     prompt_field: str = "prompt"
     completion_field: str = "completion"
-    ignore_fields: tuple[str, ...] = ()
+    ignore_fields: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         set_types(self)
