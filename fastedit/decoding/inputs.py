@@ -76,7 +76,8 @@ def as_ids(
 
 
 def _tokenise(text: str, tokenizer: Any, mask_token_id: int, *, special_tokens: bool) -> Tensor:
-    ids = tokenizer(text, add_special_tokens=special_tokens)["input_ids"]
+    own = {} if special_tokens else {"add_special_tokens": False}
+    ids = tokenizer(text, **own)["input_ids"]
     return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)
 
 
@@ -162,11 +163,14 @@ def _rows(ids: Tensor, attention_mask: Any) -> list[Tensor]:
     rows = torch.atleast_2d(ids).to("cpu", torch.int64)
     if attention_mask is None:
         return list(rows)
-    keep = torch.atleast_2d(torch.as_tensor(attention_mask)).cpu().bool()
-    if keep.shape != rows.shape:
+    mask = torch.atleast_2d(torch.as_tensor(attention_mask)).cpu()
+    if mask.shape != rows.shape:
         raise ValueError(
-            f"attention_mask {list(keep.shape)} does not match prompt ids {list(rows.shape)}"
+            f"attention_mask {list(mask.shape)} does not match prompt ids {list(rows.shape)}"
         )
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("attention_mask must hold 1 for ids of the prompt and 0 for padding only")
+    keep = mask.bool()
     edges = keep.int().diff(dim=1, prepend=torch.zeros(len(keep), 1, dtype=torch.int32))
     if ((edges == 1).sum(1) > 1).any():
         raise ValueError("attention_mask has a gap: padding may only stand before or behind ids")

@@ -57,8 +57,8 @@ def is_chat(value: Any) -> bool:
         isinstance(value, Sequence)
         and not isinstance(value, (str, bytes))
         and len(value) > 0
-        and all(isinstance(message, Mapping) for message in value)
-        and not any("messages" in message or "input_ids" in message for message in value)
+        and all(isinstance(message, Mapping) or _dumps(message) for message in value)
+        and not any(isinstance(m, Mapping) and ("messages" in m or "input_ids" in m) for m in value)
     )
 
 
@@ -119,9 +119,15 @@ def _checked_options(tools: Any, variables: Any, continued: Any) -> None:
         raise TypeError(f"continue_final_message must be True or False; got {continued!r}")
 
 
+def _dumps(message: Any) -> bool:
+    """Whether a message is an object of a client library, such as OpenAI's, that gives a dict."""
+    return callable(getattr(message, "model_dump", None)) and not isinstance(message, type)
+
+
 def _message(number: int, message: Any) -> dict[str, Any]:
     """A message that templates can read: no null, its content a text or parts of text."""
     where = f"message {number}"
+    message = message.model_dump() if _dumps(message) else message
     if not isinstance(message, Mapping):
         raise ValueError(
             f"{where} must be an object with `role` and `content`; got {message!r:.60}"

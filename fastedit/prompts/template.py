@@ -28,6 +28,8 @@ _CLOSED += "return_assistant_tokens_mask tokenizer_kwargs sanitize_control_token
 _MARKED = ("content", "tool_calls")  # beside values that are texts
 _ITERATES = re.compile(r"for\s+\w+\s+in\s+[\w.]*(content|\[\s*['\"]content['\"]\s*\])")
 
+_TELLS_APART = re.compile(r"is\s+(not\s+)?(string|iterable|sequence|mapping)")
+
 
 class Turn(NamedTuple):
     """A piece of a rendered chat; `message`: the number of the assistant's turn, None: read."""
@@ -92,7 +94,7 @@ def render_turns(chat: Chat, tokenizer: Any) -> list[Turn]:
 
 
 def _for_template(chat: Chat, tokenizer: Any) -> Chat:
-    """Checked against the template, content parts joined where it does not go through them."""
+    """Checked against the template, contents as texts or as parts, as the template takes them."""
     if tokenizer is None:
         raise ValueError("chats need a tokenizer: give one, or prompts as id tensors")
     if not has_template(tokenizer):
@@ -103,9 +105,11 @@ def _for_template(chat: Chat, tokenizer: Any) -> Chat:
             raise ValueError(f"chat_template_kwargs has {name!r}: use {_OWN[name]}")
         if name in _CLOSED or not re.search(rf"\b{re.escape(name)}\b", source):
             raise ValueError(f"chat_template_kwargs has {name!r}, which the chat template does not")
-    if _ITERATES.search(source):
-        return chat
-    return replace(chat, messages=[_joined(message) for message in chat.messages])
+    if not _ITERATES.search(source):
+        return replace(chat, messages=[_joined(message) for message in chat.messages])
+    if not _TELLS_APART.search(source):
+        return replace(chat, messages=[_in_parts(message) for message in chat.messages])
+    return chat
 
 
 def _source(chat: Chat, tokenizer: Any) -> str:
@@ -121,6 +125,13 @@ def _joined(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(content, str):
         return message
     return {**message, "content": "".join(part["text"] for part in content)}
+
+
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    content = message["content"]
+    if not isinstance(content, str):
+        return message
+    return {**message, "content": [{"type": "text", "text": content}] if content else []}
 
 
 def _apply(chat: Chat, tokenizer: Any, *, answer_follows: bool) -> str:
@@ -204,7 +215,7 @@ def _check_roles(chat: Chat, tokenizer: Any, answer_follows: bool) -> None:
             shown = _apply(replace(chat, messages=rest), tokenizer, answer_follows=answer_follows)
         except ValueError:
             continue
-        if mark not in shown:
+        if mark.lower() not in shown.lower():
             raise ValueError(
                 f"message {number}: role {role!r} is none that the chat template knows "
                 f"({', '.join(_named_roles(source))})"

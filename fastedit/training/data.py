@@ -161,6 +161,8 @@ def _example(index: int, where: str, record: dict[str, Any], form: _Form) -> Exa
         question = asked(record, prompt, form.raw)
         special = isinstance(question, str) and (form.raw or not has_template(form.tokenizer))
         head = _text(record, prompt) if special else _rendered(question, form.tokenizer)
+        if isinstance(record[completion], list):
+            raise ValueError(f"`{completion}` must be a text: a whole chat goes into `messages`")
         parts = [Part(head, False), Part(_text(record, completion), True)]
         read -= {"messages", "conversations"} - own
     elif "text" in record:

@@ -194,6 +194,7 @@ def test_a_wrong_prompt_is_named_before_any_model_call(tokenizer, prompts, error
         (torch.ones(1, 3), r"\[1, 3\].*\[2, 3\]"),
         (torch.ones(2, 4), r"\[2, 4\]"),
         (torch.tensor([[1, 0, 1], [1, 1, 1]]), "gap"),
+        (torch.tensor([[0.0, 0.0, -1e9], [0.0, 0.0, 0.0]]), "1 for ids of the prompt and 0"),
         (torch.tensor([[1, 1, 1], [0, 0, 0]]), "prompt 1 is empty"),
     ],
 )

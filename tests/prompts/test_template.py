@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+
+import fastedit
 
 USER = {"role": "user", "content": "hi"}
 HUMAN = "<role>HUMAN</role>{}<|role_end|>"
@@ -53,6 +56,13 @@ def test_text_parts_are_joined_unless_the_template_goes_through_them(templates):
     assert HUMAN.format("1 + 2 =") in templates.render([{"role": "user", "content": parts}])
     own = "{% for m in messages %}{% for p in m['content'] %}[{{ p.text }}]{% endfor %}{% endfor %}"
     assert templates.render([{"role": "user", "content": parts}], own) == "[1 + ][2 =]"
+    assert templates.render([USER], own) == "[hi]"  # it takes nothing but lists
+    either = own.replace(
+        "{% for p", "{% if m.content is string %}{{ m.content }}{% else %}{% for p"
+    )
+    either = either.replace("{% endfor %}{% endfor %}", "{% endfor %}{% endif %}{% endfor %}")
+    assert templates.render([USER], either) == "hi"
+    assert templates.render([{"role": "user", "content": parts}], either) == "[1 + ][2 =]"
 
 
 @pytest.mark.parametrize(
@@ -136,6 +146,33 @@ def test_notes_and_empty_values_may_be_left_out(templates):
 @pytest.mark.parametrize("role", ["developer", "tool", "function", "critic"])
 def test_a_role_that_the_template_prints_is_known_to_it(templates, role):
     assert f"<{role}>x" in templates.render([{"role": role, "content": "x"}, USER], PRINTS)
+
+
+def test_messages_of_a_client_library_are_messages(templates):
+    from types import SimpleNamespace
+
+    from fastedit.prompts.messages import is_chat
+
+    fields = {**said(content="4"), "refusal": None, "annotations": [], "tool_calls": None}
+    answer = SimpleNamespace(model_dump=lambda: fields)
+    assert is_chat([USER, answer, USER])
+    assert templates.render([USER, answer, USER]) == templates.render(
+        [USER, said(content="4"), USER]
+    )
+
+
+def test_one_place_applies_templates():
+    folder = Path(fastedit.__file__).parent
+    found = [
+        file.name for file in folder.rglob("*.py") if "apply_chat_template" in file.read_text()
+    ]
+    assert found == ["template.py"]
+
+
+@pytest.mark.parametrize("change", ["upper", "capitalize"])
+def test_a_role_may_be_printed_in_other_letters(templates, change):
+    template = PRINTS.replace("m.role", f"m.role | {change}")
+    assert "x" in templates.render([{"role": "system", "content": "x"}, USER], template)
 
 
 def test_a_role_that_is_taken_for_another_one_is_refused(templates):
