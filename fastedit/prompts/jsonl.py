@@ -102,6 +102,15 @@ def read_lines(source: str | os.PathLike[str]) -> list[bytes]:
     return data.split(b"\n")
 
 
+def check_kind(path: str | os.PathLike[str]) -> None:
+    """Raises OSError and DataError, as `read_lines` does, for what the first bytes tell."""
+    with Path(path).open("rb") as file:
+        head = file.read(4096)
+    kind, advice = _foreign(head)
+    if kind:
+        raise DataError(f"{os.fspath(path)} is {kind}, not JSON Lines: {advice}")
+
+
 def parse(line: bytes) -> dict[str, Any]:
     """The object in a line. Raises ValueError for what JSON or UTF-8 does not allow."""
     try:
@@ -134,17 +143,12 @@ def _constant(name: str) -> Any:
 
 def _other_kind(data: bytes, suffix: str) -> tuple[str, str]:
     """(what the file is, what to do about it); two empty texts for JSON Lines, good or bad."""
-    for magic, kind in _KINDS.items():
-        if data.startswith(magic):
-            return kind, _advice(kind)
-    head = data[:4096]
-    if b"\x00" in head:
-        odd, even = head[1::2].count(0), head[::2].count(0)
-        if max(odd, even) > len(head) // 4 and min(odd, even) <= len(head) // 100:
-            return "UTF-16 text", _advice("UTF-16 text")
-        return "a binary file", _ADVICE["tables"]
-    first = data.lstrip().partition(b"\n")[0].strip()
-    whole = first == data.strip()
+    kind, advice = _foreign(data[:4096])
+    if kind:
+        return kind, advice
+    stripped = data.strip()
+    first = stripped.partition(b"\n")[0].strip()
+    whole = len(first) == len(stripped)
     if first[:1] == b"[" and _is_json(data) and (whole or not _is_json(first)):
         return "a JSON array", _ADVICE["array"]
     if first[:1] == b"{" and not whole and not _is_json(first) and _is_json(data):
@@ -153,6 +157,19 @@ def _other_kind(data: bytes, suffix: str) -> tuple[str, str]:
     table = suffix in (".csv", ".tsv") or (first[:1] != b"{" and _DELIMITED.fullmatch(line))
     if table and not _is_json(first):
         return "a CSV or TSV table", _ADVICE["tables"]
+    return "", ""
+
+
+def _foreign(head: bytes) -> tuple[str, str]:
+    """The same of a file that is no UTF-8 text, by its first bytes."""
+    for magic, kind in _KINDS.items():
+        if head.startswith(magic):
+            return kind, _advice(kind)
+    if b"\x00" in head and not head.startswith(_GZIP):
+        odd, even = head[1::2].count(0), head[::2].count(0)
+        if max(odd, even) > len(head) // 4 and min(odd, even) <= len(head) // 100:
+            return "UTF-16 text", _advice("UTF-16 text")
+        return "a binary file", _ADVICE["tables"]
     return "", ""
 
 

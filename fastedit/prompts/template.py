@@ -153,10 +153,11 @@ def _failure(error: Exception, chat: Chat, source: str) -> str:
     roles = list(dict.fromkeys(message["role"] for message in chat.messages))
     known = _named_roles(source)
     other = [role for role in roles if role not in known]
-    said = f"on roles {', '.join(map(repr, roles))}"
+    said = f" on roles {', '.join(map(repr, roles))}"
     if known and other:
         said = f": role {other[0]!r} is none that it knows ({', '.join(known)})"
-    return f"the chat template fails{'' if said[0] == ':' else ' '}{said}: {error}"
+    reason = " ".join(str(error).split())
+    return f"the chat template fails{said}: {reason}"
 
 
 def _named_roles(source: str) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastedit.prompts.jsonl import BadLines, DataError, parse, read_lines
+from fastedit.prompts.jsonl import BadLines, DataError, check_kind, parse, read_lines
 from fastedit.prompts.keys import refuse_unread
 from fastedit.prompts.messages import as_chat
 from fastedit.prompts.records import CHAT_FIELDS, asked, chat_of, holds_chat
@@ -87,12 +87,16 @@ def read_examples(
 
 
 def check_sources(sources: Sequence[str | os.PathLike[str]]) -> None:
-    """Raises FileNotFoundError for a file that is not there, ValueError for a wrong task source."""
+    """Raises FileNotFoundError for a file that is not there, OSError for one that cannot be read,
+    DataError for one of another kind, and ValueError for a wrong task source.
+    """
     for source in [os.fspath(source) for source in sources]:
         if source.startswith(TASK_PREFIX):
             parse_task(source)
         elif not Path(source).exists() or Path(source).is_dir():
             raise FileNotFoundError(f"there is no data file {source}")
+        else:
+            check_kind(source)
 
 
 def held_out_examples(source: str, tokenizer: Any, count: int) -> list[Example]:

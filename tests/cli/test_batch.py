@@ -330,6 +330,15 @@ def test_gzip_bom_and_stdin_are_read(run, checkpoint, tmp_path, monkeypatch):
     assert code == 2 and "not compressed" in err
 
 
+def test_a_path_is_a_name(checkpoint, tmp_path, capsys):
+    from fastedit.cli import main
+
+    (tmp_path / "f.jsonl").write_text('{"prompt": "a", "max_tokens": 2}\n')
+    files = ("--input", tmp_path / "f.jsonl", "--output", tmp_path / "g.jsonl")
+    assert main(["generate", "--checkpoint", Path(checkpoint), *files]) == 0
+    assert "1 results written" in capsys.readouterr().err
+
+
 def test_options_of_files_need_a_file(run):
     for option in (("--keep", "a"), ("--prompt-field", "a"), ("--on-bad-line", "skip")):
         code, _, err = run("generate", "hello", *option)

@@ -189,6 +189,7 @@ def test_interrupt_says_what_there_is_to_go_on_from(run, data, tmp_path, monkeyp
         (("--data", "nope.jsonl"), "there is no data file nope.jsonl"),
         (("--eval-data", "nope.jsonl"), "there is no data file nope.jsonl"),
         (("--data", "task:chain_sum,exampels=5"), "unknown option 'exampels'; known: examples, "),
+        (("--data", "WIDE"), "is UTF-16 text, not JSON Lines"),
         (("--output", "FILE"), "cannot be a folder"),
         (("--output", "FILE/deeper"), "cannot be a folder"),
     ],
@@ -198,7 +199,10 @@ def test_data_and_output_are_checked_before_the_model_is_loaded(
 ):
     pytest.importorskip("reasoning_gym")
     monkeypatch.setattr("fastedit.training.run._load", None)
+    wide = tmp_path / "wide.jsonl"
+    wide.write_bytes('{"text": "a"}'.encode("utf-16"))
     base = ("--checkpoint", "tiny", "--data", data, "--output", tmp_path / "o", "--steps", 1)
-    code, _, err = run("train", *base, *(a.replace("FILE", str(data)) for a in arguments))
+    arguments = [a.replace("FILE", str(data)).replace("WIDE", str(wide)) for a in arguments]
+    code, _, err = run("train", *base, *arguments)
     assert code == 2 and message in err and err.count("\n") == 1
     assert not (tmp_path / "o").exists()
