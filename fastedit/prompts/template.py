@@ -1,20 +1,18 @@
 """Chats as text: the one place that applies a chat template.
 
-A template is a program of its own that may drop what it does not expect. What it drops is refused
-here, found by marking every value and looking for the marks in what the template renders.
+A template is a program of its own that may drop what it does not expect: `marks` finds what it
+drops, which is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from fastedit.prompts.keys import is_note
+from fastedit.prompts.marks import check_all_is_read, named_roles
 from fastedit.prompts.messages import Chat
 
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # Variables that are the renderer's own, and what to use in their place.
 _OWN = {
     "tools": "`tools`",
@@ -25,7 +23,6 @@ _OWN = {
 }
 _CLOSED = "chat_template tokenize padding truncation max_length return_tensors return_dict".split()
 _CLOSED += "return_assistant_tokens_mask tokenizer_kwargs sanitize_control_tokens".split()
-_MARKED = ("content", "tool_calls")  # beside values that are texts
 _ITERATES = re.compile(r"for\s+\w+\s+in\s+[\w.]*(content|\[\s*['\"]content['\"]\s*\])")
 
 _TELLS_APART = re.compile(r"is\s+(not\s+)?(string|iterable|sequence|mapping)")
@@ -61,7 +58,7 @@ def render(chat: Chat, tokenizer: Any) -> str:
             "in it, or remove it"
         )
     text = _apply(chat, tokenizer, answer_follows=not chat.continued)
-    _check_all_is_read(chat, text, tokenizer, not chat.continued)
+    _check(chat, text, tokenizer, answer_follows=not chat.continued)
     return text
 
 
@@ -89,7 +86,7 @@ def render_turns(chat: Chat, tokenizer: Any) -> list[Turn]:
         turns += [Turn(before[len(seen) :], None), Turn(after[len(before) :], number)]
         seen = after
     if turns:
-        _check_all_is_read(answered, seen, tokenizer, False)
+        _check(answered, seen, tokenizer, answer_follows=False)
     return turns
 
 
@@ -149,129 +146,22 @@ def _apply(chat: Chat, tokenizer: Any, *, answer_follows: bool) -> str:
     return text
 
 
+def _check(chat: Chat, text: str, tokenizer: Any, *, answer_follows: bool) -> None:
+    def rendered(other: Chat) -> str | None:
+        try:
+            return _apply(other, tokenizer, answer_follows=answer_follows)
+        except ValueError:
+            return None
+
+    check_all_is_read(chat, text, rendered, _source(chat, tokenizer))
+
+
 def _failure(error: Exception, chat: Chat, source: str) -> str:
     roles = list(dict.fromkeys(message["role"] for message in chat.messages))
-    known = _named_roles(source)
+    known = named_roles(source)
     other = [role for role in roles if role not in known]
     said = f" on roles {', '.join(map(repr, roles))}"
     if known and other:
         said = f": role {other[0]!r} is none that it knows ({', '.join(known)})"
     reason = " ".join(str(error).split())
     return f"the chat template fails{said}: {reason}"
-
-
-def _named_roles(source: str) -> list[str]:
-    return [role for role in ROLES if _names(source, role)]
-
-
-def _names(source: str, text: str) -> bool:
-    return re.search(rf"['\"]{re.escape(text)}['\"]", source) is not None
-
-
-def _check_all_is_read(chat: Chat, text: str, tokenizer: Any, answer_follows: bool) -> None:
-    """Raises ValueError for what `text`, the rendered chat, does not depend on."""
-
-    def changes(other: Chat) -> bool:
-        try:
-            return _apply(other, tokenizer, answer_follows=answer_follows) != text
-        except ValueError:  # it cannot do without
-            return True
-
-    _check_roles(chat, tokenizer, answer_follows)
-    if chat.tools and not changes(replace(chat, tools=None)):
-        raise ValueError("the chat template has no place for `tools`: remove them")
-    marked, marks = _marked(chat.messages)
-    try:
-        shown = _apply(replace(chat, messages=marked), tokenizer, answer_follows=answer_follows)
-    except ValueError:
-        shown = ""
-    for mark, what in marks.items():
-        # It may stand there in other letters, or be what a condition looks at.
-        if mark not in shown and not changes(
-            replace(chat, messages=_marked(chat.messages, mark)[0])
-        ):
-            raise ValueError(f"the chat template leaves out {what}: remove it")
-    for number, message in enumerate(chat.messages):
-        for name, value in message.items():
-            if isinstance(value, str) or name in _MARKED or _refers(name, message):
-                continue
-            less = {key: v for key, v in message.items() if key != name}
-            rest = [*chat.messages[:number], less, *chat.messages[number + 1 :]]
-            if not changes(replace(chat, messages=rest)):
-                raise ValueError(
-                    f"the chat template leaves out {_what(name, number, message)}: remove it"
-                )
-
-
-def _check_roles(chat: Chat, tokenizer: Any, answer_follows: bool) -> None:
-    """Raises ValueError for a role that the template takes for another one."""
-    source = _source(chat, tokenizer)
-    for number, message in enumerate(chat.messages):
-        role = message["role"]
-        if role in ("user", "assistant") or _names(source, role):
-            continue
-        mark = _mark(0)
-        rest = [*chat.messages[:number], {**message, "role": mark}, *chat.messages[number + 1 :]]
-        try:
-            shown = _apply(replace(chat, messages=rest), tokenizer, answer_follows=answer_follows)
-        except ValueError:
-            continue
-        if mark.lower() not in shown.lower():
-            raise ValueError(
-                f"message {number}: role {role!r} is none that the chat template knows "
-                f"({', '.join(_named_roles(source))})"
-            )
-
-
-def _mark(number: int) -> str:
-    return f"Mark{number}q"
-
-
-def _marked(
-    messages: list[dict[str, Any]], only: str | None = None
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Messages with a mark behind every text, or `only` that one; what each mark stands for."""
-    marks: dict[str, str] = {}
-
-    def marked(text: str, what: str) -> str:
-        mark = _mark(len(marks))
-        marks[mark] = what
-        return text + mark if only in (None, mark) else text
-
-    def value(name: str, number: int, message: dict[str, Any]) -> Any:
-        old, what = message[name], _what(name, number, message)
-        if name == "role" or _refers(name, message):
-            return old
-        if isinstance(old, str):
-            return marked(old, what) if old.strip() else old
-        if name == "content":
-            return [{**part, "text": marked(part["text"], what)} for part in old]
-        if name == "tool_calls":
-            return [_marked_call(call, marked, what) for call in old]
-        return old
-
-    found = [
-        {name: value(name, number, message) for name in message}
-        for number, message in enumerate(messages)
-    ]
-    return found, marks
-
-
-def _marked_call(call: Mapping[str, Any], marked: Any, what: str) -> dict[str, Any]:
-    function = dict(call.get("function", call))
-    function["name"] = marked(function["name"], what)
-    if function.get("arguments"):
-        word = marked("", f"the arguments in {what}")
-        function["arguments"] = {**function["arguments"], **({word: word} if word else {})}
-    return {**call, "function": function} if "function" in call else function
-
-
-def _what(name: str, number: int, message: dict[str, Any]) -> str:
-    if name == "content":
-        return f"message {number}, of role {message['role']!r}"
-    return f"`{name}` of message {number}, of role {message['role']!r}"
-
-
-def _refers(name: str, message: dict[str, Any]) -> bool:
-    """Whether a key only says which message or call this one belongs to, or describes it."""
-    return is_note(name) or (name == "name" and message["role"] in ("tool", "function"))
