@@ -44,8 +44,8 @@ def is_batch_line(value: dict[str, Any]) -> bool:
     return "body" in value and ("custom_id" in value or "url" in value)
 
 
-def request_of(value: dict[str, Any], keep: Collection[str]) -> tuple[Any, dict[str, Any]]:
-    """(`custom_id`, what the body asks). Raises ValueError for another kind of request."""
+def request_of(value: dict[str, Any], keep: Collection[str]) -> dict[str, Any]:
+    """What the body asks, in the keys of other lines. Raises ValueError for another kind of request."""
     body = value["body"]
     if not isinstance(body, dict):
         raise ValueError(f"`body` must be an object; got {type(body).__name__}")
@@ -60,7 +60,7 @@ def request_of(value: dict[str, Any], keep: Collection[str]) -> tuple[Any, dict[
         raise ValueError(f"`{unread[0]}` beside `body` would be left unread: move it into `body`")
     if "messages" not in body:
         raise ValueError("`body` needs `messages`")
-    return value["custom_id"], {
+    return {
         name: v
         for name, v in body.items()
         if name not in _IGNORED and (v is not None or name in _NULLABLE)

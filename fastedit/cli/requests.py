@@ -99,8 +99,8 @@ def read_rows(path: Path, form: Form, bad: BadLines) -> list[Row]:
             rows.append(_row(len(rows), number, value, form))
         except (ValueError, TypeError, RecursionError) as error:
             reason = bad.add(place(path, number), error)
-            name = value.get("custom_id", value.get("id"))
-            rows.append(Row(len(rows), number, name, content.decode(errors="replace"), bad=reason))
+            text = content.decode(errors="replace")
+            rows.append(Row(len(rows), number, _id(value), text, bad=reason))
     if not rows:
         raise UserError(f"{shown(path)} holds no requests")
     missing = [name for name in form.keep if name != ALL and name not in seen]
@@ -119,10 +119,9 @@ def place(path: Path, line: int) -> str:
 
 
 def _row(index: int, line: int, value: dict[str, Any], form: Form) -> Row:
-    name, request, raw = value.get("id"), value, form.raw
+    request, raw = value, form.raw
     if is_batch_line(value):
-        name, request = request_of(value, form.keep)
-        raw = False
+        request, raw = request_of(value, form.keep), False
     elif form.prompt is not None:
         _check_prompt_key(value, form.prompt)
     key = form.prompt_key
@@ -133,7 +132,12 @@ def _row(index: int, line: int, value: dict[str, Any], form: Form) -> Row:
     options = {n: v for n, v in rest.items() if not _passed_over(n, v, form.keep)}
     if isinstance(options.get("seed"), list):
         raise ValueError("`seed` must be one integer here")
-    return Row(index, line, name, prompt, options, _kept(value, rest, options, form.keep))
+    return Row(index, line, _id(value), prompt, options, _kept(value, rest, options, form.keep))
+
+
+def _id(value: dict[str, Any]) -> Any:
+    names = ("custom_id", "id") if is_batch_line(value) else ("id", "custom_id")
+    return next((value[name] for name in names if name in value), None)
 
 
 def _check_prompt_key(value: dict[str, Any], key: str) -> None:

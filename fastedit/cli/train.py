@@ -109,11 +109,7 @@ def train_command(
         "eval_every": eval_every,
     }
     values = _merged(config, {n: v for n, v in given.items() if v is not None}, set or [], t2t)
-    chosen = values.get("output")
-    options = _run_options(values)
-    if not chosen and os.environ.get("RANK", "0") == "0":
-        typer.echo(f"fastedit: the run goes to {options.output}; --output names it", err=True)
-    _train(options, resume)
+    _train(_run_options(values), resume, named=bool(values.get("output")))
 
 
 def _merged(
@@ -160,7 +156,8 @@ def _run_options(values: dict[str, Any]) -> RunOptions:
         return RunOptions.from_mapping(values)
 
 
-def _train(options: RunOptions, resume: bool) -> None:
+def _train(options: RunOptions, resume: bool, named: bool) -> None:
+    """named: whether the user said where the run goes; else the first remark does."""
     try:
         from fastedit.cli.progress import TrainingProgress
         from fastedit.decoding.memory import out_of_memory
@@ -173,12 +170,19 @@ def _train(options: RunOptions, resume: bool) -> None:
 
     logging.disable_progress_bar()
     progress = TrainingProgress(visible=os.environ.get("RANK", "0") == "0")
+    unsaid = [] if named else [f"the run goes to {options.output}; --output names it"]
+
+    def say(line: str) -> None:
+        while unsaid:
+            progress.say(unsaid.pop())
+        progress.say(line)
+
     try:
         with progress:
             result = run(
                 options,
                 resume=resume,
-                say=progress.say,
+                say=say,
                 show=progress.show,
                 callbacks=[progress],
             )

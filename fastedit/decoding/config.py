@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 from fastedit.policies import POLICIES
@@ -177,7 +178,7 @@ def _number(least: float, most: float, words: str, optional: bool = False):
     def check(value: Any) -> float | None:
         if value is None and optional:
             return None
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
         if not is_number or math.isnan(value) or not least <= value <= most:
             raise ValueError(words)
         return float(value) if value <= _FP32_MAX else math.inf

@@ -116,7 +116,8 @@ def parse(line: bytes) -> dict[str, Any]:
     try:
         text = line.decode()
         value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
-        json.dumps(value, ensure_ascii=False).encode()
+        if "\\ud" in text.lower():  # only an escape can spell half a character
+            json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise ValueError("is not valid UTF-8 text") from None
     except UnicodeEncodeError:

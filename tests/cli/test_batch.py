@@ -246,6 +246,11 @@ def test_batch_lines_of_openai_are_requests(decode, results, decoder):
     assert [record["id"] for record in in_order(results())] == ["first", "second"]
 
 
+def test_a_custom_id_is_an_id(decode, results):
+    assert decode([{"prompt": "a", "custom_id": "c"}, batch_line("d", max_tokens=1)])[0] == 0
+    assert [record["id"] for record in in_order(results())] == ["c", "d"]
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -92,7 +92,7 @@ def test_a_run_needs_no_more_than_a_checkpoint_and_data(
     facts = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
     assert (facts["max_length"], facts["steps"]) == (512, 2)
     code, _, err = run(*arguments)
-    assert code == 2 and "pass --resume" in err
+    assert code == 2 and "pass --resume" in err and err.count("\n") == 1
     code, _, err = run(*arguments, "--resume")
     assert code == 0 and "nothing is left to train" in err
 

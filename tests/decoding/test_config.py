@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from fastedit import DecodeConfig
@@ -188,3 +189,8 @@ def test_configs_are_hashable_and_equal_ones_have_equal_hashes(options):
 def test_a_list_and_a_tuple_are_the_same_config():
     one, other = DecodeConfig(stop=["a"], seed=[1]), DecodeConfig(stop=("a",), seed=(1,))
     assert one == other and hash(one) == hash(other)
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = {"threshold": np.float32(0.5), "top_k": np.int64(3), "seed": [np.uint8(1)]}
+    assert DecodeConfig(**options) == DecodeConfig(threshold=0.5, top_k=3, seed=[1])
