@@ -45,7 +45,7 @@ def is_batch_line(value: dict[str, Any]) -> bool:
 
 
 def request_of(value: dict[str, Any], keep: Collection[str]) -> dict[str, Any]:
-    """What the body asks, in the keys of other lines. Raises ValueError for another kind of request."""
+    """What the body asks, in the keys of other lines. Raises ValueError for other requests."""
     body = value["body"]
     if not isinstance(body, dict):
         raise ValueError(f"`body` must be an object; got {type(body).__name__}")

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from fastedit.prompts.jsonl import BadLines, DataError, check_kind, parse, read_lines
 from fastedit.prompts.keys import refuse_unread
-from fastedit.prompts.messages import as_chat
+from fastedit.prompts.messages import as_chat, is_chat
 from fastedit.prompts.records import CHAT_FIELDS, asked, chat_of, holds_chat
 from fastedit.prompts.template import has_template, render, render_turns
 from fastedit.tasks import Problem, Task, get_task
@@ -164,10 +164,11 @@ def _example(index: int, where: str, record: dict[str, Any], form: _Form) -> Exa
             raise ValueError(f"has `{completion}` but no `{prompt}`")
         question = asked(record, prompt, form.raw)
         special = isinstance(question, str) and (form.raw or not has_template(form.tokenizer))
-        head = _text(record, prompt) if special else _rendered(question, form.tokenizer)
-        if isinstance(record[completion], list):
-            raise ValueError(f"`{completion}` must be a text: a whole chat goes into `messages`")
-        parts = [Part(head, False), Part(_text(record, completion), True)]
+        if is_chat(record[completion]):
+            parts = _chat_parts(_answered(question, record[completion]), form.tokenizer)
+        else:
+            head = _text(record, prompt) if special else _rendered(question, form.tokenizer)
+            parts = [Part(head, False), Part(_text(record, completion), True)]
         read -= {"messages", "conversations"} - own
     elif "text" in record:
         parts, special = [Part(_text(record, "text"), True)], True
@@ -192,6 +193,15 @@ def _text(record: dict[str, Any], key: str) -> str:
     if not isinstance(record[key], str) or not record[key]:
         raise ValueError(f"`{key}` must be a text that is not empty")
     return record[key]
+
+
+def _answered(question: Any, answer: list[dict[str, Any]]) -> dict[str, Any]:
+    """A prompt and the messages that answer it as one chat, of which only the answer is learnt."""
+    if isinstance(question, str):
+        raise ValueError("its completion is a chat, and so must its prompt be: a list of messages")
+    chat = question if isinstance(question, dict) else {"messages": question}
+    read = [{**m, "weight": 0} if m.get("role") == "assistant" else m for m in chat["messages"]]
+    return {**chat, "messages": [*read, *answer]}
 
 
 def _rendered(question: Any, tokenizer: Any) -> str:

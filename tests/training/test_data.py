@@ -229,6 +229,16 @@ def test_keys_that_are_honoured_or_say_nothing(write, documents, tiny_tokenizer)
     assert ids(pair | {"system": "Be brief."}) == ids(chat)
 
 
+def test_a_completion_may_be_messages(write, documents, tiny_tokenizer):
+    """Of a prompt that is messages too; its own turns of the assistant are only read."""
+    [document] = documents(write({"prompt": CHAT[:3], "completion": CHAT[3:]})).items
+    assert document.ids.tolist() == documents(write({"messages": CHAT})).items[0].ids.tolist()
+    learnt = texts(document, tiny_tokenizer)[1].replace(tiny_tokenizer.eos_token, "")
+    assert learnt == "7<|role_end|>"
+    with pytest.raises(DataError, match="so must its prompt be"):
+        documents(write({"prompt": "2 + 2 =", "completion": SAID}))
+
+
 def test_tools_and_variables_reach_the_template_of_training(write, documents, tiny_tokenizer):
     template = tiny_tokenizer.chat_template
     extra = "{% if tools %}{{ tools[0].name }}{% endif %}{{ mood or '' }}"
