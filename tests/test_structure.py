@@ -14,7 +14,7 @@ LAYERS = [
     {"cli", "serving"},
     {"integrations", "trace"},
     {"tasks", "training", "decoding"},
-    {"policies", "models"},
+    {"policies", "models", "prompts"},
     {"ops"},
     {"fastedit_kernels"},
 ]

@@ -6,6 +6,7 @@ interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -57,15 +58,19 @@ def fastedit(
     """Decode with diffusion language models that edit what they drafted."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code. A user's mistake is one line on stderr."""
+def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
+    """Run the command line, by default that of the process; returns the exit code.
+
+    A user's mistake is one line on stderr.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal without UTF-8 shows ? for what it lacks
             stream.reconfigure(errors="replace")
+    words = None if arguments is None else [os.fspath(argument) for argument in arguments]
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            code = app(args=arguments, prog_name="fastedit", standalone_mode=False)
+            code = app(args=words, prog_name="fastedit", standalone_mode=False)
         except CommandLineError as error:
             typer.echo(f"fastedit: {message(error)}", err=True)
             return error.exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import IO, TYPE_CHECKING, Any
 import typer
 
 from fastedit.cli.errors import InterruptedRunError, UserError
-from fastedit.cli.jsonl import LineErrors, Row, finished_indexes, read_rows, write_record
+from fastedit.cli.jsonl import finished_indexes, write_record
 from fastedit.cli.made_from import made_from
 from fastedit.cli.prompts import as_prompt
+from fastedit.cli.requests import Form, Row, place, read_rows
 from fastedit.cli.terminal import counting
+from fastedit.prompts.jsonl import STDIN, BadLines, DataError
 
 if TYPE_CHECKING:
     from fastedit.decoding import DecodeConfig, Decoder
@@ -23,31 +26,41 @@ if TYPE_CHECKING:
 def decode_file(
     load: Callable[[], Decoder],
     config: DecodeConfig,
-    source: Path,
-    target: Path | None,
-    raw: bool,
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str] | None,
+    form: Form,
     model: tuple[str | None, ...],
+    on_bad_line: str = "stop",
 ) -> int:
     """Decode what `target` (None: stdout) lacks of `source`; returns the number of failed rows.
 
     model: what `load` loads, see `made_from`. The whole of `source` is checked before the first
-    model call. Raises `UserError`.
+    model call; on_bad_line="skip": a line that cannot be decoded gets a result that says why.
+    Raises `UserError`.
     """
-    rows = read_rows(source)
-    configs = _checked_configs(rows, config, source)
+    source, target = Path(source), None if target is None else Path(target)
+    bad, raw = BadLines(on_bad_line, advice=""), form.raw
+    rows, configs = _checked_configs(read_rows(source, form, bad), config, source, bad)
+    _stop(bad)
     origins = [made_from(row, own, raw, model) for row, own in zip(rows, configs, strict=True)]
     done = _finished(target, source, rows, origins) if target is not None else set()
     left = [row for row in rows if row.index not in done]
     if not left:
         _say(f"nothing to do: all {len(rows)} results are in {target}")
         return 0
-    decoder = load()
-    _check_prompts(left, decoder, source, raw)
+    refused, left = [row for row in left if row.bad], [row for row in left if not row.bad]
+    decoder = load() if left else None
+    if decoder is not None:
+        left = _checked_prompts(left, decoder, source, raw, bad)
+        refused += [row for row in left if row.bad]
+        left = [row for row in left if not row.bad]
+    _stop(bad)
+    bad.check()
     written = failed = 0
     decoding = True
     try:
         with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
-            for record in _decoded(left, decoder, raw):
+            for record in _results(refused, left, decoder, raw):
                 decoding = False
                 write_record(file, _with_origin(record, origins))
                 decoding = True
@@ -85,7 +98,9 @@ def _finished(target: Path, source: Path, rows: list[Row], origins: list[str]) -
         raise UserError(f"cannot write {target}: there is no folder {target.parent}")
     if target.is_dir():
         raise UserError(f"--output {target} is a folder: give the name of a file in it")
-    if target.exists() and target.samefile(source):
+    if target.suffix == ".gz":
+        raise UserError(f"--output {target}: results are written as they end, and not compressed")
+    if target.exists() and str(source) != STDIN and target.samefile(source):
         raise UserError(f"--output would overwrite the input {source}")
     done, unknown = finished_indexes(target, rows, origins)
     if unknown:
@@ -96,30 +111,58 @@ def _finished(target: Path, source: Path, rows: list[Row], origins: list[str]) -
     return done
 
 
-def _checked_configs(rows: list[Row], config: DecodeConfig, source: Path) -> list[DecodeConfig]:
-    errors, configs = LineErrors(source), []
-    for row in rows:
+def _stop(bad: BadLines) -> None:
+    """Raises `UserError` where bad lines end the command."""
+    if bad.policy == "stop":
         try:
-            configs.append(config.replace(**row.options))
+            bad.check()
+        except DataError as error:
+            raise UserError(str(error)) from error
+
+
+def _checked_configs(
+    rows: list[Row], config: DecodeConfig, source: Path, bad: BadLines
+) -> tuple[list[Row], list[DecodeConfig]]:
+    """Rows, those with a wrong option refused, and the config of each."""
+    checked, configs = [], []
+    for row in rows:
+        own = config
+        try:
+            own = config.replace(**row.options)
         except (ValueError, TypeError) as error:
-            errors.add(row.line, error)
-    errors.raise_any()
-    return configs
+            row = row.refused(bad.add(place(source, row.line), error))
+        checked.append(row)
+        configs.append(own)
+    return checked, configs
 
 
-def _check_prompts(rows: list[Row], decoder: Decoder, source: Path, raw: bool) -> None:
-    errors = LineErrors(source)
+def _checked_prompts(
+    rows: list[Row], decoder: Decoder, source: Path, raw: bool, bad: BadLines
+) -> list[Row]:
+    checked = []
     for row in rows:
         try:
             # Checks prompt and options; nothing runs until the first event is asked for.
             decoder.stream(_prompt(row, decoder, raw), **row.options)
         except Exception as error:
-            errors.add(row.line, str(error).removeprefix("prompt 0").lstrip(": "))
-    errors.raise_any()
+            reason = str(error).removeprefix("prompt 0").lstrip(": ")
+            row = row.refused(bad.add(place(source, row.line), reason))
+        checked.append(row)
+    return checked
 
 
 def _prompt(row: Row, decoder: Decoder, raw: bool) -> Any:
     return as_prompt(decoder, row.prompt, raw) if isinstance(row.prompt, str) else row.prompt
+
+
+def _results(
+    refused: list[Row], rows: list[Row], decoder: Decoder | None, raw: bool
+) -> Iterator[dict[str, Any]]:
+    """Of the rows that cannot be decoded, then of the others as they end."""
+    for row in refused:
+        yield {"index": row.index, "id": row.id, "error": row.bad, "line": row.line} | row.kept
+    if decoder is not None and rows:
+        yield from _decoded(rows, decoder, raw)
 
 
 def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str, Any]]:
@@ -138,15 +181,18 @@ def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str,
         prompts = [_prompt(row, decoder, raw) for row, _ in group]
         for result in decoder.as_completed(prompts, config=[config for _, config in group]):
             row, _ = group[result.index]
-            yield _record(row, result.text, result.error) | {"stats": result.stats.as_dict()}
+            stats = {"stats": result.stats.as_dict()}
+            yield _record(row, result.text, result.error) | stats | row.kept
 
 
 def _record(row: Row, text: str | None, error: Exception | None) -> dict[str, Any]:
     record: dict[str, Any] = {"index": row.index, "id": row.id}
     if error is None:
         return record | {"text": text}
-    place = f"request {getattr(error, 'index', '')}: "  # its place in the batch means nothing here
-    return record | {"error": str(error).removeprefix(place)}
+    request = (
+        f"request {getattr(error, 'index', '')}: "  # its place in the batch means nothing here
+    )
+    return record | {"error": str(error).removeprefix(request), "line": row.line}
 
 
 @contextlib.contextmanager

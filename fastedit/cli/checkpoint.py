@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def load_decoder(
-    checkpoint: str,
+    checkpoint: str | os.PathLike[str],
     config: DecodeConfig,
-    adapter: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -36,7 +37,7 @@ def load_decoder(
         from fastedit.decoding import Decoder
         from fastedit.ops.dispatch import implementation
 
-        if checkpoint == "tiny" or Path(checkpoint).is_dir():
+        if os.fspath(checkpoint) == "tiny" or Path(checkpoint).is_dir():
             logging.disable_progress_bar()
         decoder = Decoder.from_pretrained(
             checkpoint, config, adapter=adapter, dtype=dtype, device=device, revision=revision

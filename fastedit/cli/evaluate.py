@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json as json_format
 import math
+import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
@@ -153,8 +154,8 @@ def evaluate_command(
     result = _measured(decoder, problems, n, batch_size)
     result |= {
         "mode": mode or "quality",
-        "checkpoint": checkpoint,
-        "adapter": adapter,
+        "checkpoint": os.fspath(checkpoint),
+        "adapter": adapter and os.fspath(adapter),
         "config": dataclasses.asdict(config),
     }
     if as_json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +61,9 @@ def errors_command(
     raw: Annotated[bool, _option("No chat template around prompts.", _DATA, "--raw")] = False,
     prompt_field: Annotated[str, _option("Where prompts are in the data.", _DATA)] = "prompt",
     completion_field: Annotated[str, _option("Where answers are.", _DATA)] = "completion",
+    ignore_fields: Annotated[
+        list[str] | None, _option("Keys of lines that may be left unread; repeatable.", _DATA)
+    ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
 ) -> None:
@@ -87,8 +91,13 @@ def errors_command(
             raw=raw,
             prompt_field=prompt_field,
             completion_field=completion_field,
+            ignore_fields=tuple(ignore_fields) if ignore_fields else None,
         )
-    models = {"before": before, "after": after or before, "adapter": adapter}
+    models = {
+        "before": os.fspath(before),
+        "after": os.fspath(after or before),
+        "adapter": adapter and os.fspath(adapter),
+    }
     first = _ask(survey, "before", before, None, dtype, device)
     second = _ask(survey, "after", after or before, adapter, dtype, device)
     with one_line(ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,22 @@ Input = Annotated[
     typer.Option(
         "--input",
         "-i",
-        help="A JSON object per line: prompt or messages; optional id and decoding options.",
+        help="JSON Lines (.gz too; - is stdin): prompt or messages, optional id and options; or "
+        "OpenAI's batch lines. See docs/files.md.",
     ),
+]
+PromptField = Annotated[
+    str | None,
+    typer.Option(help="Key of the prompts in --input, if not prompt or messages.", metavar="NAME"),
+]
+Keep = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Columns of --input that go along to the results; repeatable.", metavar="NAME|all"
+    ),
+]
+OnBadLine = Annotated[
+    str, typer.Option(help="What a bad line of --input does.", metavar="stop|skip")
 ]
 Output = Annotated[
     Path | None,
@@ -50,6 +65,9 @@ def generate_command(
     json: AsJson = False,
     live: AsLive = False,
     raw: Raw = False,
+    prompt_field: PromptField = None,
+    keep: Keep = None,
+    on_bad_line: OnBadLine = "stop",
     checkpoint: options.Checkpoint = "tiny",
     adapter: options.Adapter = None,
     revision: options.Revision = None,
@@ -75,7 +93,8 @@ def generate_command(
 
     A prompt is one user message where the checkpoint has a chat template, unless --raw.
     """
-    _check_usage(prompt, input, output, json, live)
+    of_files = {"output": output, "prompt-field": prompt_field, "keep": keep}
+    _check_usage(prompt, input, of_files, on_bad_line, json, live)
     options.check_sampling(temperature, input is not None, top_p=top_p, top_k=top_k, seed=seed)
     config = options.decode_config(
         mode=mode,
@@ -99,9 +118,14 @@ def generate_command(
     )
     if input is not None:
         from fastedit.cli.batch import decode_file
+        from fastedit.cli.requests import Form
 
-        model = (checkpoint, adapter, revision, dtype)
-        raise typer.Exit(1 if decode_file(load, config, input, output, raw, model) else 0)
+        names = [None if name is None else os.fspath(name) for name in (checkpoint, adapter)]
+        model = (*names, revision, dtype)
+        columns = [name.strip() for entry in keep or () for name in entry.split(",")]
+        form = Form(raw, prompt_field, columns)
+        failed = decode_file(load, config, input, output, form, model, on_bad_line)
+        raise typer.Exit(1 if failed else 0)
     text = typed(prompt or "")
     if not text.strip():
         raise UserError("the prompt is empty: give a text to answer")
@@ -114,12 +138,22 @@ def generate_command(
 
 
 def _check_usage(
-    prompt: str | None, source: Path | None, target: Path | None, as_json: bool, live: bool
+    prompt: str | None,
+    source: Path | None,
+    of_files: dict[str, Any],
+    on_bad_line: str,
+    as_json: bool,
+    live: bool,
 ) -> None:
     if (prompt is None) == (source is None):
         raise UserError("give a PROMPT (- reads stdin) or --input FILE, one of them")
-    if source is None and target is not None:
-        raise UserError("--output goes with --input")
+    given = [name for name, value in of_files.items() if value]
+    if source is None and given:
+        raise UserError(f"--{given[0]} goes with --input")
+    if on_bad_line not in ("stop", "skip"):
+        raise UserError(f"--on-bad-line must be stop or skip; got {on_bad_line!r}")
+    if source is None and on_bad_line == "skip":
+        raise UserError("--on-bad-line goes with --input")
     if source is not None and (as_json or live):
         raise UserError("--json and --live go with a PROMPT, not with --input")
     if as_json and live:

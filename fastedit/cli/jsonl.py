@@ -1,107 +1,18 @@
-"""Files of requests and results: JSON Lines that a killed run leaves ready to go on."""
+"""Files of results: JSON Lines that a killed run leaves ready to go on."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 from fastedit.cli.errors import UserError
 from fastedit.cli.made_from import differences
+from fastedit.cli.requests import Row
 
-SHOWN_ERRORS = 10
 _OUR_LINES_BEGIN = b'{"index": '
-
-
-@dataclass(frozen=True)
-class Row:
-    """One request of an input file.
-
-    index    from 0, blank lines not counted; line: from 1, as editors count
-    prompt   a text, or messages
-    options  overrides of `DecodeConfig`, not yet checked
-    """
-
-    index: int
-    line: int
-    id: Any
-    prompt: str | list[dict[str, Any]]
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-class LineErrors:
-    """Collects what is wrong with a file, line by line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.found: list[str] = []
-
-    def add(self, line: int, error: Exception | str) -> None:
-        self.found.append(f"{self.path}:{line}: {' '.join(str(error).split())}")
-
-    def raise_any(self) -> None:
-        """Raise one `UserError` with the first errors, one a line."""
-        if self.found:
-            more = len(self.found) - SHOWN_ERRORS
-            tail = [f"... and {more} more"] if more > 0 else []
-            raise UserError("\n".join(self.found[:SHOWN_ERRORS] + tail))
-
-
-def read_rows(path: Path) -> list[Row]:
-    """All requests of a file. Raises `UserError` with file and line of everything wrong."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    errors, rows = LineErrors(path), list[Row]()
-    for line, content in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if not content.strip():
-            continue
-        try:
-            rows.append(_row(len(rows), line, _parse(content)))
-        except (ValueError, RecursionError) as error:
-            errors.add(line, error)
-    errors.raise_any()
-    if not rows:
-        raise UserError(f"{path} holds no requests")
-    return rows
-
-
-def _parse(content: bytes) -> Any:
-    try:
-        value = json.loads(content.decode())
-        json.dumps(value, ensure_ascii=False).encode()  # refuses lone surrogates
-    except UnicodeError:
-        raise ValueError("is not valid UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} (column {error.colno})") from None
-    return value
-
-
-def _row(index: int, line: int, value: Any) -> Row:
-    if not isinstance(value, dict):
-        raise ValueError(f"must be a JSON object, not {type(value).__name__}")
-    options = {name: v for name, v in value.items() if name not in ("prompt", "messages", "id")}
-    if ("prompt" in value) == ("messages" in value):
-        raise ValueError("needs one of `prompt` and `messages`")
-    prompt = value["prompt"] if "prompt" in value else _messages(value["messages"])
-    if "prompt" in value and not isinstance(prompt, str):
-        raise ValueError(f"`prompt` must be a text; got {type(prompt).__name__}")
-    if isinstance(options.get("seed"), list):
-        raise ValueError("`seed` must be one integer here")
-    return Row(index, line, value.get("id"), prompt, options)
-
-
-def _messages(value: Any) -> list[dict[str, Any]]:
-    fine = isinstance(value, list) and all(
-        isinstance(message, dict) and isinstance(message.get("role"), str) for message in value
-    )
-    if not fine or not value:
-        raise ValueError("`messages` must be a list of objects with `role` and `content`")
-    return value
 
 
 def finished_indexes(

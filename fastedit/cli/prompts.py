@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fastedit.prompts.template import has_template
+
 if TYPE_CHECKING:
     from fastedit.decoding import Decoder
 
@@ -16,6 +18,6 @@ def typed(prompt: str) -> str:
 
 def as_prompt(decoder: Decoder, text: str, raw: bool) -> Any:
     """One user message where the tokenizer has a chat template, unless `raw`; else the text."""
-    if raw or not getattr(decoder.tokenizer, "chat_template", None):
+    if raw or not has_template(decoder.tokenizer):
         return text
     return [{"role": "user", "content": text}]

@@ -28,13 +28,15 @@ def train_command(
     data: Annotated[
         list[str] | None,
         _option(
-            "JSON Lines of messages, prompt and completion, or text; or task:NAME. Repeatable.",
+            "JSON Lines (.gz too) of messages, prompt and completion, or text; or task:NAME. "
+            "Repeatable.",
             _RUN,
             metavar="FILE|task:NAME",
         ),
     ] = None,
     output: Annotated[
-        Path | None, _option("Folder of checkpoints, metrics.jsonl and the result.", _RUN)
+        Path | None,
+        _option("Folder of checkpoints, metrics.jsonl and the result; default: run.", _RUN),
     ] = None,
     t2t: Annotated[
         str | None,
@@ -44,7 +46,7 @@ def train_command(
             metavar="none|random|self",
         ),
     ] = None,
-    steps: Annotated[int | None, _option("Optimiser steps.", _RUN)] = None,
+    steps: Annotated[int | None, _option("Optimiser steps; default: the data once.", _RUN)] = None,
     seed: Annotated[int | None, _option("Of order, noise and the adapter's start.", _RUN)] = None,
     config: Annotated[
         Path | None, _option("YAML with any option of docs/training.md; flags win.", _RUN)
@@ -62,7 +64,12 @@ def train_command(
     on_bad_line: Annotated[
         str | None, _option("What a bad line does.", _DATA, metavar="stop|skip")
     ] = None,
-    max_length: Annotated[int | None, _option("Tokens per row; longer is cut off.", _DATA)] = None,
+    max_length: Annotated[
+        int | None,
+        _option(
+            "Tokens per row; longer is cut off. Default: 2048, or the model's positions.", _DATA
+        ),
+    ] = None,
     packing: Annotated[
         bool | None, _option("Several documents in a row.", _DATA, "--packing/--no-packing")
     ] = None,
@@ -102,7 +109,7 @@ def train_command(
         "eval_every": eval_every,
     }
     values = _merged(config, {n: v for n, v in given.items() if v is not None}, set or [], t2t)
-    _train(_run_options(values), resume)
+    _train(_run_options(values), resume, named=bool(values.get("output")))
 
 
 def _merged(
@@ -141,7 +148,7 @@ def _merged(
 def _run_options(values: dict[str, Any]) -> RunOptions:
     from fastedit.training.settings import RunOptions
 
-    required = ("checkpoint", "data", "output", "steps")
+    required = ("checkpoint", "data")
     missing = [name for name in required if values.get(name) in (None, "", [])]
     if missing:
         raise UserError(f"missing: {', '.join(f'--{name}' for name in missing)}")
@@ -149,7 +156,8 @@ def _run_options(values: dict[str, Any]) -> RunOptions:
         return RunOptions.from_mapping(values)
 
 
-def _train(options: RunOptions, resume: bool) -> None:
+def _train(options: RunOptions, resume: bool, named: bool) -> None:
+    """named: whether the user said where the run goes; else the first remark does."""
     try:
         from fastedit.cli.progress import TrainingProgress
         from fastedit.decoding.memory import out_of_memory
@@ -162,12 +170,19 @@ def _train(options: RunOptions, resume: bool) -> None:
 
     logging.disable_progress_bar()
     progress = TrainingProgress(visible=os.environ.get("RANK", "0") == "0")
+    unsaid = [] if named else [f"the run goes to {options.output}; --output names it"]
+
+    def say(line: str) -> None:
+        while unsaid:
+            progress.say(unsaid.pop())
+        progress.say(line)
+
     try:
         with progress:
             result = run(
                 options,
                 resume=resume,
-                say=progress.say,
+                say=say,
                 show=progress.show,
                 callbacks=[progress],
             )
@@ -190,6 +205,8 @@ def _train(options: RunOptions, resume: bool) -> None:
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:
     """What to change, the cheapest first: what --resume allows, then what needs a new run."""
+    from fastedit.training.documents import LONGEST
+
     rows, _ = options.micro_batches(int(os.environ.get("WORLD_SIZE", "1")))
     advice = []
     if rows > 1:
@@ -197,7 +214,8 @@ def _memory_advice(options: RunOptions, error: Exception) -> str:
         advice.append(f"--micro-batch {fewer} (now {rows} rows per forward; same result)")
     if not options.gradient_checkpointing:
         advice.append("--set gradient_checkpointing=true (slower; same result)")
-    advice.append(f"in a new run: a smaller --max-length (now {options.max_length})")
+    length = options.max_length or LONGEST
+    advice.append(f"in a new run: a smaller --max-length (now {length})")
     if not options.lora_rank:
         advice.append("in a new run: LoRA instead of all weights, --lora-rank 16")
     advice.append("in a new run: more devices, with the FSDP2 file, see docs/training.md")

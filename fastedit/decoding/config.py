@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 from fastedit.policies import POLICIES
 
 ALIASES = {
     "gen_length": "max_new_tokens",
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
     "block_size": "block_length",
     "edit_threshold": "editing_threshold",
     "max_post_edit_steps": "max_post_steps",
@@ -60,7 +64,8 @@ class DecodeConfig:
     cuda_graphs        on CUDA, replay steps from graphs, captured as they are needed; not with
                        lookahead, drafts, use_cache=False or a model over several devices
 
-    Other spellings: gen_length, block_size, edit_threshold, max_post_edit_steps, mask_id, eos_id;
+    Other spellings: gen_length, max_tokens and max_completion_tokens, block_size, edit_threshold,
+    max_post_edit_steps, mask_id, eos_id;
     `mode="quality" | "speed"` sets both thresholds. `steps` and `minimal_topk` are ignored with a
     warning. Raises UnknownOptionError (a TypeError and ValueError) for any other name and
     ValueError for values out of range.
@@ -95,6 +100,11 @@ class DecodeConfig:
             object.__setattr__(self, name, _checked(name, value))
         object.__setattr__(self, "_given", frozenset(given))
 
+    def __hash__(self) -> int:
+        """Equal configs have equal hashes, lists among their values or not."""
+        values = (getattr(self, field.name) for field in dataclasses.fields(self))
+        return hash(tuple(tuple(v) if isinstance(v, list) else v for v in values))
+
     @classmethod
     def quality(cls, **options: Any) -> DecodeConfig:
         """Threshold 0.7, editing threshold 0.5: the default."""
@@ -113,6 +123,13 @@ class DecodeConfig:
     def gives(self, name: str) -> bool:
         """Whether the field `name` was given, and is not merely its default."""
         return name in self._given
+
+
+@functools.cache
+def option_names() -> frozenset[str]:
+    """Every name that `DecodeConfig` takes."""
+    fields = (field.name for field in dataclasses.fields(DecodeConfig))
+    return frozenset([*fields, *ALIASES, *IGNORED, "mode"])
 
 
 def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +178,7 @@ def _number(least: float, most: float, words: str, optional: bool = False):
     def check(value: Any) -> float | None:
         if value is None and optional:
             return None
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
         if not is_number or math.isnan(value) or not least <= value <= most:
             raise ValueError(words)
         return float(value) if value <= _FP32_MAX else math.inf

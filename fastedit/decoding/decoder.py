@@ -6,7 +6,7 @@ import contextlib
 import os
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -29,6 +29,7 @@ from fastedit.decoding.results import (
 )
 from fastedit.decoding.streamers import attach_streamer
 from fastedit.decoding.threads import Threads, checked, number_of
+from fastedit.prompts.messages import ChatOptions
 
 
 class Decoder:
@@ -85,11 +86,16 @@ class Decoder:
         max_batch: int | Literal["auto"] = "auto",
         errors: Literal["raise", "return"] = "raise",
         allow_mask_in_prompt: bool = False,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
         **overrides: Any,
     ) -> DecodeOutput:
         """Decode one prompt or many; results come in the order of the prompts.
 
-        prompts        text, texts, one chat, chats, ids [P] or [B, P], or a list of ids
+        prompts        text, texts, one chat, chats, ids [P] or [B, P] (tensor or array), a list of
+                       ids, or what a tokenizer returns. A chat is a list of messages, or a dict
+                       with `messages` and, for itself, the three options of chats below
         attention_mask [B, P] for padded ids, padding on either side
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then
                        committed ids per block; `put_draft`, where it has one, gets every step
@@ -104,6 +110,9 @@ class Decoder:
                        case. Whatever is raised while decoding has `output`, a `DecodeOutput`.
                        "return": each of these ends its own request and is in `errors`
         allow_mask_in_prompt  keep a literal mask id of a prompt, protected, instead of refusing it
+        tools, chat_template_kwargs, continue_final_message  for the template of chats: schemas,
+                       variables such as enable_thinking, and whether a last turn of the assistant
+                       is continued; without it, such a chat is refused. See `prompts.messages`
         overrides      options of `DecodeConfig` for this call, on top of `config`
 
         Ctrl-C returns what there is of several prompts, after the step under way: requests that
@@ -118,6 +127,7 @@ class Decoder:
             config,
             overrides,
             max_batch,
+            chats=ChatOptions(tools, chat_template_kwargs, continue_final_message),
             allow_mask=allow_mask_in_prompt,
             keep_refused=errors == "return",
         )
@@ -176,6 +186,9 @@ class Decoder:
         config: DecodeConfig | Sequence[DecodeConfig] | None = None,
         max_batch: int | Literal["auto"] = "auto",
         allow_mask_in_prompt: bool = False,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
         **overrides: Any,
     ) -> Iterator[Result]:
         """Decode one prompt or many and yield the result of each as it ends, in that order.
@@ -190,6 +203,7 @@ class Decoder:
             config,
             overrides,
             max_batch,
+            chats=ChatOptions(tools, chat_template_kwargs, continue_final_message),
             allow_mask=allow_mask_in_prompt,
             keep_refused=True,
         )
@@ -209,13 +223,23 @@ class Decoder:
         if interrupt.asked:
             raise KeyboardInterrupt
 
-    def stream(self, prompt: Any, drafts: bool = False, **overrides: Any) -> Iterator[Event]:
-        """Decode one prompt and yield events as they happen; see `Event`.
+    def stream(
+        self,
+        prompt: Any,
+        drafts: bool = False,
+        *,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        continue_final_message: bool = False,
+        **overrides: Any,
+    ) -> Iterator[Event]:
+        """Decode one prompt and yield events as they happen; see `Event`, and `generate` for chats.
 
         The texts of the "commit" events joined are exactly what `generate` returns. With `drafts`
         a "draft" event follows every forward.
         """
-        requests, engine = self._prepare(prompt, None, None, overrides)
+        chats = ChatOptions(tools, chat_template_kwargs, continue_final_message)
+        requests, engine = self._prepare(prompt, None, None, overrides, chats=chats)
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, got {len(requests)}; use generate")
         events = deque[Event]()
@@ -256,7 +280,7 @@ class Decoder:
         config: DecodeConfig | Sequence[DecodeConfig] | None,
         overrides: dict[str, Any],
         max_batch: int | Literal["auto"] = "auto",
-        **options: bool,
+        **options: Any,
     ) -> tuple[list[Request], Engine]:
         each = one_by_one(prompts, attention_mask)
         given = self.config if config is None else config

@@ -2,58 +2,153 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastedit.decoding.tokens import spell_out
+from fastedit.prompts.messages import ChatOptions, as_chat, is_chat
+from fastedit.prompts.template import render
+from fastedit.prompts.text import spell_out
 
-ROLES = ("system", "user", "assistant", "tool")  # the ones that chat templates tell apart
+# What tokenizers return beside ids, and what follows from them or describes them.
+_OF_TOKENIZERS = ("special_tokens_mask", "offset_mapping", "length", "num_truncated_tokens")
 
 
-def one_by_one(prompts: Any, attention_mask: Tensor | None) -> Sequence[Any]:
+def one_by_one(prompts: Any, attention_mask: Any) -> Sequence[Any]:
     """Prompts in any accepted form -> one text, chat or ids each.
 
-    prompts: a text, texts, one chat (a list of messages), chats, ids [P] or [B, P] (with an
-    attention mask [B, P] that marks the prompt among padding, on either side), or a list of ids.
-    Raises TypeError and ValueError.
+    prompts: a text, texts, one chat (a list of messages, or an object with `messages`), chats, ids
+    [P] or [B, P] as tensor or array (with an attention mask [B, P] that marks the prompt among
+    padding, on either side), a list of ids, or what a tokenizer returns: a mapping with
+    `input_ids`. Raises TypeError and ValueError.
     """
-    if isinstance(prompts, Tensor):
-        return _rows(prompts, attention_mask)
+    if isinstance(prompts, Mapping) and "input_ids" in prompts:
+        return _of_tokenizer(prompts, attention_mask)
+    if _is_array(prompts) and prompts.dtype.kind in "OUT":  # an array of texts, or of arrays
+        prompts = prompts.tolist()
+    if isinstance(prompts, Tensor) or _is_array(prompts):
+        return _rows(_tensor(prompts), attention_mask)
     if attention_mask is not None:
         raise ValueError("attention_mask goes with an id tensor; lists of prompts need none")
-    if isinstance(prompts, str):
+    if isinstance(prompts, str) or is_chat(prompts):
         return [prompts]
+    if isinstance(prompts, Mapping):
+        names = ", ".join(map(repr, prompts)) or "nothing"
+        raise TypeError(f"a dict needs `messages` or `input_ids` to be a prompt; it has {names}")
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
         raise TypeError(f"prompts must be text, chats or id tensors; got {type(prompts).__name__}")
-    if prompts and all(isinstance(message, dict) for message in prompts):
-        return [prompts]
-    if prompts and all(isinstance(token, int) for token in prompts):
+    if prompts and all(map(_is_id, prompts)):
         raise TypeError("got a list of int: ids of one prompt go as [[1, 2]] or as a tensor [P]")
     return prompts
 
 
-def as_ids(prompt: Any, tokenizer: Any, mask_token_id: int) -> Tensor:
+def as_ids(
+    prompt: Any, tokenizer: Any, mask_token_id: int, options: ChatOptions | None = None
+) -> Tensor:
     """One text, chat or ids -> int64 [P] on the CPU. Raises TypeError and ValueError.
 
-    Mask-token text inside a text is tokenised as plain text.
+    Mask-token text inside a text is tokenised as plain text. options: of chats, and of nothing else
     """
+    if is_chat(prompt):
+        text = render(as_chat(prompt, options), _needs(tokenizer))
+        return _tokenise(text, tokenizer, mask_token_id, special_tokens=False)
+    if options is not None and options.given():
+        kind = "a text" if isinstance(prompt, str) else "ids"
+        raise ValueError(f"{options.given()[0]} goes with chats; this prompt is {kind}")
     if isinstance(prompt, str):
-        return _tokenise(prompt, tokenizer, mask_token_id)
-    if isinstance(prompt, Tensor):
-        return _rows(prompt, None)[0] if prompt.dim() < 2 else _only_row(prompt)
+        return _tokenise(prompt, _needs(tokenizer), mask_token_id, special_tokens=True)
+    if isinstance(prompt, Mapping) and "input_ids" in prompt:
+        return _only(_of_tokenizer(prompt, None))
+    if isinstance(prompt, Tensor) or _is_array(prompt):
+        ids = _tensor(prompt)
+        return _only_row(ids) if ids.dim() > 1 else _rows(ids, None)[0]
     is_list = isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and len(prompt) > 0
-    if is_list and all(isinstance(message, dict) for message in prompt):
-        return _apply_template(prompt, tokenizer, mask_token_id)
-    if is_list and all(isinstance(token, int) for token in prompt):
-        return torch.tensor(prompt, dtype=torch.int64)
+    if is_list and all(map(_is_id, prompt)):
+        return torch.tensor([int(token) for token in prompt], dtype=torch.int64)
     raise TypeError(
         "a prompt must be a text, a chat (list of messages) or ids [P]; "
         f"got {type(prompt).__name__} {str(prompt)[:60]!r}"
     )
+
+
+def _tokenise(text: str, tokenizer: Any, mask_token_id: int, *, special_tokens: bool) -> Tensor:
+    own = {} if special_tokens else {"add_special_tokens": False}
+    ids = tokenizer(text, **own)["input_ids"]
+    return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _tensor(ids: Any) -> Tensor:
+    """A tensor or array of any integer type as int64. Raises TypeError."""
+    kind = str(ids.dtype)
+    whole = ids.dtype.kind in "iu" if _is_array(ids) else not _is_inexact(ids.dtype)
+    if not whole:
+        raise TypeError(f"prompt ids must be integers, such as int64; got {kind}")
+    if isinstance(ids, Tensor):
+        return ids.to(torch.int64)
+    if ids.size and ids.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"prompt ids hold {ids.max()}, which is no int64")
+    return torch.from_numpy(np.array(ids, dtype=np.int64))
+
+
+def _is_inexact(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex or dtype == torch.bool
+
+
+def _of_tokenizer(encoded: Mapping[str, Any], attention_mask: Any) -> list[Tensor]:
+    """Prompts of a `BatchEncoding` or another mapping with `input_ids`."""
+    ids, mask = encoded["input_ids"], encoded.get("attention_mask")
+    if mask is not None and attention_mask is not None:
+        raise ValueError("the attention mask is given twice: beside input_ids, and by itself")
+    mask = attention_mask if mask is None else mask
+    for name, value in encoded.items():
+        types = name == "token_type_ids" and not np.any(np.concatenate(_lists(value) or [[0]]))
+        if name not in ("input_ids", "attention_mask", *_OF_TOKENIZERS) and not types:
+            raise ValueError(f"{name} beside input_ids would be left unread: remove it")
+    rows = [_tensor(np.asarray(row, dtype=None if len(row) else np.int64)) for row in _lists(ids)]
+    if mask is None:
+        return rows
+    masks = [np.asarray(row) for row in _lists(mask)]
+    if [len(row) for row in masks] != [len(row) for row in rows]:
+        raise ValueError(f"attention_mask {_shape(masks)} does not match prompt ids {_shape(rows)}")
+    return [_rows(row, keep)[0] for row, keep in zip(rows, masks, strict=True)]
+
+
+def _lists(values: Any) -> list[Any]:
+    """Rows of a tensor, an array, one list or a list of lists."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    if _is_array(values):
+        if values.ndim not in (1, 2):
+            raise ValueError(f"prompt ids must be [P] or [B, P], got {list(values.shape)}")
+        return list(np.atleast_2d(values))
+    if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
+        raise TypeError(f"input_ids must be a tensor, an array or lists; got {values!r:.60}")
+    flat = not values or np.ndim(values[0]) == 0
+    rows = [values] if flat else list(values)
+    return [row.cpu().numpy() if isinstance(row, Tensor) else row for row in rows]
+
+
+def _shape(rows: Sequence[Any]) -> list[Any]:
+    lengths = {len(row) for row in rows}
+    return [len(rows), lengths.pop() if len(lengths) == 1 else "*"]
+
+
+def _only(rows: list[Tensor]) -> Tensor:
+    if len(rows) != 1:
+        raise ValueError(f"a prompt inside a list must be ids [P]; got {len(rows)} rows of them")
+    return rows[0]
 
 
 def _only_row(prompt: Tensor) -> Tensor:
@@ -62,57 +157,24 @@ def _only_row(prompt: Tensor) -> Tensor:
     return _rows(prompt, None)[0]
 
 
-def _rows(ids: Tensor, attention_mask: Tensor | None) -> list[Tensor]:
-    if ids.dtype not in (torch.int64, torch.int32):
-        raise TypeError(f"prompt ids must be int64, got {ids.dtype}")
+def _rows(ids: Tensor, attention_mask: Any) -> list[Tensor]:
     if ids.dim() not in (1, 2):
         raise ValueError(f"prompt ids must be [P] or [B, P], got {list(ids.shape)}")
     rows = torch.atleast_2d(ids).to("cpu", torch.int64)
     if attention_mask is None:
         return list(rows)
-    keep = torch.atleast_2d(attention_mask).cpu().bool()
-    if keep.shape != rows.shape:
+    mask = torch.atleast_2d(torch.as_tensor(attention_mask)).cpu()
+    if mask.shape != rows.shape:
         raise ValueError(
-            f"attention_mask {list(keep.shape)} does not match prompt ids {list(rows.shape)}"
+            f"attention_mask {list(mask.shape)} does not match prompt ids {list(rows.shape)}"
         )
+    if not ((mask == 0) | (mask == 1)).all():
+        raise ValueError("attention_mask must hold 1 for ids of the prompt and 0 for padding only")
+    keep = mask.bool()
     edges = keep.int().diff(dim=1, prepend=torch.zeros(len(keep), 1, dtype=torch.int32))
     if ((edges == 1).sum(1) > 1).any():
         raise ValueError("attention_mask has a gap: padding may only stand before or behind ids")
     return [row[mask] for row, mask in zip(rows, keep, strict=True)]
-
-
-def _tokenise(text: str, tokenizer: Any, mask_token_id: int) -> Tensor:
-    ids = _needs(tokenizer)(text)["input_ids"]
-    return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)
-
-
-def _apply_template(chat: Sequence[dict], tokenizer: Any, mask_token_id: int) -> Tensor:
-    if not getattr(_needs(tokenizer), "chat_template", None):
-        raise ValueError("this tokenizer has no chat template; give the prompt as one text")
-    for number, message in enumerate(chat):
-        if not isinstance(message.get("role"), str):
-            raise ValueError(f"message {number} needs a `role`; got {str(message)[:60]}")
-        if message.get("content") is None and "tool_calls" not in message:
-            raise ValueError(f"message {number} needs `content`; got {str(message)[:60]}")
-    try:
-        ids = tokenizer.apply_chat_template(
-            list(chat), add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-    except Exception as error:  # a template is a program of its own and raises what it likes
-        raise ValueError(_template_error(error, chat, tokenizer.chat_template)) from error
-    return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)
-
-
-def _template_error(error: Exception, chat: Sequence[dict], template: Any) -> str:
-    roles = list(dict.fromkeys(message["role"] for message in chat))
-    known = [
-        r for r in ROLES if isinstance(template, str) and re.search(f"['\"]{r}['\"]", template)
-    ]
-    said = f"the chat template fails on roles {', '.join(map(repr, roles))}"
-    other = [role for role in roles if role not in known]
-    if known and other:
-        said = f"role {other[0]!r} is none that the chat template knows ({', '.join(known)})"
-    return f"{said}: {' '.join(str(error).split())}"
 
 
 def _needs(tokenizer: Any) -> Any:

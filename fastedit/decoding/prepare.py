@@ -16,6 +16,7 @@ from fastedit.decoding.request import Request
 from fastedit.decoding.results import RefusedError
 from fastedit.decoding.text import Stops, TextTracker
 from fastedit.decoding.tokens import resolve_eos, resolve_mask, vocab_size
+from fastedit.prompts.messages import ChatOptions
 
 
 def one_per_prompt(
@@ -71,12 +72,14 @@ def as_requests(
     model: Callable[..., Any],
     tokenizer: Any,
     *,
+    chats: ChatOptions | None = None,
     allow_mask: bool = False,
     keep_refused: bool = False,
 ) -> tuple[list[Request], int]:
     """(a request per prompt, the mask token); with `keep_refused`, bad prompts end with an error.
 
-    prompts: as `inputs.one_by_one` gives them. Raises TypeError and ValueError.
+    prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered.
+    Raises TypeError and ValueError.
     """
     if not prompts:
         return [], -1
@@ -94,7 +97,7 @@ def as_requests(
             stops[texts] = _stops(config, tokenizer)
         ids, refusal = torch.empty(0, dtype=torch.int64), None
         try:
-            ids = _ids(prompt, index, tokenizer, mask)
+            ids = _ids(prompt, index, tokenizer, mask, chats)
             check_prompt(
                 ids,
                 index,
@@ -123,9 +126,11 @@ def as_requests(
     return requests, mask
 
 
-def _ids(prompt: Any, index: int, tokenizer: Any, mask: int) -> torch.Tensor:
+def _ids(
+    prompt: Any, index: int, tokenizer: Any, mask: int, chats: ChatOptions | None
+) -> torch.Tensor:
     try:
-        return as_ids(prompt, tokenizer, mask)
+        return as_ids(prompt, tokenizer, mask, chats)
     except (TypeError, ValueError) as error:  # which of thousands it was
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"prompt {index}: {error}") from error

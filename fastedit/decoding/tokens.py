@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from fastedit.decoding.config import DecodeConfig
+from fastedit.prompts.text import spell_out
+
+__all__ = ["check_id", "resolve_eos", "resolve_mask", "spell_out", "vocab_size"]
 
 # Named by the LLaDA2 releases, whose config.json carries neither.
 MASK_TEXT, END_OF_TURN_TEXT = "<|mask|>", "<|role_end|>"
@@ -37,20 +40,6 @@ def resolve_eos(config: DecodeConfig, model: Any, tokenizer: Any) -> frozenset[i
         found |= _ids(getattr(tokenizer, "eos_token_id", None))
         found |= _ids(_id_of(tokenizer, END_OF_TURN_TEXT))
     return frozenset(check_id("eos_token_id", i, vocab_size(model)) for i in found)
-
-
-def spell_out(ids: list[int], tokenizer: Any, mask_token_id: int) -> list[int]:
-    """Replace the mask token by the ordinary tokens of its text: no text can inject masks."""
-    if mask_token_id not in ids:
-        return ids
-    text = tokenizer.convert_ids_to_tokens(mask_token_id)
-    pieces = (text[:1], text[1:])  # no tokenizer finds an added token in two halves of it
-    plain = [
-        token
-        for piece in pieces
-        for token in tokenizer(piece, add_special_tokens=False)["input_ids"]
-    ]
-    return [piece for i in ids for piece in (plain if i == mask_token_id else [i])]
 
 
 def vocab_size(model: Any) -> int | None:

@@ -1,28 +1,31 @@
 """Training data as text: JSON Lines and procedural tasks, each line an example of a few parts.
 
 A line is the first of `{"messages": [...]}` (the assistant's turns are learnt), `{"prompt": ...,
-"completion": ...}` (the completion is) and `{"text": ...}` (all of it is) that it has the keys of;
-other keys are ignored.
+"completion": ...}` (the completion is) and `{"text": ...}` (all of it is) that it has the keys of.
+Other keys are refused, unless they only describe the line (`prompts.keys`).
 """
 
 from __future__ import annotations
 
 import itertools
 import json
-import warnings
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fastedit.prompts.jsonl import BadLines, DataError, check_kind, parse, read_lines
+from fastedit.prompts.keys import refuse_unread
+from fastedit.prompts.messages import as_chat, is_chat
+from fastedit.prompts.records import CHAT_FIELDS, asked, chat_of, holds_chat
+from fastedit.prompts.template import has_template, render, render_turns
 from fastedit.tasks import Problem, Task, get_task
 
+__all__ = ["BadLines", "DataError", "Example", "Part", "read_examples"]
+
 TASK_PREFIX = "task:"
-SHOWN_ERRORS = 10
-
-
-class DataError(ValueError):
-    """What is wrong with the data; one line per finding, with file and line number."""
+LEARNT = ("weight", "train", "loss")  # of a message: 1 or true, learnt; 0 or false, only read
 
 
 class Part(NamedTuple):
@@ -42,51 +45,27 @@ class Example:
     special_tokens: bool = False  # the tokenizer adds its own to the first part
 
 
-class BadLines:
-    """Collects what is wrong with the data; `check` then raises or warns."""
-
-    def __init__(self, policy: str = "stop") -> None:
-        if policy not in ("stop", "skip"):
-            raise ValueError(f"on_bad_line must be 'stop' or 'skip'; got {policy!r}")
-        self.policy = policy
-        self.found: list[str] = []
-
-    def add(self, where: str, reason: Exception | str) -> None:
-        self.found.append(f"{where}: {' '.join(str(reason).split())}")
-
-    def check(self) -> None:
-        """Raises DataError with the first findings, or, where they are to be skipped, warns."""
-        if not self.found:
-            return
-        more = len(self.found) - SHOWN_ERRORS
-        lines = self.found[:SHOWN_ERRORS] + ([f"... and {more} more"] if more > 0 else [])
-        if self.policy == "skip":
-            lines.insert(0, f"skipped {len(self.found)} bad lines of the data")
-            warnings.warn("\n  ".join(lines), stacklevel=2)
-            return
-        advice = "mend or remove these lines, or pass --on-bad-line skip"
-        raise DataError("\n".join([*lines, advice]))
-
-
 def read_examples(
-    sources: Sequence[str],
+    sources: Sequence[str | os.PathLike[str]],
     tokenizer: Any,
     bad: BadLines,
     *,
     raw: bool = False,
     prompt_field: str = "prompt",
     completion_field: str = "completion",
+    ignore_fields: Collection[str] | None = None,
 ) -> Iterator[Example]:
     """The examples of files and tasks (`task:NAME,option=value,...`), one after another.
 
+    ignore_fields  keys of lines that may be left unread
     raw  a prompt that is a text stays as it is; otherwise it becomes a user's message where the
          tokenizer has a chat template, as in `fastedit generate`
 
     What is wrong with a line goes to `bad`. Raises OSError, and ValueError for an unknown task.
     """
-    names = (prompt_field, completion_field)
+    form = _Form(tokenizer, raw, prompt_field, completion_field, frozenset(ignore_fields or ()))
     first = 0
-    for source in sources:
+    for source in [os.fspath(source) for source in sources]:
         if source.startswith(TASK_PREFIX):
             task, count, seed = parse_task(source)
             problems = itertools.islice(task.training(seed=seed), count)
@@ -95,25 +74,29 @@ def read_examples(
                 yield _problem(first + number, where, task, problem, tokenizer)
             first += count
             continue
-        lines = Path(source).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        lines = read_lines(source)
         for number, line in enumerate(lines):
             if not line.strip():
                 continue
             where = f"{source}:{number + 1}"
             try:
-                yield _example(first + number, where, _parse(line), tokenizer, raw, names)
-            except (ValueError, RecursionError) as error:
+                yield _example(first + number, where, parse(line), form)
+            except (ValueError, TypeError, RecursionError) as error:
                 bad.add(where, error)
         first += len(lines)
 
 
-def check_sources(sources: Sequence[str]) -> None:
-    """Raises FileNotFoundError for a file that is not there, ValueError for a wrong task source."""
-    for source in sources:
+def check_sources(sources: Sequence[str | os.PathLike[str]]) -> None:
+    """Raises FileNotFoundError for a file that is not there, OSError for one that cannot be read,
+    DataError for one of another kind, and ValueError for a wrong task source.
+    """
+    for source in [os.fspath(source) for source in sources]:
         if source.startswith(TASK_PREFIX):
             parse_task(source)
         elif not Path(source).exists() or Path(source).is_dir():
             raise FileNotFoundError(f"there is no data file {source}")
+        else:
+            check_kind(source)
 
 
 def held_out_examples(source: str, tokenizer: Any, count: int) -> list[Example]:
@@ -154,52 +137,56 @@ def parse_task(source: str) -> tuple[Task, int, int]:
 
 
 def _problem(index: int, where: str, task: Task, problem: Problem, tokenizer: Any) -> Example:
-    prompt = _template(tokenizer, task.messages(problem.question), True)
+    prompt = render(as_chat(task.messages(problem.question)), tokenizer)
     parts = [Part(prompt, False), Part(problem.solution, True)]
     return Example(index, where, parts)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line.decode())
-    except UnicodeError:
-        raise ValueError("is not valid UTF-8 text") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is not JSON: {error.msg} (column {error.colno})") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"must be a JSON object, not {type(value).__name__}")
-    return value
+class _Form(NamedTuple):
+    """How lines are read."""
+
+    tokenizer: Any
+    raw: bool
+    prompt: str
+    completion: str
+    ignored: frozenset[str]
 
 
-def _example(
-    index: int,
-    where: str,
-    record: dict[str, Any],
-    tokenizer: Any,
-    raw: bool,
-    names: tuple[str, str],
-) -> Example:
-    prompt, completion = names
-    special = False
-    if "messages" in record and "messages" not in names:
-        parts = _chat_parts(_messages(record["messages"], "messages"), tokenizer)
+def _example(index: int, where: str, record: dict[str, Any], form: _Form) -> Example:
+    prompt, completion = form.prompt, form.completion
+    own, special = {prompt, completion}, False
+    _check_learnt_line(record, own)
+    read = {*own, "text", *CHAT_FIELDS}
+    if holds_chat(record) and not own & {"messages", "conversations"}:
+        parts = _chat_parts(chat_of(record), form.tokenizer)
     elif completion in record:
         if prompt not in record:
             raise ValueError(f"has `{completion}` but no `{prompt}`")
-        asked = record[prompt]
-        special = isinstance(asked, str) and (raw or not tokenizer.chat_template)
-        head = _text(record, prompt) if special else _prompt(asked, prompt, tokenizer)
-        parts = [Part(head, False), Part(_text(record, completion), True)]
+        question = asked(record, prompt, form.raw)
+        special = isinstance(question, str) and (form.raw or not has_template(form.tokenizer))
+        if is_chat(record[completion]):
+            parts = _chat_parts(_answered(question, record[completion]), form.tokenizer)
+        else:
+            head = _text(record, prompt) if special else _rendered(question, form.tokenizer)
+            parts = [Part(head, False), Part(_text(record, completion), True)]
+        read -= {"messages", "conversations"} - own
     elif "text" in record:
         parts, special = [Part(_text(record, "text"), True)], True
+        read = {"text"}
     else:
         raise ValueError(f"needs one of `messages`, `{completion}` (with `{prompt}`) and `text`")
-    for part in parts:
-        try:
-            part.text.encode()
-        except UnicodeError:
-            raise ValueError("holds a lone surrogate, which is no text") from None
+    way_out = ", or pass --set ignore_fields=[...] with what may be left out"
+    refuse_unread(record, read | form.ignored | set(LEARNT), way_out)
     return Example(index, where, parts, special)
+
+
+def _check_learnt_line(record: dict[str, Any], own: Collection[str]) -> None:
+    """Raises ValueError for a weight of a whole line: every line counts once."""
+    for name in LEARNT:
+        if name in record and name not in own and record[name] not in (None, 1):
+            raise ValueError(
+                f"`{name}` = {record[name]!r}: a line counts once; remove it, or the line"
+            )
 
 
 def _text(record: dict[str, Any], key: str) -> str:
@@ -208,52 +195,52 @@ def _text(record: dict[str, Any], key: str) -> str:
     return record[key]
 
 
-def _prompt(value: Any, key: str, tokenizer: Any) -> str:
-    """A text as one user message, or messages, up to where the answer begins."""
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
-    return _template(tokenizer, _messages(value, key), True)
+def _answered(question: Any, answer: list[dict[str, Any]]) -> dict[str, Any]:
+    """A prompt and the messages that answer it as one chat, of which only the answer is learnt."""
+    if isinstance(question, str):
+        raise ValueError("its completion is a chat, and so must its prompt be: a list of messages")
+    chat = question if isinstance(question, dict) else {"messages": question}
+    read = [{**m, "weight": 0} if m.get("role") == "assistant" else m for m in chat["messages"]]
+    return {**chat, "messages": [*read, *answer]}
 
 
-def _messages(value: Any, key: str) -> list[dict[str, Any]]:
-    fine = isinstance(value, list) and all(
-        isinstance(message, dict)
-        and isinstance(message.get("role"), str)
-        and isinstance(message.get("content"), str)
-        for message in value
-    )
-    if not fine or not value:
-        raise ValueError(f"`{key}` must be a list of objects with the texts `role` and `content`")
-    return value
+def _rendered(question: Any, tokenizer: Any) -> str:
+    """A text as one user's message, or a chat, up to where the answer begins."""
+    if isinstance(question, str):
+        question = [{"role": "user", "content": question}]
+    return render(as_chat(question), tokenizer)
 
 
-def _chat_parts(messages: list[dict[str, Any]], tokenizer: Any) -> list[Part]:
-    """Each assistant turn, with what the template closes it with, is a response."""
-    parts: list[Part] = []
-    seen = ""
-    for number, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        before = _template(tokenizer, messages[:number], True)
-        after = _template(tokenizer, messages[: number + 1], False)
-        if not (before.startswith(seen) and after.startswith(before)):
-            raise ValueError(
-                f"the chat template does not continue message {number} from its own generation "
-                "prompt; give `prompt` and `completion`"
-            )
-        parts += [Part(before[len(seen) :], False), Part(after[len(before) :], True)]
-        seen = after
-    if not parts:
+def _chat_parts(value: Any, tokenizer: Any) -> list[Part]:
+    """Each assistant turn that is learnt is a response, with what the template closes it with."""
+    messages = value["messages"] if isinstance(value, dict) else value
+    learnt = [_is_learnt(number, message) for number, message in enumerate(messages)]
+    bare = [{k: v for k, v in message.items() if k not in LEARNT} for message in messages]
+    chat = as_chat({**value, "messages": bare} if isinstance(value, dict) else bare)
+    if chat.continued:
+        raise ValueError("`continue_final_message` is of prompts: turns of `messages` are learnt")
+    turns = render_turns(chat, tokenizer)
+    parts = [Part(text, number is not None and learnt[number]) for text, number in turns]
+    if not any(part.response for part in parts):
         raise ValueError("`messages` has no assistant turn to learn from")
     return parts
 
 
-def _template(tokenizer: Any, messages: list[dict[str, Any]], answer_follows: bool) -> str:
-    if not tokenizer.chat_template:
-        raise ValueError("this tokenizer has no chat template; give `prompt` and `completion`")
-    try:
-        return tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=answer_follows
+def _is_learnt(number: int, message: dict[str, Any]) -> bool:
+    """Whether a turn is learnt: the assistant's are, unless they say no. Raises ValueError."""
+    found = {name: message[name] for name in LEARNT if message.get(name) is not None}
+    for name, value in found.items():
+        if isinstance(value, str) or value not in (0, 1):
+            raise ValueError(
+                f"message {number}: `{name}` = {value!r} cannot be honoured: a turn is learnt "
+                "(1 or true) or only read (0 or false)"
+            )
+    if len(set(map(bool, found.values()))) > 1:
+        raise ValueError(f"message {number}: {' and '.join(found)} say different things")
+    said = bool(next(iter(found.values()))) if found else None
+    if said and message.get("role") != "assistant":
+        raise ValueError(
+            f"message {number}: only turns of the assistant are learnt, not of "
+            f"{message.get('role')!r}: remove `{next(iter(found))}`"
         )
-    except Exception as error:  # a template is a program of its own and raises what it likes
-        raise ValueError(f"the chat template fails: {type(error).__name__}: {error}") from error
+    return message.get("role") == "assistant" and said is not False

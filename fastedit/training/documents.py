@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastedit.decoding.tokens import spell_out
+from fastedit.prompts.text import spell_out
 
 from .data import BadLines, Example
 
+LONGEST = 2048  # tokens of a row where nothing else is said and the model has the positions
 EOS_TAIL_CAP = 32  # `eos_tail_cap` of czg1225/DMax: EOS tokens that are learnt at the end
 
 
@@ -36,6 +37,18 @@ class Documents(NamedTuple):
             digest.update(np.int64(document.example).tobytes())
             digest.update(document.ids.tobytes() + document.response.tobytes())
         return digest.hexdigest()
+
+
+def row_length(asked: int | None, positions: int, block_size: int) -> int:
+    """Tokens of a row: `asked`, or up to 2048 in whole blocks.
+
+    Raises ValueError for more than the model has positions.
+    """
+    if asked is None:
+        return min(LONGEST, positions) // block_size * block_size
+    if asked > positions:
+        raise ValueError(f"max_length={asked} is beyond the model's {positions} positions")
+    return asked
 
 
 def tokenise(

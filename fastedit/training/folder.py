@@ -53,6 +53,15 @@ def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
     return facts if begun else None
 
 
+def check_resumed(asked: Path, output: Path, last: Path | None) -> None:
+    """Raises ValueError where a run in `output` does not go on from `asked`."""
+    if asked.resolve() not in {path.resolve() for path in (output, last) if path is not None}:
+        raise ValueError(
+            f"resume={str(asked)!r}: a run goes on in its own folder {output}, from its last "
+            f"checkpoint ({last or 'there is none'})"
+        )
+
+
 def check_same(before: dict[str, Any], options: RunOptions, fingerprint: str) -> None:
     """Raises ValueError where `before` are the facts of another run; warns of other libraries."""
     differences = options.differences(before["options"])

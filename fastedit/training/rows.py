@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastedit.prompts.messages import as_chat
+from fastedit.prompts.template import render
 from fastedit.tasks import Problem, Task
 
 
@@ -27,11 +29,7 @@ def build_rows(
     EOS falls: decoding stops there, so the EOS run that is supervised is shorter than a block.
     """
     prompts = [
-        problem.question
-        if bare
-        else tokenizer.apply_chat_template(
-            task.messages(problem.question), tokenize=False, add_generation_prompt=True
-        )
+        problem.question if bare else render(as_chat(task.messages(problem.question)), tokenizer)
         for problem, bare in zip(problems, raw, strict=True)
     ]
     # Apart, since generation appends tokens to those of the prompt.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import PartialState
@@ -19,7 +21,7 @@ from fastedit.decoding.tokens import resolve_mask
 from .checkpoints import StepLog, checkpoints
 from .collator import Collator
 from .data import TASK_PREFIX, BadLines, check_sources, held_out_examples, read_examples
-from .documents import Document, Documents, tokenise
+from .documents import Document, Documents, row_length, tokenise
 from .folder import (
     ADAPTER,
     METRICS,
@@ -27,6 +29,7 @@ from .folder import (
     VALIDATION,
     WEIGHTS,
     begin,
+    check_resumed,
     check_same,
     check_writable,
     clean,
@@ -44,14 +47,15 @@ from .trainer import EditTrainer
 def run(
     options: RunOptions,
     *,
-    resume: bool = False,
+    resume: bool | str | os.PathLike[str] = False,
     say: Callable[[str], None] = lambda line: None,
     show: Callable[[Sample], None] = lambda sample: None,
     callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """Train; returns the folder of the result, `output/adapter` or `output/checkpoint`.
 
-    resume  go on from the last complete checkpoint in `output`, or start where there is none
+    resume  go on from the last complete checkpoint in `output`, or start where there is none; a
+            path must be that of `output` or of this checkpoint
     say     gets remarks, a line each; show gets decoded examples; both in the first process only
 
     Every process of a distributed run calls this with the same options. Raises FileExistsError
@@ -65,14 +69,24 @@ def run(
     check_writable(output)
     check_sources([*options.data, *([options.eval_data] if options.eval_data else [])])
     # Processes first wait for each other in _arguments: until then none of them writes.
-    before = run_to_go_on(output, resume)
+    before = run_to_go_on(output, resume is not False)
     last = checkpoints(output)[-1] if before and checkpoints(output) else None
+    if not isinstance(resume, bool):
+        check_resumed(Path(resume), output, last)
     arguments = _arguments(options, validate=_validates(options))
     first = arguments.process_index == 0
     say = say if first else lambda line: None
     model, tokenizer = _load(options, last, arguments.device)
+    sizes = model.config
+    length = row_length(options.max_length, sizes.max_position_embeddings, sizes.block_size)
+    options = replace(options, max_length=length)
     data = _Data.read(options, tokenizer, model)
     say(data.describe(options))
+    if options.steps is None:
+        options = replace(options, steps=-(-len(data.rows) // options.batch_size))
+        say(f"steps={options.steps}: the data is read once")
+    steps = cast(int, options.steps)
+    arguments.max_steps, arguments.warmup_steps = steps, math.ceil(options.warmup * steps)
     fingerprint = data.training.fingerprint()
     if before:
         check_same(before, options, fingerprint)
@@ -96,9 +110,7 @@ def run(
         forbid_ids=_special_ids(tokenizer, model.config.vocab_size),
     )
     done = int(last.name.rpartition("-")[2]) if last else 0
-    order = RunOrder(
-        data.rows, batch_size=options.batch_size, steps=options.steps, seed=options.seed
-    )
+    order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
     if first:  # from here on there is a run
         begin(options, fingerprint, before)
     samples_log = StepLog(output / SAMPLES, done) if first else None
@@ -132,8 +144,8 @@ def run(
             )
         )
     if last:
-        if done < options.steps:
-            say(f"going on after step {done} of {options.steps}, from {last}")
+        if done < steps:
+            say(f"going on after step {done} of {steps}, from {last}")
         else:
             say(f"nothing is left to train: all {done} steps are done")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
@@ -164,11 +176,6 @@ class _Data(NamedTuple):
             "eos_token_id": _eos(tokenizer, model),
             "mask_token_id": resolve_mask(config, model, tokenizer),
         }
-        if options.max_length > model.config.max_position_embeddings:
-            raise ValueError(
-                f"max_length={options.max_length} is beyond the model's "
-                f"{model.config.max_position_embeddings} positions"
-            )
 
         def documents(sources: Sequence[str]) -> Documents:
             bad = BadLines(options.on_bad_line)
@@ -179,6 +186,7 @@ class _Data(NamedTuple):
                 raw=options.raw,
                 prompt_field=options.prompt_field,
                 completion_field=options.completion_field,
+                ignore_fields=options.ignore_fields,
             )
             return tokenise(examples, tokenizer, bad, **form)
 
@@ -192,7 +200,7 @@ class _Data(NamedTuple):
             validation = documents([source]).items[: options.eval_examples]
         rows = pack(
             [len(document.ids) for document in training.items],
-            options.max_length,
+            cast(int, options.max_length),
             together=options.packing,
         )
         collator = Collator(
@@ -234,7 +242,7 @@ def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
     bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not cpu
     arguments = TrainingArguments(
         output_dir=options.output,
-        max_steps=options.steps,
+        max_steps=options.steps or 1,  # what they are is known when the data has been read
         seed=options.seed,
         per_device_train_batch_size=rows,
         per_device_eval_batch_size=rows,
@@ -244,7 +252,6 @@ def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
         max_grad_norm=options.clip,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": options.min_learning_rate},
-        warmup_steps=math.ceil(options.warmup * options.steps),
         use_cpu=cpu,
         bf16=options.precision == "bf16" or (options.precision == "auto" and bf16),
         logging_steps=1,

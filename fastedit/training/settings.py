@@ -27,9 +27,12 @@ class RunOptions:
     checkpoint     folder, Hub id, or "tiny"
     data           files of JSON Lines and tasks, see `fastedit.training.data`
     output         folder of checkpoints, metrics and the result
+    steps          None: as many as read the data once
     batch_size     rows per optimiser step, over all processes
     micro_batch    rows per forward and process; None: all of them at once
-    max_length     tokens per row, a multiple of the model's block size
+    ignore_fields  keys of lines that may be left unread
+    max_length     tokens per row, a multiple of the model's block size; None: 2048, or as many as
+                   the model has positions
     lora_rank      0: every weight trains
     warmup, min_learning_rate   shares of the steps and of the learning rate
     dtype          of the checkpoint's weights; "auto": as stored, float32 where they all train
@@ -42,15 +45,16 @@ class RunOptions:
 
     checkpoint: str
     data: tuple[str, ...]
-    output: str
-    steps: int
+    output: str = "run"
+    steps: int | None = None
     seed: int = 0
     edit: EditOptions = field(default_factory=EditOptions)
     on_bad_line: str = "stop"
     raw: bool = False
     prompt_field: str = "prompt"
     completion_field: str = "completion"
-    max_length: int = 2048
+    ignore_fields: tuple[str, ...] | None = None
+    max_length: int | None = None
     packing: bool = True
     batch_size: int = 8
     micro_batch: int | None = None
@@ -143,7 +147,7 @@ class RunOptions:
 
         Options that are newer than that run have their defaults in it.
         """
-        defaults = _flat(RunOptions("-", ("-",), "-", 1).facts())
+        defaults = _flat(RunOptions("-", ("-",)).facts())
         old, new = defaults | _flat(before), _flat(self.facts())
         return [f"{n}={old[n]}, not {new.get(n)}" for n in old if old[n] != new.get(n)]
 

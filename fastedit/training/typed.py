@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import fields
 from typing import Any
 
@@ -16,7 +17,7 @@ _MUST_BE = {
 
 
 def set_types(options: Any) -> None:
-    """Convert the fields of a dataclass in place: 1e-4 read as a text, off as False, a list.
+    """Convert the fields of a dataclass in place: 1e-4 read as a text, off as False, a path.
 
     A field is of a type above, or of one and None. Raises ValueError that names the option, the
     value and what it must be.
@@ -42,6 +43,8 @@ def _typed(kind: str, value: Any) -> Any:
         return value
     if kind == "float" and (number or text):
         return float(value)
+    if isinstance(value, os.PathLike):
+        value, text = os.fspath(value), True
     if kind == "str" and (text or number):
         return str(value)
     if kind == "str" and flag:

@@ -77,6 +77,26 @@ def test_flags_win_over_set_and_set_over_the_file(run, chosen, data, tmp_path):
     assert (edit.t2t, edit.r_edit, edit.p_random) == ("random", 0.4, 0.3)
 
 
+def test_a_run_needs_no_more_than_a_checkpoint_and_data(
+    run, checkpoint, data, tmp_path, monkeypatch
+):
+    """As many steps as read the data once, rows that the model has positions for, folder `run`."""
+    monkeypatch.chdir(tmp_path)
+    arguments = ("train", "--checkpoint", checkpoint, "--data", data, "--device", "cpu")
+    arguments += ("--set", "packing=false", "--batch-size", 4)
+    code, _, err = run(*arguments)
+    assert code == 0, err
+    assert "the run goes to run; --output" in err and "steps=2: the data is read once" in err
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
+    assert (facts["max_length"], facts["steps"]) == (512, 2)
+    code, _, err = run(*arguments)
+    assert code == 2 and "pass --resume" in err and err.count("\n") == 1
+    code, _, err = run(*arguments, "--resume")
+    assert code == 0 and "nothing is left to train" in err
+
+
 def test_defaults_are_those_of_the_options(run, chosen, data):
     arguments = ("--checkpoint", "tiny", "--data", data, "--output", "x", "--steps", 1)
     assert run("train", *arguments)[0] == 0
@@ -89,7 +109,7 @@ def test_defaults_are_those_of_the_options(run, chosen, data):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "missing: --checkpoint, --data, --output, --steps"),
+        ((), "missing: --checkpoint, --data\n"),
         (("--config", "nowhere.yaml"), "cannot read nowhere.yaml"),
         (("--set", "steps"), "must be NAME=VALUE"),
         (("--set", "colour=3"), "unknown option colour"),
@@ -169,6 +189,7 @@ def test_interrupt_says_what_there_is_to_go_on_from(run, data, tmp_path, monkeyp
         (("--data", "nope.jsonl"), "there is no data file nope.jsonl"),
         (("--eval-data", "nope.jsonl"), "there is no data file nope.jsonl"),
         (("--data", "task:chain_sum,exampels=5"), "unknown option 'exampels'; known: examples, "),
+        (("--data", "WIDE"), "is UTF-16 text, not JSON Lines"),
         (("--output", "FILE"), "cannot be a folder"),
         (("--output", "FILE/deeper"), "cannot be a folder"),
     ],
@@ -178,7 +199,10 @@ def test_data_and_output_are_checked_before_the_model_is_loaded(
 ):
     pytest.importorskip("reasoning_gym")
     monkeypatch.setattr("fastedit.training.run._load", None)
+    wide = tmp_path / "wide.jsonl"
+    wide.write_bytes('{"text": "a"}'.encode("utf-16"))
     base = ("--checkpoint", "tiny", "--data", data, "--output", tmp_path / "o", "--steps", 1)
-    code, _, err = run("train", *base, *(a.replace("FILE", str(data)) for a in arguments))
+    arguments = [a.replace("FILE", str(data)).replace("WIDE", str(wide)) for a in arguments]
+    code, _, err = run("train", *base, *arguments)
     assert code == 2 and message in err and err.count("\n") == 1
     assert not (tmp_path / "o").exists()

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 
 from fastedit import DecodeConfig
@@ -168,3 +169,28 @@ def test_a_config_cannot_be_changed_in_place():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.threshold = 0.1
     assert config.replace(threshold=0.1).threshold == 0.1 and config.threshold == 0.7
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stop": ["a", "b"], "seed": [1, 2], "eos_token_id": [3]},
+        {"stop": ("a", "b"), "seed": (1, 2), "eos_token_id": 3},
+        {"threshold": 0, "temperature": 0.0, "top_k": None},
+    ],
+)
+def test_configs_are_hashable_and_equal_ones_have_equal_hashes(options):
+    one, same = DecodeConfig(**options), DecodeConfig().replace(**options)
+    assert one == same and hash(one) == hash(same) and {one: 1}[same] == 1
+    assert len({DecodeConfig(**options), DecodeConfig(**options, max_new_tokens=7)}) == 2
+
+
+def test_a_list_and_a_tuple_are_the_same_config():
+    one, other = DecodeConfig(stop=["a"], seed=[1]), DecodeConfig(stop=("a",), seed=(1,))
+    assert one == other and hash(one) == hash(other)
+
+
+def test_numbers_of_numpy_are_numbers():
+    options = {"threshold": np.float32(0.5), "top_k": np.int64(3), "seed": [np.uint8(1)]}
+    assert DecodeConfig(**options) == DecodeConfig(threshold=0.5, top_k=3, seed=[1])

@@ -52,6 +52,68 @@ def test_texts_chats_and_ids_in_every_form(tokenizer):
     assert ids(torch.tensor([9, *a]), None, torch.tensor([0, 1, 1])) == [a]
 
 
+def test_what_tokenizers_and_numpy_give_are_prompts(tokenizer):
+    a, b = list(tokenizer("ab").input_ids), list(tokenizer("c").input_ids)
+    for kind in (np.int8, np.uint16, np.int32, np.uint64):
+        row = [x % 100 for x in a]
+        assert ids(np.array(row, dtype=kind), None) == [row]
+        assert ids(np.array([row, row], dtype=kind), None) == [row, row]
+        assert ids([np.array(row, dtype=kind), torch.tensor(b)], None) == [row, b]
+        assert ids([[kind(x) for x in row]], None) == [row]
+    assert ids(np.array([[9, *a]]), None, np.array([[0, 1, 1]])) == [a]
+    assert ids(np.array(["ab", "c"]), tokenizer) == [a, b]
+    tokenizer.pad_token = "<eos>"
+    for side in ("left", "right"):
+        for form in ("pt", "np"):
+            both = tokenizer(["ab", "c"], padding=True, padding_side=side, return_tensors=form)
+            assert ids(both, None) == ids(dict(both), None) == [a, b]
+    assert ids(tokenizer(["ab", "c"]), None) == [a, b]  # lists of different lengths
+    assert ids(tokenizer("ab"), None) == ids({"input_ids": a}, None) == [a]
+    assert ids([tokenizer("ab"), {"input_ids": [b]}], None) == [a, b]
+    with_types = tokenizer("ab", return_token_type_ids=True, return_special_tokens_mask=True)
+    assert ids(with_types, None) == [a]
+
+
+def test_a_mask_that_is_given_twice_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="given twice"):
+        one_by_one(tokenizer(["ab"], return_tensors="pt"), torch.ones(1, 2))
+
+
+def test_options_of_chats_reach_the_template(tokenizer, monkeypatch):
+    template = "{{ mood }}|{% if tools %}{{ tools[0].name }}{% endif %}|{{ messages[0].content }}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
+    chat, tools = [{"role": "user", "content": "hi"}], [{"name": "f"}]
+    options = {"tools": tools, "chat_template_kwargs": {"mood": "calm"}, "mask_id": MASK}
+    expected = list(tokenizer("calm|f|hi").input_ids)
+    assert seen(chat, tokenizer, **options)[0][: len(expected)] == expected
+    spelled = [{"messages": chat, "tools": tools, "chat_template_kwargs": {"mood": "sad"}}]
+    own = list(tokenizer("sad|f|hi").input_ids)
+    assert seen(spelled, tokenizer, **options)[0][: len(own)] == own  # a chat knows better
+    model = ScriptedModel(V, saying([], V), max_position_embeddings=64)
+    list(Decoder(model, tokenizer).stream(chat, **OPTIONS, **options))
+    list(Decoder(model, tokenizer).as_completed(chat, **OPTIONS, **options))
+    assert all(call[0][: len(expected)] == expected for call in model.calls[:1])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"tools": [{"name": "f"}]}, ValueError, "prompt 0: tools goes with chats"),
+        ({"chat_template_kwargs": {"a": 1}}, ValueError, "chat_template_kwargs goes with chats"),
+        ({"continue_final_message": True}, ValueError, "continue_final_message goes with chats"),
+        ({"tools": "f"}, TypeError, "tools must be a list"),
+        ({"tools": {"name": "f"}}, TypeError, "tools must be a list"),
+        ({"chat_template_kwargs": ["a"]}, TypeError, "chat_template_kwargs must be a mapping"),
+        ({"continue_final_message": "yes"}, TypeError, "must be True or False"),
+    ],
+)
+def test_wrong_options_of_chats_are_named(tokenizer, options, error, words):
+    decoder = Decoder(Untouchable(), tokenizer)
+    for how in (decoder.generate, decoder.stream):
+        with pytest.raises(error, match=words):
+            how("hi", mask_token_id=MASK, **OPTIONS, **options)
+
+
 def test_the_model_sees_the_prompt_and_masks_behind_it(tokenizer):
     assert seen("hi", tokenizer, mask_id=MASK) == [[*tokenizer("hi").input_ids, MASK, MASK]]
     assert seen(torch.tensor([5, 6, 7]), None, mask_id=2)[0] == [5, 6, 7, 2]
@@ -93,8 +155,22 @@ def test_lone_special_texts_of_other_tokens_stay_tokens(tokenizer):
         (torch.tensor(3), ValueError, r"\[\]"),
         (torch.zeros(1, 1, 2, dtype=torch.int64), ValueError, r"\[1, 1, 2\]"),
         ([torch.zeros(2, 2, dtype=torch.int64)], ValueError, r"\[2, 2\]"),
-        (np.array([1, 2]), TypeError, "ndarray"),
-        ({"input_ids": [1]}, TypeError, "dict"),
+        (np.array([1.0]), TypeError, "float64"),
+        (np.array([True]), TypeError, "bool"),
+        (torch.tensor([True]), TypeError, "bool"),
+        (np.zeros((1, 1, 2), dtype=np.int32), ValueError, r"\[1, 1, 2\]"),
+        (np.array([1, 300]), ValueError, "300"),
+        (np.array([1, 2**63], dtype=np.uint64), ValueError, "no int64"),
+        (["a", np.array([0.5])], TypeError, "prompt 1: .*float64"),
+        ([[True, False]], TypeError, "True"),
+        ({"input_ids": [1.5]}, TypeError, "float64"),
+        ({"input_ids": [1], "inputs_embeds": [2]}, ValueError, "inputs_embeds"),
+        ({"input_ids": [1], "token_type_ids": [1]}, ValueError, "token_type_ids"),
+        ({"input_ids": [1, 2], "attention_mask": [1]}, ValueError, r"\[1, 1\].*\[1, 2\]"),
+        ({"ids": [1]}, TypeError, "`messages` or `input_ids`.*'ids'"),
+        ({"role": "user", "content": "a"}, TypeError, "`messages` or `input_ids`"),
+        ({"messages": [], "tools": []}, ValueError, "`messages` must be a list"),
+        ({"messages": [{"role": "user", "content": "a"}], "images": [1]}, ValueError, "`images`"),
         (None, TypeError, "NoneType"),
         ([None], TypeError, "NoneType"),
         ([1, 2], TypeError, r"list of int.*\[\[1, 2\]\]"),
@@ -118,6 +194,7 @@ def test_a_wrong_prompt_is_named_before_any_model_call(tokenizer, prompts, error
         (torch.ones(1, 3), r"\[1, 3\].*\[2, 3\]"),
         (torch.ones(2, 4), r"\[2, 4\]"),
         (torch.tensor([[1, 0, 1], [1, 1, 1]]), "gap"),
+        (torch.tensor([[0.0, 0.0, -1e9], [0.0, 0.0, 0.0]]), "1 for ids of the prompt and 0"),
         (torch.tensor([[1, 1, 1], [0, 0, 0]]), "prompt 1 is empty"),
     ],
 )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +149,122 @@ def test_messages_go_before_a_pair_and_a_pair_before_a_text(write, documents, ti
     )
     names = {"prompt_field": "messages", "completion_field": "answer"}
     assert learnt({"messages": CHAT[:3], "answer": "8"}, **names) == "8"
+
+
+USER, SAID = CHAT[:1], [{"role": "assistant", "content": "4"}]
+
+
+@pytest.mark.parametrize(
+    ("flag", "read"),
+    [({"weight": 0}, 1), ({"train": False}, 1), ({"loss": 0.0}, 1), ({"weight": 1}, 2)],
+)
+def test_turns_that_are_not_learnt_are_read(write, documents, tiny_tokenizer, flag, read):
+    marked = [CHAT[0], CHAT[1] | flag, CHAT[2] | {"weight": 0}, CHAT[3] | {"train": True}]
+    [plain], [document] = (documents(write({"messages": m})).items for m in (CHAT, marked))
+    assert document.ids.tolist() == plain.ids.tolist()
+    learnt = texts(document, tiny_tokenizer)[1].replace(tiny_tokenizer.eos_token, "")
+    assert learnt == "4<|role_end|>7<|role_end|>"[-13 * read :]
+
+
+@pytest.mark.parametrize(
+    ("record", "words"),
+    [
+        ({"messages": [*USER, SAID[0] | {"weight": 0.5}]}, "message 1: `weight` = 0.5 cannot be"),
+        ({"messages": [*USER, SAID[0] | {"train": "no"}]}, "message 1: `train` = 'no' cannot be"),
+        ({"messages": [*USER, SAID[0] | {"weight": 0, "train": True}]}, "say different things"),
+        (
+            {"messages": [USER[0] | {"train": True}, *SAID]},
+            "message 0: only turns of the assistant",
+        ),
+        ({"messages": [*USER, SAID[0] | {"weight": 0}]}, "no assistant turn to learn"),
+        ({"messages": [*USER, SAID[0] | {"mask": 1}]}, "leaves out `mask` of message 1"),
+        ({"messages": CHAT, "weight": 0}, "`weight` = 0: a line counts once"),
+        ({"messages": CHAT, "tools": [{"name": "f"}]}, "no place for `tools`"),
+        ({"messages": CHAT, "functions": [{"name": "f"}]}, "`functions` would be left unread"),
+        ({"messages": [*USER, SAID[0] | {"reasoning_content": "2"}]}, "leaves out `reasoning_cont"),
+        ({"messages": [*USER, {**SAID[0], "tool_calls": [{"name": "f"}]}]}, "out `tool_calls`"),
+        ({"messages": [*USER, {**SAID[0], "name": "Bob"}]}, "leaves out `name`"),
+        ({"messages": [*USER, {"role": "assistant", "content": None}]}, "needs `content`"),
+        ({"messages": CHAT, "images": ["a.png"]}, "`images` would be left unread: .*text only"),
+        ({"prompt": "a", "completion": "b", "input": "c"}, "`input` would be left unread: join"),
+        ({"prompt": "a", "completion": "b", "context": "c"}, "`context` would be left unread"),
+        ({"prompt": CHAT[:2], "completion": "b"}, "ends in a turn of the assistant"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "needs one of"),
+        ({"instruction": "a", "output": "b"}, "needs one of"),
+        ({"text": "a", "system": "b"}, "`system` would be left unread"),
+        ({"text": "a", "prompt": "b"}, "`prompt` would be left unread"),
+        ({"text": "a", "rubric": 3}, "`rubric` would be left unread: .*ignore_fields"),
+        (
+            {"messages": [{"role": "system", "content": "a"}, *CHAT], "system": "b"},
+            "beside a first",
+        ),
+        ({"conversations": [{"from": "human", "value": [1]}]}, "part 0 is of type 'int'"),
+        ({"conversations": CHAT, "messages": CHAT}, "has both"),
+        ({"text": "a", "text_": 1}, "`text_` would be left unread"),
+    ],
+)
+def test_keys_that_change_the_meaning_are_refused(write, documents, record, words):
+    with pytest.raises(DataError, match=f":1: .*{words}"):
+        documents(write(record))
+
+
+def test_keys_that_are_honoured_or_say_nothing(write, documents, tiny_tokenizer):
+    def ids(record, **options):
+        return documents(write(record), **options).items[0].ids.tolist()
+
+    system = [{"role": "system", "content": "Be brief."}]
+    plain = ids({"messages": CHAT})
+    speakers = {"user": "human", "assistant": "gpt"}
+    shared = [{"from": speakers[m["role"]], "value": m["content"]} for m in CHAT]
+    assert ids({"conversations": shared}) == plain
+    notes = {"id": 1, "source": "x", "metadata": {"a": 1}, "tools": [], "input": "", "weight": 1}
+    assert ids({"messages": CHAT, **notes}) == plain
+    parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in CHAT]
+    assert ids({"messages": parts}) == plain
+    assert ids({"messages": CHAT, "rubric": 3}, ignore_fields=["rubric"]) == plain
+    with_system = ids({"messages": [*system, *CHAT]})
+    assert ids({"messages": CHAT, "system": "Be brief."}) == with_system != plain
+    pair = {"prompt": "2 + 2 =", "completion": "4"}
+    chat = {"prompt": [*system, *USER], "completion": "4"}
+    assert ids(pair | {"system": "Be brief."}) == ids(chat)
+
+
+def test_a_completion_may_be_messages(write, documents, tiny_tokenizer):
+    """Of a prompt that is messages too; its own turns of the assistant are only read."""
+    [document] = documents(write({"prompt": CHAT[:3], "completion": CHAT[3:]})).items
+    assert document.ids.tolist() == documents(write({"messages": CHAT})).items[0].ids.tolist()
+    learnt = texts(document, tiny_tokenizer)[1].replace(tiny_tokenizer.eos_token, "")
+    assert learnt == "7<|role_end|>"
+    with pytest.raises(DataError, match="so must its prompt be"):
+        documents(write({"prompt": "2 + 2 =", "completion": SAID}))
+
+
+def test_tools_and_variables_reach_the_template_of_training(write, documents, tiny_tokenizer):
+    template = tiny_tokenizer.chat_template
+    extra = "{% if tools %}{{ tools[0].name }}{% endif %}{{ mood or '' }}"
+    record = {"messages": CHAT, "tools": [{"name": "weather"}]}
+    record |= {"chat_template_kwargs": {"mood": "calm"}}
+    try:
+        tiny_tokenizer.chat_template = extra + template
+        [document] = documents(write(record)).items
+    finally:
+        tiny_tokenizer.chat_template = template
+    read = texts(document, tiny_tokenizer)[0]
+    assert read.startswith("weathercalm<role>HUMAN") and read.count("weather") == 1
+
+
+def test_files_are_read_as_requests_are(write, documents, tmp_path):
+    """The one parser for both: gzip, BOM, paths, and other files by name."""
+    path = Path(write({"text": "one"}, {"text": "two"}))
+    packed = tmp_path / "data.jsonl.gz"
+    packed.write_bytes(gzip.compress(b"\xef\xbb\xbf" + path.read_bytes()))
+    assert documents(packed).fingerprint() == documents(path).fingerprint()
+    (tmp_path / "array.json").write_text('[{"text": "one"}]')
+    with pytest.raises(DataError, match=r"array\.json is a JSON array"):
+        documents(tmp_path / "array.json")
+    (tmp_path / "wide.jsonl").write_bytes('{"text": "one"}'.encode("utf-16"))
+    with pytest.raises(DataError, match="is UTF-16 text"):
+        documents(tmp_path / "wide.jsonl")
 
 
 def test_findings_name_their_own_source(write, tiny_tokenizer):

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("accelerate")
 
 from fastedit.training import folder
-from fastedit.training.folder import begin, check_same, run_to_go_on
+from fastedit.training.folder import begin, check_resumed, check_same, run_to_go_on
 from fastedit.training.settings import RunOptions
 
 
@@ -103,3 +103,13 @@ def test_options_newer_than_the_run_had_their_defaults(tmp_path):
     check_same(before, options(tmp_path), "digest")
     with pytest.raises(ValueError, match=r"with clip=1.0, not 2.0; edit.turns=1, not 2: "):
         check_same(before, options(tmp_path, clip=2.0, edit={"turns": 2}), "digest")
+
+
+def test_a_run_goes_on_from_its_own_last_checkpoint(tmp_path):
+    output = tmp_path / "out"
+    last = output / "checkpoint-4"
+    for asked in (output, last, tmp_path / "out" / ".." / "out"):
+        check_resumed(asked, output, last)
+    for asked, known in ((output / "checkpoint-2", last), (tmp_path, last), (last, None)):
+        with pytest.raises(ValueError, match=r"goes on in its own folder .*out"):
+            check_resumed(asked, output, known)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 
 import pytest
@@ -227,3 +227,10 @@ def test_the_launch_files_name_the_layer_of_the_model():
     sharding = files["fsdp2.yaml"]["fsdp_config"]
     assert sharding["fsdp_version"] == 2
     assert sharding["fsdp_transformer_layer_cls_to_wrap"] == LLaDA2MoeDecoderLayer.__name__
+
+
+def test_paths_are_names():
+    names = RunOptions("tiny", ("a.jsonl",), "out", 1, eval_data="b.jsonl")
+    paths = RunOptions(Path("tiny"), [Path("a.jsonl")], Path("out"), 1, eval_data=Path("b.jsonl"))
+    assert paths == names == replace(names, data=Path("a.jsonl"))
+    assert json.dumps(paths.facts())

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any, NamedTuple
 
 from fastedit.decoding import DecodeConfig
 from fastedit.decoding.tokens import resolve_eos, resolve_mask
 
 from ..data import TASK_PREFIX, BadLines, held_out_examples, read_examples
-from ..documents import Document, tokenise
-
-LONGEST = 2048  # tokens of a sample, where the model has as many positions
+from ..documents import Document, row_length, tokenise
 
 
 class HeldOut(NamedTuple):
@@ -32,7 +31,7 @@ class HeldOut(NamedTuple):
 
 
 def read_held_out(
-    source: str,
+    source: str | os.PathLike[str],
     count: int,
     model: Any,
     tokenizer: Any,
@@ -56,12 +55,8 @@ def read_held_out(
     padding = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(eos, default=-1)
     if padding < 0:
         raise ValueError("neither the tokenizer nor the model's config names an EOS token")
-    positions = model.config.max_position_embeddings
-    if max_length is None:
-        max_length = min(LONGEST, positions) // size * size
-    if max_length > positions:
-        raise ValueError(f"max_length={max_length} is beyond the model's {positions} positions")
-    bad = BadLines(on_bad_line)
+    max_length = row_length(max_length, model.config.max_position_embeddings, size)
+    bad, source = BadLines(on_bad_line), os.fspath(source)
     if source.startswith(TASK_PREFIX):
         examples = held_out_examples(source, tokenizer, count)
     else:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from ..options import EditOptions
+from ..typed import set_types
 from .decoded import decoded
 from .drafted import BATCH, RATES, drafted
 from .held_out import HeldOut, read_held_out
@@ -52,8 +53,10 @@ class Survey:
     raw: bool = False
     prompt_field: str = "prompt"
     completion_field: str = "completion"
+    ignore_fields: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        set_types(self)
         EditOptions(draft_mode=self.draft_mode, draft_temperature=self.draft_temperature)
 
     @property
@@ -83,6 +86,7 @@ class Survey:
             raw=self.raw,
             prompt_field=self.prompt_field,
             completion_field=self.completion_field,
+            ignore_fields=self.ignore_fields,
         )
         rules = Rules(tokenizer)
 
