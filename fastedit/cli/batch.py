@@ -13,8 +13,10 @@ import typer
 from fastedit.cli.errors import InterruptedRunError, UserError
 from fastedit.cli.jsonl import LineErrors, Row, finished_indexes, read_rows, write_record
 from fastedit.cli.made_from import made_from
+from fastedit.cli.output import held
 from fastedit.cli.prompts import as_prompt
 from fastedit.cli.terminal import counting
+from fastedit.locks import locked
 
 if TYPE_CHECKING:
     from fastedit.decoding import DecodeConfig, Decoder
@@ -35,8 +37,23 @@ def decode_file(
     """
     rows = read_rows(source)
     configs = _checked_configs(rows, config, source)
+    if target is not None:
+        _check_target(target, source)
+    with held(target, locked):
+        return _decode_rows(load, rows, configs, source, target, raw, model)
+
+
+def _decode_rows(
+    load: Callable[[], Decoder],
+    rows: list[Row],
+    configs: list[DecodeConfig],
+    source: Path,
+    target: Path | None,
+    raw: bool,
+    model: tuple[str | None, ...],
+) -> int:
     origins = [made_from(row, own, raw, model) for row, own in zip(rows, configs, strict=True)]
-    done = _finished(target, source, rows, origins) if target is not None else set()
+    done = _finished(target, rows, origins) if target is not None else set()
     left = [row for row in rows if row.index not in done]
     if not left:
         _say(f"nothing to do: all {len(rows)} results are in {target}")
@@ -80,13 +97,16 @@ def _with_origin(record: dict[str, Any], origins: list[str]) -> dict[str, Any]:
     return place | {"made_from": origins[record["index"]]} | record
 
 
-def _finished(target: Path, source: Path, rows: list[Row], origins: list[str]) -> set[int]:
+def _check_target(target: Path, source: Path) -> None:
     if not target.parent.is_dir():
         raise UserError(f"cannot write {target}: there is no folder {target.parent}")
     if target.is_dir():
         raise UserError(f"--output {target} is a folder: give the name of a file in it")
     if target.exists() and target.samefile(source):
         raise UserError(f"--output would overwrite the input {source}")
+
+
+def _finished(target: Path, rows: list[Row], origins: list[str]) -> set[int]:
     done, unknown = finished_indexes(target, rows, origins)
     if unknown:
         _say(

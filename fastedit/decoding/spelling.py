@@ -31,11 +31,8 @@ class Spelling:
         self.kind = self.WHOLE if steps is None else _kind(steps)
         self.byte_tokens = any(step["type"] == "ByteFallback" for step in steps or ())
         # What `skip_special_tokens` skips.
-        self.special = (
-            {i for i, t in self.backend.get_added_tokens_decoder().items() if t.special}
-            if self.kind != self.WHOLE
-            else set[int]()
-        )
+        added = {} if steps is None else tokenizer.backend_tokenizer.get_added_tokens_decoder()
+        self.special = {i for i, token in added.items() if token.special}
         self.bytes_of = cache(self._bytes_of)
         self.joins = cache(self._joins)
 

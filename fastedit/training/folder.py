@@ -18,6 +18,16 @@ PACKAGE = "fastedit-dlm"
 FACTS = "run.json"
 METRICS, VALIDATION, SAMPLES = LOGS = ("metrics.jsonl", "validation.jsonl", "samples.jsonl")
 ADAPTER, WEIGHTS = RESULTS = ("adapter", "checkpoint")
+# Where a launcher says which of its processes this is: torchrun, then those of MPI.
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that train together, or the only one.
+
+    Told by what started them: they have not met yet.
+    """
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def check_writable(output: Path) -> None:

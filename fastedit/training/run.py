@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from fastedit.decoding import DecodeConfig
 from fastedit.decoding.loading import load
 from fastedit.decoding.tokens import resolve_mask
+from fastedit.locks import locked_folder
 
 from .checkpoints import StepLog, checkpoints
 from .collator import Collator
@@ -30,6 +32,7 @@ from .folder import (
     check_same,
     check_writable,
     clean,
+    first_process,
     run_to_go_on,
 )
 from .lora import add_lora, trainable
@@ -54,15 +57,28 @@ def run(
     resume  go on from the last complete checkpoint in `output`, or start where there is none
     say     gets remarks, a line each; show gets decoded examples; both in the first process only
 
-    Every process of a distributed run calls this with the same options. Raises FileExistsError
-    where `output` holds a run and `resume` is off, or files that are no run's; ValueError for
-    options or data that cannot be trained on, DataError for bad lines, ImportError without peft
-    for LoRA, FloatingPointError where the loss diverges.
+    Every process of a distributed run calls this with the same options; the first one holds
+    `output`, see `fastedit.locks`. Raises BlockingIOError where another run has it, FileExistsError
+    where it holds a run and `resume` is off, or files that are no run's; ValueError for options or
+    data that cannot be trained on, DataError for bad lines, ImportError without peft for LoRA,
+    FloatingPointError where the loss diverges.
     """
     if options.lora_rank and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
     output = Path(options.output)
     check_writable(output)
+    with locked_folder(output) if first_process() else nullcontext():
+        return _run(options, output, resume, say, show, callbacks)
+
+
+def _run(
+    options: RunOptions,
+    output: Path,
+    resume: bool,
+    say: Callable[[str], None],
+    show: Callable[[Sample], None],
+    callbacks: Sequence[TrainerCallback],
+) -> Path:
     check_sources([*options.data, *([options.eval_data] if options.eval_data else [])])
     # Processes first wait for each other in _arguments: until then none of them writes.
     before = run_to_go_on(output, resume)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
 from fastedit import Decoder
+from fastedit.locks import locked
 
 LENGTH = 16
 
@@ -123,6 +125,21 @@ def test_a_finished_run_does_nothing(decode, tmp_path, monkeypatch):
     code, err = decode(requests(3))
     assert code == 0 and "nothing to do" in err
     assert (tmp_path / "g.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_second_run_on_an_output_is_refused_at_once(decode, tmp_path, monkeypatch, begun):
+    if begun:
+        decode(requests(2))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("g*")}
+    with monkeypatch.context() as patch, locked(tmp_path / "g.jsonl"):
+        patch.delattr(Decoder, "from_pretrained")  # not even loaded
+        code, err = decode(requests(2))
+    assert code == 2 and err.count("\n") == 1
+    assert f"g.jsonl is in use by another run (pid {os.getpid()} on " in err
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("g*")} == before
+    assert decode(requests(2))[0] == 0
+    assert not (tmp_path / "g.jsonl.lock").exists()
 
 
 def test_interrupt_says_what_is_saved_and_loses_nothing(decode, results, monkeypatch):

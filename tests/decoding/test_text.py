@@ -96,7 +96,7 @@ def test_long_texts_join_too(kind):
         ("llama", ["▁the", "<eos>", "▁a", "▁", "x"], ["the", "", " a", " ", "x"]),
         ("metaspace", ["▁", "▁a", "<eos>", "▁a"], ["", " a", "", " a"]),
         ("metaspace", ["<eos>", "▁a", "▁a"], ["", "a", " a"]),
-        ("word_piece", ["the", "##x", "<eos>", ".", "a", "n't"], ["the", "x", "", ".", " a", "n't"]),
+        ("word_piece", ["a", "##x", "<eos>", ".", "a", "n't"], ["a", "x", "", ".", " a", "n't"]),
         ("suffixed", ["the", "a</w>", "x</w>"], ["the", "a", " x"]),
         ("gemma", ["a", "<note>", "▁a"], ["a", "<note>", " a"]),
     ],

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("accelerate")
 
 from fastedit.training import folder
-from fastedit.training.folder import begin, check_same, run_to_go_on
+from fastedit.training.folder import begin, check_same, first_process, run_to_go_on
 from fastedit.training.settings import RunOptions
 
 
@@ -103,3 +103,15 @@ def test_options_newer_than_the_run_had_their_defaults(tmp_path):
     check_same(before, options(tmp_path), "digest")
     with pytest.raises(ValueError, match=r"with clip=1.0, not 2.0; edit.turns=1, not 2: "):
         check_same(before, options(tmp_path, clip=2.0, edit={"turns": 2}), "digest")
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [({}, True), ({"RANK": "0"}, True), ({"RANK": "3"}, False), ({"PMI_RANK": "1"}, False)],
+)
+def test_the_first_process_is_told_by_its_launcher(monkeypatch, environment, first):
+    for name in folder._RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert first_process() == first
