@@ -156,6 +156,6 @@ def test_a_file_system_without_locks_brings_a_warning(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.warns(UserWarning, match="cannot be locked on this file system"):
-        with locked(tmp_path / "out"):
-            pass
+    warns = pytest.warns(UserWarning, match="cannot be locked on this file system")
+    with warns, locked(tmp_path / "out"):
+        pass

@@ -10,16 +10,20 @@ from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
-from fastedit.cli.errors import InterruptedRunError, UserError
+from fastedit.cli.errors import InterruptedRunError, UserError, one_line
+from fastedit.cli.ids import check_ids
 from fastedit.cli.jsonl import LineErrors, Row, finished_indexes, read_rows, write_record
-from fastedit.cli.made_from import made_from
+from fastedit.cli.made_from import made_from, model_part
 from fastedit.cli.output import held
 from fastedit.cli.prompts import as_prompt
-from fastedit.cli.terminal import counting
+from fastedit.cli.terminal import counting, stderr_console
 from fastedit.locks import locked
 
 if TYPE_CHECKING:
     from fastedit.decoding import DecodeConfig, Decoder
+
+# Checkpoint, adapter, revision and dtype, as they were given.
+ModelNames = tuple[str, str | None, str | None, str]
 
 
 def decode_file(
@@ -28,14 +32,15 @@ def decode_file(
     source: Path,
     target: Path | None,
     raw: bool,
-    model: tuple[str | None, ...],
+    model: ModelNames,
 ) -> int:
     """Decode what `target` (None: stdout) lacks of `source`; returns the number of failed rows.
 
-    model: what `load` loads, see `made_from`. The whole of `source` is checked before the first
-    model call. Raises `UserError`.
+    model: what `load` loads. The whole of `source` is checked before the first model call. Raises
+    `UserError`.
     """
     rows = read_rows(source)
+    check_ids(rows, source)
     configs = _checked_configs(rows, config, source)
     if target is not None:
         _check_target(target, source)
@@ -50,9 +55,9 @@ def _decode_rows(
     source: Path,
     target: Path | None,
     raw: bool,
-    model: tuple[str | None, ...],
+    model: ModelNames,
 ) -> int:
-    origins = [made_from(row, own, raw, model) for row, own in zip(rows, configs, strict=True)]
+    origins = _origins(rows, configs, raw, model)
     done = _finished(target, rows, origins) if target is not None else set()
     left = [row for row in rows if row.index not in done]
     if not left:
@@ -95,6 +100,18 @@ def _kept(before: int, written: int, rows: list[Row], target: Path | None) -> st
 def _with_origin(record: dict[str, Any], origins: list[str]) -> dict[str, Any]:
     place = {"index": record["index"], "id": record["id"]}
     return place | {"made_from": origins[record["index"]]} | record
+
+
+def _origins(
+    rows: list[Row], configs: list[DecodeConfig], raw: bool, model: ModelNames
+) -> list[str]:
+    """What each row's result is made from. Raises `UserError` where there is no such model."""
+    from fastedit.decoding.identity import identity
+
+    checkpoint, adapter, revision, dtype = model
+    with stderr_console().status("reading the checkpoint"), one_line(OSError, ValueError):
+        known = model_part(identity(checkpoint, adapter, revision), dtype)
+    return [made_from(row, own, raw, known) for row, own in zip(rows, configs, strict=True)]
 
 
 def _check_target(target: Path, source: Path) -> None:

@@ -63,14 +63,25 @@ def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
     return facts if begun else None
 
 
-def check_same(before: dict[str, Any], options: RunOptions, fingerprint: str) -> None:
-    """Raises ValueError where `before` are the facts of another run; warns of other libraries."""
+def check_same(
+    before: dict[str, Any],
+    options: RunOptions,
+    fingerprint: str,
+    model: dict[str, str] | None = None,
+) -> None:
+    """Raises ValueError where `before` are the facts of another run; warns of other libraries.
+
+    fingerprint  of the data
+    model        `fastedit.decoding.identity` of the checkpoint; None: it is not compared
+    """
     differences = options.differences(before["options"])
     if differences:
         raise ValueError(
             f"{options.output} was trained with {'; '.join(differences)}: --resume goes on with "
             "the same options only; give those, or another --output"
         )
+    if model is not None:
+        _check_checkpoint(before, options, model)
     if fingerprint != before["data"]:
         raise ValueError(
             f"{options.output} was trained on other data: a file or the tokenizer changed; "
@@ -83,15 +94,47 @@ def check_same(before: dict[str, Any], options: RunOptions, fingerprint: str) ->
         )
 
 
-def begin(options: RunOptions, fingerprint: str, before: dict[str, Any] | None = None) -> None:
+def _check_checkpoint(before: dict[str, Any], options: RunOptions, model: dict[str, str]) -> None:
+    if "model" in before:
+        changed = [name for name, digest in model.items() if digest != before["model"].get(name)]
+        if changed:
+            raise ValueError(
+                f"{options.output} was trained from {before['checkpoint']}, and now "
+                f"{options.checkpoint} has other {' and '.join(changed)}: restore the checkpoint, "
+                "or give another --output"
+            )
+        return
+    # An earlier fastedit noted the name alone.
+    name = before["options"].get("checkpoint", options.checkpoint)
+    if name != options.checkpoint:
+        raise ValueError(
+            f"{options.output} was trained with checkpoint={name}, not {options.checkpoint}: give "
+            "that one, or another --output"
+        )
+    warnings.warn(
+        f"{options.output}/{FACTS} is of an earlier fastedit and does not say what was in "
+        f"{name}: if that checkpoint changed since, start anew in another --output",
+        stacklevel=4,
+    )
+
+
+def begin(
+    options: RunOptions,
+    fingerprint: str,
+    before: dict[str, Any] | None = None,
+    model: dict[str, str] | None = None,
+) -> None:
     """Make the folder, say in it what this run is, and remove what a killed one was writing.
 
-    before  the facts of the run that goes on, which stay: they say how it began
+    before              the facts of the run that goes on, which stay: they say how it began
+    fingerprint, model  as of `check_same`
     """
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     if before is None:
-        facts = {"options": options.facts(), "data": fingerprint, "versions": _versions()}
+        facts = {"options": options.facts(), "checkpoint": options.checkpoint}
+        facts |= {"model": model} if model is not None else {}
+        facts |= {"data": fingerprint, "versions": _versions()}
         write_text(output / FACTS, json.dumps(facts, indent=2))
     clean(output)
 

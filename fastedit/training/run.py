@@ -14,6 +14,7 @@ from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from fastedit.decoding import DecodeConfig
+from fastedit.decoding.identity import identity
 from fastedit.decoding.loading import load
 from fastedit.decoding.tokens import resolve_mask
 from fastedit.locks import locked_folder
@@ -86,12 +87,13 @@ def _run(
     arguments = _arguments(options, validate=_validates(options))
     first = arguments.process_index == 0
     say = say if first else lambda line: None
+    origin = identity(options.checkpoint)
     model, tokenizer = _load(options, last, arguments.device)
     data = _Data.read(options, tokenizer, model)
     say(data.describe(options))
     fingerprint = data.training.fingerprint()
     if before:
-        check_same(before, options, fingerprint)
+        check_same(before, options, fingerprint, origin)
     if options.gradient_checkpointing:
         _checkpoint_layers(model)
     torch.manual_seed(options.seed)  # the adapter's first weights
@@ -116,7 +118,7 @@ def _run(
         data.rows, batch_size=options.batch_size, steps=options.steps, seed=options.seed
     )
     if first:  # from here on there is a run
-        begin(options, fingerprint, before)
+        begin(options, fingerprint, before, origin)
     samples_log = StepLog(output / SAMPLES, done) if first else None
     trainer = EditTrainer(
         model=step,

@@ -115,3 +115,26 @@ def test_the_first_process_is_told_by_its_launcher(monkeypatch, environment, fir
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert first_process() == first
+
+
+def test_a_run_says_which_checkpoint_it_began_with(tmp_path):
+    first = {"weights": "a", "tokenizer": "b", "adapter": ""}
+    begin(options(tmp_path), "digest", model=first)
+    before = json.loads((tmp_path / "run.json").read_text())
+    assert before["checkpoint"] == "tiny" and before["model"] == first
+    check_same(before, options(tmp_path, checkpoint="elsewhere"), "digest", first)
+    with pytest.raises(
+        ValueError, match="was trained from tiny, and now tiny has other tokenizer:"
+    ):
+        check_same(before, options(tmp_path), "digest", first | {"tokenizer": "c"})
+
+
+def test_a_run_of_an_earlier_version_knew_a_name_alone(tmp_path):
+    begin(options(tmp_path), "digest")
+    before = json.loads((tmp_path / "run.json").read_text())
+    before["options"]["checkpoint"] = before.pop("checkpoint")
+    model = {"weights": "a", "tokenizer": "b", "adapter": ""}
+    with pytest.warns(UserWarning, match="does not say what was in tiny"):
+        check_same(before, options(tmp_path), "digest", model)
+    with pytest.raises(ValueError, match="was trained with checkpoint=tiny, not other:"):
+        check_same(before, options(tmp_path, checkpoint="other"), "digest", model)

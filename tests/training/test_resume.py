@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -204,6 +205,26 @@ def test_only_the_same_run_is_resumed(uninterrupted, tmp_path):
     assert again(save_every=3, micro_batch=2) == uninterrupted / "adapter"  # nothing left to do
     assert json.loads((uninterrupted / "run.json").read_text()) == facts
     assert weights(uninterrupted) == before and len(records(uninterrupted)) == 6
+
+
+def test_a_checkpoint_is_what_is_in_it(uninterrupted, tmp_path):
+    """A copy elsewhere is the same; the same folder with other weights is not."""
+    from fastedit.decoding.loading import TINY
+    from fastedit.training.run import run
+    from fastedit.training.settings import RunOptions
+
+    copy = Path(shutil.copytree(TINY, tmp_path / "copy"))
+    values = {**OPTIONS, "output": str(uninterrupted), "checkpoint": str(copy)}
+    before = weights(uninterrupted)
+    assert run(RunOptions.from_mapping(values), resume=True) == uninterrupted / "adapter"
+    data = bytearray((copy / "model.safetensors").read_bytes())
+    data[-3] ^= 1
+    (copy / "model.safetensors").write_bytes(data)
+    with pytest.raises(
+        ValueError, match=r"was trained from tiny, and now .*copy has other weights"
+    ):
+        run(RunOptions.from_mapping(values), resume=True)
+    assert weights(uninterrupted) == before
 
 
 def test_what_may_change_takes_effect_on_the_way(uninterrupted, finish, tmp_path):
