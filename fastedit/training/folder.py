@@ -6,10 +6,14 @@ import json
 import os
 import shutil
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from fastedit.disk import full
+from fastedit.locks import locked_folder
 
 from .checkpoints import PREFIX, UNFINISHED, checkpoints, write_text
 from .settings import RunOptions
@@ -37,6 +41,30 @@ def check_writable(output: Path) -> None:
         raise NotADirectoryError(f"--output {output} cannot be a folder: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f"--output {output} cannot be written: no permission in {nearest}")
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Hold the folder of a run, by the first of its processes, see `fastedit.locks`.
+
+    Raises BlockingIOError where another run has it. Where the disk fills up, an OSError says what
+    there is to go on from, and what was half written is removed: it takes the room of the rest.
+    """
+    with locked_folder(output) if first_process() else nullcontext():
+        try:
+            yield
+        except Exception as error:
+            reason = full(error)
+            if reason is None:
+                raise
+            if first_process():
+                clean(output)
+            saved = checkpoints(output)
+            left = f"goes on from {saved[-1]}" if saved else "starts anew: no checkpoint is saved"
+            raise OSError(
+                f"cannot write {output}: {reason}; make room, and the same command with --resume "
+                f"{left}"
+            ) from error
 
 
 def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:

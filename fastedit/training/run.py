@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,6 @@ from fastedit.decoding import DecodeConfig
 from fastedit.decoding.identity import identity
 from fastedit.decoding.loading import load
 from fastedit.decoding.tokens import resolve_mask
-from fastedit.locks import locked_folder
 
 from .checkpoints import StepLog, checkpoints
 from .collator import Collator
@@ -33,7 +31,7 @@ from .folder import (
     check_same,
     check_writable,
     clean,
-    first_process,
+    held,
     run_to_go_on,
 )
 from .lora import add_lora, trainable
@@ -62,13 +60,13 @@ def run(
     `output`, see `fastedit.locks`. Raises BlockingIOError where another run has it, FileExistsError
     where it holds a run and `resume` is off, or files that are no run's; ValueError for options or
     data that cannot be trained on, DataError for bad lines, ImportError without peft for LoRA,
-    FloatingPointError where the loss diverges.
+    FloatingPointError where the loss diverges, OSError where the disk fills up.
     """
     if options.lora_rank and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
     output = Path(options.output)
     check_writable(output)
-    with locked_folder(output) if first_process() else nullcontext():
+    with held(output):
         return _run(options, output, resume, say, show, callbacks)
 
 
