@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _NOT_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+_OURS = b'{"pid": '  # how what we write begins
 _LONGEST = 120  # characters of a command in a message
 
 _held: set[int] = set()  # descriptors
@@ -29,7 +30,8 @@ def locked(output: Path) -> Iterator[None]:
     file, so a process that is killed holds nothing. The file says who has it, and is removed at the
     end. Pipes and devices are not locked.
 
-    Raises BlockingIOError that says who holds it, and OSError where no lock can be written.
+    Raises BlockingIOError that says who holds it, and OSError where no lock can be written, or a
+    file of somebody else has its name.
     """
     lock = _place(output.resolve())
     if lock is None:
@@ -94,6 +96,13 @@ def _acquire(lock: Path, output: Path) -> int:
         if _is_at(descriptor, lock):
             break
         os.close(descriptor)  # the run before removed it in between
+    begins = os.pread(descriptor, len(_OURS), 0)
+    if not _OURS.startswith(begins):
+        os.close(descriptor)
+        raise FileExistsError(
+            f"{lock} would lock {output}, but no run has made it: move it away, or give another "
+            "--output"
+        )
     _held.add(descriptor)
     with contextlib.suppress(OSError):  # on a full disk nobody is named
         os.truncate(descriptor, 0)

@@ -143,6 +143,21 @@ def test_a_lock_that_was_removed_in_between_is_not_held(tmp_path, monkeypatch):
             pass
 
 
+def test_a_file_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path / "poetry.lock").write_text("[[package]]")
+    refused = pytest.raises(FileExistsError, match=r"poetry\.lock would lock .*no run has made it")
+    with refused, locked(tmp_path / "poetry"):
+        pass
+    assert (tmp_path / "poetry.lock").read_text() == "[[package]]"
+
+
+@pytest.mark.parametrize("content", ["", '{"pid"', '{"pid": 1, "ho'])
+def test_what_a_killed_run_had_half_written_is_no_obstacle(tmp_path, content):
+    (tmp_path / "out.lock").write_text(content)
+    with locked(tmp_path / "out"):
+        assert json.loads((tmp_path / "out.lock").read_text())["pid"] == os.getpid()
+
+
 def test_devices_are_not_locked():
     with locked(Path("/dev/null")), locked(Path("/dev/null")):
         assert not Path("/dev/null.lock").exists()
