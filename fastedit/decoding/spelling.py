@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+# A run of byte tokens up to this length is looked at as it stands: line ends may be such tokens.
+_LOOK_AHEAD = 64
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 # Decoders that look at one token, or a run of byte tokens, and at most know whether it is the first
 # or the last one.
@@ -106,6 +108,10 @@ class BytesText:
         """Of `ids[:end]`, what is behind the settled text, as it would stand if this were all."""
         return self._decoded(ids, end, True)[0]
 
+    def rest(self, ids: list[int], end: int) -> str:
+        """As `text`, where that is worth a look before it is settled; else nothing."""
+        return ""
+
     def settle(self, ids: list[int], end: int, final: bool) -> str:
         """Of `ids[:end]`, the next piece of text that no later id can change.
 
@@ -137,6 +143,10 @@ class TokensText:
     def text(self, ids: list[int], end: int) -> str:
         """As of `BytesText`."""
         return self.decode(self.before + ids[self.start : end])[self.skipped :]
+
+    def rest(self, ids: list[int], end: int) -> str:
+        """As of `BytesText`."""
+        return self.text(ids, end) if 0 < end - self.start <= _LOOK_AHEAD else ""
 
     def settle(self, ids: list[int], end: int, final: bool) -> str:
         """As of `BytesText`."""
@@ -175,6 +185,10 @@ class WholeText:
     def text(self, ids: list[int], end: int) -> str:
         """As of `BytesText`."""
         return self.decode(ids[:end])[self.settled :]
+
+    def rest(self, ids: list[int], end: int) -> str:
+        """As of `BytesText`."""
+        return self.last[self.settled :]
 
     def settle(self, ids: list[int], end: int, final: bool) -> str:
         """As of `BytesText`."""

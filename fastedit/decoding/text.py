@@ -8,9 +8,6 @@ from typing import Any
 from fastedit.decoding.spelling import BytesText, Spelling, TokensText, WholeText
 from fastedit.decoding.stops import Stops
 
-# Ids whose text is not settled and in which stop texts are looked for all the same.
-_LOOK_AHEAD = 64
-
 
 class TextTracker:
     """Follows one request's committed ids, at a cost that is linear in their number.
@@ -90,9 +87,8 @@ class TextTracker:
         before, state = copy(self._grown), self._state
         text = self._grown.settle(self.ids, end, final)
         self._state, stop = self.stops.search.scan(state, text)
-        waiting = end - self._grown.start
-        if stop is None and self.stops.texts and 0 < waiting <= _LOOK_AHEAD:
-            stop = self.stops.search.scan(self._state, self._grown.text(self.ids, end))[1]
+        if stop is None and self.stops.texts:
+            stop = self.stops.search.scan(self._state, self._grown.rest(self.ids, end))[1]
         if stop is not None:
             return self._stop(before, state, end)
         self._settled += len(text)

@@ -7,10 +7,13 @@ import random
 import time
 
 import pytest
+import torch
+from fakes import ScriptedModel, saying
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers_of_all_kinds import BOUNDED, unknown
 
+from fastedit import Decoder
 from fastedit.decoding.spelling import Spelling
 from fastedit.decoding.stops import Search, Stops
 from fastedit.decoding.text import TextTracker
@@ -109,6 +112,23 @@ def test_what_waits_and_what_does_not(kind, tokens, pieces):
     assert shown[: len(pieces)] == pieces
 
 
+@bounded
+@pytest.mark.parametrize("block", [1, 5, 32])
+def test_a_stream_is_what_generate_returns(kind, block):
+    tokenizer = tokenizer_of(kind)
+    said = [i for i in some_ids(tokenizer, random.Random(block), 60) if i < len(tokenizer)]
+    mask, end = tokenizer.convert_tokens_to_ids(["<|mask|>", "<eos>"])
+    said = [i for i in said if i not in (mask, end)]
+    vocab = len(tokenizer)
+    decoder = Decoder(ScriptedModel(vocab, saying([0, *said], vocab, then=end)), tokenizer)
+    options = {"block_length": block, "use_cache": False, "max_new_tokens": len(said) + 3}
+    options |= {"mask_token_id": mask}
+    text = decoder.generate(torch.tensor([0]), **options).texts[0]
+    assert text == whole(tokenizer, said)
+    pieces = [e.text for e in decoder.stream(torch.tensor([0]), **options) if e.kind == "commit"]
+    assert "".join(pieces) == text
+
+
 def first_stop(tokenizer, ids, stops):
     """(ids kept, text before the stop) of the least number of ids whose text holds one."""
     for kept in range(1, len(ids) + 1):
@@ -119,7 +139,7 @@ def first_stop(tokenizer, ids, stops):
     return len(ids), whole(tokenizer, ids)
 
 
-@bounded
+@kinds
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_the_first_stop_text_is_found_wherever_blocks_end(kind, data):
@@ -194,7 +214,7 @@ def blocks(tokenizer, ids, stops, stream):
     return work
 
 
-@bounded
+@pytest.mark.parametrize("kind", ["byte_level", "llama", "word_piece"])
 @pytest.mark.parametrize("way", ["whole", "streamed", "stops"])
 def test_twice_the_tokens_cost_twice(kind, way):
     tokenizer = tokenizer_of(kind)
