@@ -28,6 +28,8 @@ from typing import Any
 
 from conftest import machine
 
+from fastedit.locks import locked_folder
+
 ARMS = ("none", "random", "self")
 TASKS = ("chain_sum", "leg_counting")
 # threshold, editing threshold; without editing, the drafts of the speed mode stand as they are
@@ -117,7 +119,6 @@ def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., N
 
 def keep_settings(output: Path, settings: dict[str, Any]) -> None:
     """Note them, or raise SystemExit where the runs in `output` were made with others."""
-    output.mkdir(parents=True, exist_ok=True)
     path = output / "settings.json"
     now = json.loads(json.dumps(settings))
     if path.exists() and json.loads(path.read_text()) != now:
@@ -249,11 +250,12 @@ def main() -> None:
     settings = {"steps": options.steps, "edit": EDIT, "run": RUN, "data": DATA, "n": options.n}
     weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
     settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
-    keep_settings(options.output, settings)
-    cells = [cell("base", 0, options)]
-    for seed, arm in itertools.product(range(options.seeds), ARMS):
-        cells.append(cell(arm, seed, options))
-        print(f"{arm}-{seed} done", flush=True)
+    with locked_folder(options.output):
+        keep_settings(options.output, settings)
+        cells = [cell("base", 0, options)]
+        for seed, arm in itertools.product(range(options.seeds), ARMS):
+            cells.append(cell(arm, seed, options))
+            print(f"{arm}-{seed} done", flush=True)
     print(tables(cells))
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import warnings
@@ -17,12 +18,13 @@ import typer
 from fastedit import __version__
 from fastedit.cli.bench import bench_command
 from fastedit.cli.demo import demo_command
-from fastedit.cli.errors import CommandLineError, message
+from fastedit.cli.errors import CommandLineError, UserError, message
 from fastedit.cli.evaluate import evaluate_command
 from fastedit.cli.evaluate_errors import errors_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.info import info_command
 from fastedit.cli.train import train_command
+from fastedit.disk import full
 
 INTERRUPTED = 130
 app = typer.Typer(
@@ -71,6 +73,16 @@ def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             code = app(args=words, prog_name="fastedit", standalone_mode=False)
+            sys.stdout.flush()
+        except OSError as error:
+            reason = full(error)
+            if reason is None:
+                raise
+            typer.echo(
+                f"fastedit: cannot write {error.filename or 'the output'}: {reason}", err=True
+            )
+            _drop_output()
+            return UserError.exit_code
         except CommandLineError as error:
             typer.echo(f"fastedit: {message(error)}", err=True)
             return error.exit_code
@@ -79,6 +91,12 @@ def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
     if code == INTERRUPTED:  # typer makes it of Ctrl-C by itself
         typer.echo("fastedit: interrupted", err=True)
     return code if isinstance(code, int) else 0
+
+
+def _drop_output() -> None:
+    """What could not be written to stdout would be tried again, and fail again, at the exit."""
+    with contextlib.suppress(OSError):  # it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -11,16 +11,22 @@ from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
-from fastedit.cli.errors import InterruptedRunError, UserError
+from fastedit.cli.errors import InterruptedRunError, UserError, one_line
+from fastedit.cli.ids import check_ids
 from fastedit.cli.jsonl import finished_indexes, write_record
-from fastedit.cli.made_from import made_from
+from fastedit.cli.made_from import made_from, model_part
+from fastedit.cli.output import held
 from fastedit.cli.prompts import as_prompt
 from fastedit.cli.requests import Form, Row, place, read_rows
-from fastedit.cli.terminal import counting
+from fastedit.cli.terminal import counting, stderr_console
+from fastedit.locks import locked
 from fastedit.prompts.jsonl import STDIN, BadLines, DataError
 
 if TYPE_CHECKING:
     from fastedit.decoding import DecodeConfig, Decoder
+
+# Checkpoint, adapter, revision and dtype, as they were given.
+ModelNames = tuple[str, str | None, str | None, str]
 
 
 def decode_file(
@@ -29,21 +35,39 @@ def decode_file(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str] | None,
     form: Form,
-    model: tuple[str | None, ...],
+    model: ModelNames,
     on_bad_line: str = "stop",
 ) -> int:
     """Decode what `target` (None: stdout) lacks of `source`; returns the number of failed rows.
 
-    model: what `load` loads, see `made_from`. The whole of `source` is checked before the first
-    model call; on_bad_line="skip": a line that cannot be decoded gets a result that says why.
-    Raises `UserError`.
+    model: what `load` loads. The whole of `source` is checked before the first model call;
+    on_bad_line="skip": a line that cannot be decoded gets a result that says why. Raises
+    `UserError`.
     """
     source, target = Path(source), None if target is None else Path(target)
-    bad, raw = BadLines(on_bad_line, advice=""), form.raw
-    rows, configs = _checked_configs(read_rows(source, form, bad), config, source, bad)
+    bad = BadLines(on_bad_line, advice="")
+    rows = read_rows(source, form, bad)
+    check_ids(rows, source)
+    rows, configs = _checked_configs(rows, config, source, bad)
     _stop(bad)
-    origins = [made_from(row, own, raw, model) for row, own in zip(rows, configs, strict=True)]
-    done = _finished(target, source, rows, origins) if target is not None else set()
+    if target is not None:
+        _check_target(target, source)
+    with held(target, locked):
+        return _decode_rows(load, rows, configs, source, target, form.raw, model, bad)
+
+
+def _decode_rows(
+    load: Callable[[], Decoder],
+    rows: list[Row],
+    configs: list[DecodeConfig],
+    source: Path,
+    target: Path | None,
+    raw: bool,
+    model: ModelNames,
+    bad: BadLines,
+) -> int:
+    origins = _origins(rows, configs, raw, model)
+    done = _finished(target, rows, origins) if target is not None else set()
     left = [row for row in rows if row.index not in done]
     if not left:
         _say(f"nothing to do: all {len(rows)} results are in {target}")
@@ -93,7 +117,19 @@ def _with_origin(record: dict[str, Any], origins: list[str]) -> dict[str, Any]:
     return place | {"made_from": origins[record["index"]]} | record
 
 
-def _finished(target: Path, source: Path, rows: list[Row], origins: list[str]) -> set[int]:
+def _origins(
+    rows: list[Row], configs: list[DecodeConfig], raw: bool, model: ModelNames
+) -> list[str]:
+    """What each row's result is made from. Raises `UserError` where there is no such model."""
+    from fastedit.decoding.identity import identity
+
+    checkpoint, adapter, revision, dtype = model
+    with stderr_console().status("reading the checkpoint"), one_line(OSError, ValueError):
+        known = model_part(identity(checkpoint, adapter, revision), dtype)
+    return [made_from(row, own, raw, known) for row, own in zip(rows, configs, strict=True)]
+
+
+def _check_target(target: Path, source: Path) -> None:
     if not target.parent.is_dir():
         raise UserError(f"cannot write {target}: there is no folder {target.parent}")
     if target.is_dir():
@@ -102,6 +138,9 @@ def _finished(target: Path, source: Path, rows: list[Row], origins: list[str]) -
         raise UserError(f"--output {target}: results are written as they end, and not compressed")
     if target.exists() and str(source) != STDIN and target.samefile(source):
         raise UserError(f"--output would overwrite the input {source}")
+
+
+def _finished(target: Path, rows: list[Row], origins: list[str]) -> set[int]:
     done, unknown = finished_indexes(target, rows, origins)
     if unknown:
         _say(

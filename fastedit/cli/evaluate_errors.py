@@ -14,7 +14,9 @@ from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.error_tables import report_lines
 from fastedit.cli.errors import UserError, one_line
+from fastedit.cli.output import held
 from fastedit.cli.terminal import counting, plain, stdout_console
+from fastedit.locks import locked_folder
 from fastedit.tasks import task_names
 
 if TYPE_CHECKING:
@@ -98,13 +100,14 @@ def errors_command(
         "after": os.fspath(after or before),
         "adapter": adapter and os.fspath(adapter),
     }
-    first = _ask(survey, "before", before, None, dtype, device)
-    second = _ask(survey, "after", after or before, adapter, dtype, device)
-    with one_line(ValueError):
-        report = models | survey.report(first, second)
-    text = json_format.dumps(_finite(report))
-    if output is not None:
-        _write(report, text, output)
+    with held(output, locked_folder):
+        first = _ask(survey, "before", before, None, dtype, device)
+        second = _ask(survey, "after", after or before, adapter, dtype, device)
+        with one_line(ValueError):
+            report = models | survey.report(first, second)
+        text = json_format.dumps(_finite(report))
+        if output is not None:
+            _write(report, text, output)
     if as_json:
         typer.echo(text)
         return
@@ -142,6 +145,5 @@ def _write(report: dict[str, Any], text: str, folder: Path) -> None:
     from fastedit.training.errors.plots import draw
 
     with one_line(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
         draw(report, folder)

@@ -120,8 +120,7 @@ def generate_command(
         from fastedit.cli.batch import decode_file
         from fastedit.cli.requests import Form
 
-        names = [None if name is None else os.fspath(name) for name in (checkpoint, adapter)]
-        model = (*names, revision, dtype)
+        model = (os.fspath(checkpoint), adapter and os.fspath(adapter), revision, dtype)
         columns = [name.strip() for entry in keep or () for name in entry.split(",")]
         form = Form(raw, prompt_field, columns)
         failed = decode_file(load, config, input, output, form, model, on_bad_line)

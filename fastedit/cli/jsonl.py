@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from fastedit.cli.errors import UserError
-from fastedit.cli.made_from import differences
+from fastedit.cli.ids import key
+from fastedit.cli.made_from import differences, is_made_from
 from fastedit.cli.requests import Row
 
 _OUR_LINES_BEGIN = b'{"index": '
@@ -35,6 +35,11 @@ def finished_indexes(
     unknown = 0
     for number, line in enumerate(lines, start=1):
         index, origin = _written(path, number, line, rows)
+        if index in written:
+            raise UserError(
+                f"{path}:{number}: index {index} is there twice, as two runs at once leave it; "
+                "choose another --output, or remove this file"
+            )
         written.add(index)
         unknown += origin is None
         if origin is not None:
@@ -50,6 +55,11 @@ def finished_indexes(
 
 def _check_origin(path: Path, number: int, before: str, row: Row, now: str) -> None:
     changed = differences(before, now)
+    if changed is None:
+        raise UserError(
+            f"{path}:{number}: was written by an earlier fastedit, which knew a model by its path "
+            "only: whether it is still the same one cannot be told; choose another --output"
+        )
     if changed:
         raise UserError(
             f"{path}:{number}: index {row.index} (line {row.line} of the input) was made from "
@@ -65,7 +75,8 @@ def _written(path: Path, number: int, line: bytes, rows: Sequence[Row]) -> tuple
         value = json.loads(line)
         index, _ = value["index"], value["error" if "error" in value else "text"]
         origin = value.get("made_from")
-        if origin is not None and not re.fullmatch(r"\w+-\w+-\w+", origin):
+        name = key(value.get("id"))
+        if origin is not None and not is_made_from(origin):
             raise ValueError
     except (ValueError, TypeError, KeyError):
         raise UserError(f"{where}: is no line of results; {advice}") from None
@@ -74,7 +85,7 @@ def _written(path: Path, number: int, line: bytes, rows: Sequence[Row]) -> tuple
             f"{where}: index {index!r} is outside the input's 0..{len(rows) - 1}, so this file "
             f"belongs to another input; {advice}"
         )
-    if value.get("id") != rows[index].id:
+    if name != key(rows[index].id):
         raise UserError(
             f"{where}: id {value.get('id')!r} where the input has {rows[index].id!r}, so this file "
             f"belongs to another input; {advice}"

@@ -5,35 +5,63 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastedit.cli.jsonl import Row
+    from fastedit.cli.requests import Row
     from fastedit.decoding import DecodeConfig
 
-OTHERS = ("another prompt", "other options", "another model")
+_DIGITS = 8
+_MODEL = ("weights", "tokenizer", "adapter", "dtype")
+_FORM = re.compile(rf"(\w{{{_DIGITS}}})-(\w{{{_DIGITS}}})-((?:\w{{{_DIGITS}}})+)")
 
 
-def made_from(row: Row, config: DecodeConfig, raw: bool, model: tuple[str | None, ...]) -> str:
-    """`prompt-options-model`, eight hexadecimal digits each.
+def model_part(identity: dict[str, str], dtype: str) -> str:
+    """The last part of `made_from`: eight hexadecimal digits for each of `_MODEL`.
+
+    identity  of `fastedit.decoding.identity`
+    """
+    found = identity | {"dtype": dtype}
+    return "".join(_digest(found[name]) for name in _MODEL)
+
+
+def made_from(row: Row, config: DecodeConfig, raw: bool, model: str) -> str:
+    """`prompt-options-model`, all but the last of eight hexadecimal digits.
 
     config  the row's own, its overrides applied
-    model   checkpoint, adapter, revision and dtype; a folder is known by its path, not its bytes
+    model   of `model_part`
 
     The device is left out, so a run may go on on another one.
     """
-    places = [str(Path(m).resolve()) if m and Path(m).is_dir() else m for m in model]
-    values = ([row.prompt, raw], dataclasses.asdict(config), places)
-    return "-".join(map(_digest, values))
+    values = ([row.prompt, raw], dataclasses.asdict(config))
+    return "-".join([*map(_digest, values), model])
 
 
-def differences(before: str, now: str) -> list[str]:
-    """In words, which parts of two `made_from` differ."""
-    pairs = zip(OTHERS, before.split("-"), now.split("-"), strict=True)
-    return [name for name, old, new in pairs if old != new]
+def is_made_from(text: Any) -> bool:
+    return isinstance(text, str) and bool(_FORM.fullmatch(text))
+
+
+def differences(before: str, now: str) -> list[str] | None:
+    """In words, which parts of two `made_from` differ; None where that cannot be told.
+
+    It cannot of an earlier form, in which the path of a model stood for its content.
+    """
+    prompt, options, model = before.split("-")
+    new_prompt, new_options, new_model = now.split("-")
+    if len(model) != len(new_model):
+        return None
+    found = ["another prompt"] if prompt != new_prompt else []
+    found += ["other options"] if options != new_options else []
+    parts = [
+        name
+        for place, name in enumerate(_MODEL)
+        if model[place * _DIGITS :][:_DIGITS] != new_model[place * _DIGITS :][:_DIGITS]
+    ]
+    found += [f"another model; other {' and '.join(parts)}"] if parts else []
+    return found
 
 
 def _digest(value: Any) -> str:
     text = json.dumps(value, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

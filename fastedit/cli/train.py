@@ -163,13 +163,14 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
         from fastedit.decoding.memory import out_of_memory
         from fastedit.training.checkpoints import checkpoints
         from fastedit.training.data import DataError
+        from fastedit.training.folder import first_process
         from fastedit.training.run import run
     except ImportError as error:
         raise UserError(f"{error}; training needs: pip install 'fastedit-dlm[train]'") from error
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    progress = TrainingProgress(visible=os.environ.get("RANK", "0") == "0")
+    progress = TrainingProgress(visible=first_process())
     unsaid = [] if named else [f"the run goes to {options.output}; --output names it"]
 
     def say(line: str) -> None:

@@ -14,7 +14,8 @@ from fastedit.decoding.engine import Engine
 from fastedit.decoding.inputs import as_ids, check_prompt
 from fastedit.decoding.request import Request
 from fastedit.decoding.results import RefusedError
-from fastedit.decoding.text import Stops, TextTracker
+from fastedit.decoding.stops import Stops
+from fastedit.decoding.text import TextTracker
 from fastedit.decoding.tokens import resolve_eos, resolve_mask, vocab_size
 from fastedit.prompts.messages import ChatOptions
 

@@ -125,7 +125,8 @@ class Request:
             del self.generated[ends[0] + 1 :]
             self.stats.finish_reason = "eos"
         if self.text is not None:
-            kept = self.text.update(self.generated)
+            final = self.start == self.last or self.stats.finish_reason != "length"
+            kept = self.text.update(self.generated, final)
             if kept is not None:
                 del self.generated[kept:]
                 self.stats.finish_reason = "stop"

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 class RequestError(RuntimeError):
-    """One request failed; `output` holds what it had committed, when `generate` raised this."""
+    """One request failed; `output` holds what it had committed, when `generate` raised this.
+
+    It crosses processes and copies with all of its fields.
+    """
 
     index: int
     output: DecodeOutput | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception's own way calls the class with the message, which is not what it takes. The
+        # fields go as state: `output` holds this very error.
+        return _unraised, (type(self), self.args), self.__dict__
+
+
+def _unraised(kind: type[RequestError], args: tuple[Any, ...]) -> RequestError:
+    return kind.__new__(kind, *args)
 
 
 class BadLogitsError(RequestError):
@@ -103,8 +117,33 @@ class DecodeStats:
         }
 
 
+class _ByValue:
+    """Pickles tensors as arrays.
+
+    torch's own way between processes takes a file descriptor for each of them, and a sender that
+    lives until they have arrived.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _converted(value, Tensor, _array) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, _converted(value, np.ndarray, torch.from_numpy))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _converted(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list):
+        return [_converted(item, kind, convert) for item in value]
+    return convert(value) if isinstance(value, kind) else value
+
+
 @dataclass
-class Result:
+class Result(_ByValue):
     """One request that has ended; what `Decoder.as_completed` yields.
 
     index     the prompt's place in the call
@@ -121,7 +160,7 @@ class Result:
 
 
 @dataclass
-class DecodeOutput:
+class DecodeOutput(_ByValue):
     """Results in the order of the prompts: the fields of `Result`, each as a list.
 
     texts        None without a tokenizer

@@ -2,53 +2,77 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
-INCOMPLETE = "\ufffd"  # what byte-level tokenizers decode half a character to
-
-
-class Stops:
-    """Texts that end a generation: `texts`; those that are special tokens do by their id: `ids`."""
-
-    def __init__(self, tokenizer: Any, stops: list[str]) -> None:
-        special = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-        special |= {t.content: i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
-        self.ids = {special[stop] for stop in stops if stop in special}
-        self.texts = [stop for stop in stops if stop not in special]
+from fastedit.decoding.spelling import BytesText, Spelling, TokensText, WholeText
+from fastedit.decoding.stops import Stops
 
 
 class TextTracker:
-    """Follows one request's committed ids.
+    """Follows one request's committed ids, at a cost that is linear in their number.
 
-    text    the text so far, special tokens and stop text removed
+    Nothing is decoded before somebody asks: `take` for the pieces of a stream, stop texts for what
+    they are looked for in, `text` for the whole.
     """
 
     def __init__(self, tokenizer: Any, stops: Stops) -> None:
-        self.tokenizer = tokenizer
-        self.stop_ids, self.stops = stops.ids, stops.texts
-        self.text = ""
+        self.tokenizer, self.stops = tokenizer, stops
         self.emitted = 0
-        self.stopped = False
+        self._restart()
 
-    def update(self, ids: list[int]) -> int | None:
-        """Take all committed ids; returns how many to keep when a stop text is complete."""
-        kept = next((i + 1 for i, token in enumerate(ids) if token in self.stop_ids), None)
-        ids = ids if kept is None else ids[:kept]
-        self.text = self.decode(ids)
-        if self._first_stop(self.text) is not None:
-            kept = self._completed_by(ids)
-            self.text = self.decode(ids[:kept])  # of several stop texts, the first to be complete
-            self.text = self.text[: self._first_stop(self.text)]
-        self.stopped = kept is not None
+    def _restart(self) -> None:
+        self.ids: list[int] = []  # all of the request; what lies behind `kept` is cut off
+        self.kept: int | None = None
+        self.cut: int | None = None  # where in the text the stop text begins
+        self._seen = 0  # ids that were compared with those of stops
+        spelling = self.stops.spelling
+        self._grown: BytesText | TokensText | WholeText
+        if spelling.kind == Spelling.BYTES:
+            self._grown = BytesText(spelling)
+        elif spelling.kind == Spelling.TOKENS:
+            self._grown = TokensText(spelling, self.decode)
+        else:
+            self._grown = WholeText(self.decode)
+        self._settled = 0  # characters
+        self._pieces: list[str] = []  # settled text that was not taken
+        self._state = 0  # of the search for stop texts, behind the settled text
+
+    @property
+    def text(self) -> str:
+        """The text so far, special tokens and stop text removed."""
+        ids = self.ids if self.kept is None else self.ids[: self.kept]
+        return self.decode(ids)[: self.cut]
+
+    @property
+    def stopped(self) -> bool:
+        return self.kept is not None
+
+    def update(self, ids: list[int], final: bool = False) -> int | None:
+        """Take all committed ids; returns how many to keep when a stop text is complete.
+
+        final: no more ids will come, so that text which waited for them is as it stands
+        """
+        if len(ids) < self._seen:  # half of a commit was taken back
+            self._restart()
+        self.ids, new, self._seen = ids, range(self._seen, len(ids)), len(ids)
+        kept = next((i + 1 for i in new if ids[i] in self.stops.ids), None)
+        if self.stops.texts:
+            end = len(ids) if kept is None else kept
+            kept = self._grow(end, final or kept is not None) or kept
+        self.kept = kept
         return kept
 
     def take(self, final: bool) -> str:
         """The next piece of text that can no longer change; everything that is left if `final`."""
-        safe = len(self.text)
-        if not (final or self.stopped):
-            safe = len(self.text.rstrip(INCOMPLETE))
-            safe -= self._stop_prefix(self.text[:safe])
-        piece = self.text[self.emitted : safe]
+        if final or self.stopped:
+            piece = self.text[self.emitted :]
+        else:
+            if not self.stops.texts:
+                self._grow(len(self.ids), False)
+            settled = "".join(self._pieces)
+            safe = len(settled) - self.stops.search.held[self._state]
+            piece, self._pieces = settled[:safe], [settled[safe:]]
         self.emitted += len(piece)
         return piece
 
@@ -58,24 +82,31 @@ class TextTracker:
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
-    def _first_stop(self, text: str) -> int | None:
-        return min((text.find(stop) for stop in self.stops if stop in text), default=None)
+    def _grow(self, end: int, final: bool) -> int | None:
+        """Settle what can be of `ids[:end]`; returns how many ids hold a stop text, if any do."""
+        before, state = copy(self._grown), self._state
+        text = self._grown.settle(self.ids, end, final)
+        self._state, stop = self.stops.search.scan(state, text)
+        if stop is None and self.stops.texts:
+            stop = self.stops.search.scan(self._state, self._grown.rest(self.ids, end))[1]
+        if stop is not None:
+            return self._stop(before, state, end)
+        self._settled += len(text)
+        self._pieces.append(text)
+        return None
 
-    def _completed_by(self, ids: list[int]) -> int:
-        """Least number of ids whose text holds a stop text."""
-        low, high = 1, len(ids)
-        while low < high:
+    def _stop(self, before: Any, state: int, end: int) -> int:
+        """Least number of ids whose text holds a stop text, and where its first one begins.
+
+        before, state: as they were when none was complete
+        """
+
+        def stop(count: int) -> int | None:
+            return self.stops.search.scan(state, before.text(self.ids, count))[1]
+
+        low, high = before.start, end
+        while low + 1 < high:
             middle = (low + high) // 2
-            if self._first_stop(self.decode(ids[:middle])) is None:
-                low = middle + 1
-            else:
-                high = middle
-        return low
-
-    def _stop_prefix(self, text: str) -> int:
-        """Length of the longest end of `text` that may become a stop text."""
-        longest = max((len(stop) for stop in self.stops), default=1) - 1
-        for length in range(min(longest, len(text)), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self.stops):
-                return length
-        return 0
+            low, high = (middle, high) if stop(middle) is None else (low, middle)
+        self.cut = self._settled + (stop(high) or 0)
+        return high

@@ -6,10 +6,14 @@ import json
 import os
 import shutil
 import warnings
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+
+from fastedit.disk import full
+from fastedit.locks import locked_folder
 
 from .checkpoints import PREFIX, UNFINISHED, checkpoints, write_text
 from .settings import RunOptions
@@ -18,6 +22,16 @@ PACKAGE = "fastedit-dlm"
 FACTS = "run.json"
 METRICS, VALIDATION, SAMPLES = LOGS = ("metrics.jsonl", "validation.jsonl", "samples.jsonl")
 ADAPTER, WEIGHTS = RESULTS = ("adapter", "checkpoint")
+# Where a launcher says which of its processes this is: torchrun, then those of MPI.
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+
+
+def first_process() -> bool:
+    """Whether this is the first of the processes that train together, or the only one.
+
+    Told by what started them: they have not met yet.
+    """
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
 def check_writable(output: Path) -> None:
@@ -27,6 +41,30 @@ def check_writable(output: Path) -> None:
         raise NotADirectoryError(f"--output {output} cannot be a folder: {nearest} is a file")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise PermissionError(f"--output {output} cannot be written: no permission in {nearest}")
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Hold the folder of a run, by the first of its processes, see `fastedit.locks`.
+
+    Raises BlockingIOError where another run has it. Where the disk fills up, an OSError says what
+    there is to go on from, and what was half written is removed: it takes the room of the rest.
+    """
+    with locked_folder(output) if first_process() else nullcontext():
+        try:
+            yield
+        except Exception as error:
+            reason = full(error)
+            if reason is None:
+                raise
+            if first_process():
+                clean(output)
+            saved = checkpoints(output)
+            left = f"goes on from {saved[-1]}" if saved else "starts anew: no checkpoint is saved"
+            raise OSError(
+                f"cannot write {output}: {reason}; make room, and the same command with --resume "
+                f"{left}"
+            ) from error
 
 
 def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
@@ -62,14 +100,25 @@ def check_resumed(asked: Path, output: Path, last: Path | None) -> None:
         )
 
 
-def check_same(before: dict[str, Any], options: RunOptions, fingerprint: str) -> None:
-    """Raises ValueError where `before` are the facts of another run; warns of other libraries."""
+def check_same(
+    before: dict[str, Any],
+    options: RunOptions,
+    fingerprint: str,
+    model: dict[str, str] | None = None,
+) -> None:
+    """Raises ValueError where `before` are the facts of another run; warns of other libraries.
+
+    fingerprint  of the data
+    model        `fastedit.decoding.identity` of the checkpoint; None: it is not compared
+    """
     differences = options.differences(before["options"])
     if differences:
         raise ValueError(
             f"{options.output} was trained with {'; '.join(differences)}: --resume goes on with "
             "the same options only; give those, or another --output"
         )
+    if model is not None:
+        _check_checkpoint(before, options, model)
     if fingerprint != before["data"]:
         raise ValueError(
             f"{options.output} was trained on other data: a file or the tokenizer changed; "
@@ -82,15 +131,47 @@ def check_same(before: dict[str, Any], options: RunOptions, fingerprint: str) ->
         )
 
 
-def begin(options: RunOptions, fingerprint: str, before: dict[str, Any] | None = None) -> None:
+def _check_checkpoint(before: dict[str, Any], options: RunOptions, model: dict[str, str]) -> None:
+    if "model" in before:
+        changed = [name for name, digest in model.items() if digest != before["model"].get(name)]
+        if changed:
+            raise ValueError(
+                f"{options.output} was trained from {before['checkpoint']}, and now "
+                f"{options.checkpoint} has other {' and '.join(changed)}: restore the checkpoint, "
+                "or give another --output"
+            )
+        return
+    # An earlier fastedit noted the name alone.
+    name = before["options"].get("checkpoint", options.checkpoint)
+    if name != options.checkpoint:
+        raise ValueError(
+            f"{options.output} was trained with checkpoint={name}, not {options.checkpoint}: give "
+            "that one, or another --output"
+        )
+    warnings.warn(
+        f"{options.output}/{FACTS} is of an earlier fastedit and does not say what was in "
+        f"{name}: if that checkpoint changed since, start anew in another --output",
+        stacklevel=4,
+    )
+
+
+def begin(
+    options: RunOptions,
+    fingerprint: str,
+    before: dict[str, Any] | None = None,
+    model: dict[str, str] | None = None,
+) -> None:
     """Make the folder, say in it what this run is, and remove what a killed one was writing.
 
-    before  the facts of the run that goes on, which stay: they say how it began
+    before              the facts of the run that goes on, which stay: they say how it began
+    fingerprint, model  as of `check_same`
     """
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     if before is None:
-        facts = {"options": options.facts(), "data": fingerprint, "versions": _versions()}
+        facts = {"options": options.facts(), "checkpoint": options.checkpoint}
+        facts |= {"model": model} if model is not None else {}
+        facts |= {"data": fingerprint, "versions": _versions()}
         write_text(output / FACTS, json.dumps(facts, indent=2))
     clean(output)
 

@@ -15,6 +15,7 @@ from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from fastedit.decoding import DecodeConfig
+from fastedit.decoding.identity import identity
 from fastedit.decoding.loading import load
 from fastedit.decoding.tokens import resolve_mask
 
@@ -33,6 +34,7 @@ from .folder import (
     check_same,
     check_writable,
     clean,
+    held,
     run_to_go_on,
 )
 from .lora import add_lora, trainable
@@ -58,15 +60,28 @@ def run(
             path must be that of `output` or of this checkpoint
     say     gets remarks, a line each; show gets decoded examples; both in the first process only
 
-    Every process of a distributed run calls this with the same options. Raises FileExistsError
-    where `output` holds a run and `resume` is off, or files that are no run's; ValueError for
-    options or data that cannot be trained on, DataError for bad lines, ImportError without peft
-    for LoRA, FloatingPointError where the loss diverges.
+    Every process of a distributed run calls this with the same options; the first one holds
+    `output`, see `fastedit.locks`. Raises BlockingIOError where another run has it, FileExistsError
+    where it holds a run and `resume` is off, or files that are no run's; ValueError for options or
+    data that cannot be trained on, DataError for bad lines, ImportError without peft for LoRA,
+    FloatingPointError where the loss diverges, OSError where the disk fills up.
     """
     if options.lora_rank and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
     output = Path(options.output)
     check_writable(output)
+    with held(output):
+        return _run(options, output, resume, say, show, callbacks)
+
+
+def _run(
+    options: RunOptions,
+    output: Path,
+    resume: bool | str | os.PathLike[str],
+    say: Callable[[str], None],
+    show: Callable[[Sample], None],
+    callbacks: Sequence[TrainerCallback],
+) -> Path:
     check_sources([*options.data, *([options.eval_data] if options.eval_data else [])])
     # Processes first wait for each other in _arguments: until then none of them writes.
     before = run_to_go_on(output, resume is not False)
@@ -76,6 +91,7 @@ def run(
     arguments = _arguments(options, validate=_validates(options))
     first = arguments.process_index == 0
     say = say if first else lambda line: None
+    origin = identity(options.checkpoint)
     model, tokenizer = _load(options, last, arguments.device)
     sizes = model.config
     length = row_length(options.max_length, sizes.max_position_embeddings, sizes.block_size)
@@ -89,7 +105,7 @@ def run(
     arguments.max_steps, arguments.warmup_steps = steps, math.ceil(options.warmup * steps)
     fingerprint = data.training.fingerprint()
     if before:
-        check_same(before, options, fingerprint)
+        check_same(before, options, fingerprint, origin)
     if options.gradient_checkpointing:
         _checkpoint_layers(model)
     torch.manual_seed(options.seed)  # the adapter's first weights
@@ -112,7 +128,7 @@ def run(
     done = int(last.name.rpartition("-")[2]) if last else 0
     order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
     if first:  # from here on there is a run
-        begin(options, fingerprint, before)
+        begin(options, fingerprint, before, origin)
     samples_log = StepLog(output / SAMPLES, done) if first else None
     trainer = EditTrainer(
         model=step,

@@ -12,10 +12,10 @@ from .options import EditOptions
 from .typed import set_types
 
 # May change between a run and its resumption: none of them changes what is computed, other than by
-# the rounding of differently shaped products.
+# the rounding of differently shaped products. Checkpoint and data are compared by their content.
 FREE = frozenset(
-    "data output micro_batch device gradient_checkpointing save_every keep eval_data eval_every "
-    "eval_examples".split()
+    "checkpoint data output micro_batch device gradient_checkpointing save_every keep eval_data "
+    "eval_every eval_examples".split()
 )
 _POSITIVE = "steps batch_size micro_batch max_length lora_alpha save_every keep eval_every".split()
 
@@ -149,7 +149,8 @@ class RunOptions:
         """
         defaults = _flat(RunOptions("-", ("-",)).facts())
         old, new = defaults | _flat(before), _flat(self.facts())
-        return [f"{n}={old[n]}, not {new.get(n)}" for n in old if old[n] != new.get(n)]
+        names = [name for name in old if name not in FREE and old[name] != new.get(name)]
+        return [f"{name}={old[name]}, not {new.get(name)}" for name in names]
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:

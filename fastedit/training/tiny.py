@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastedit.locks import locked_folder
 from fastedit.tasks import Task, get_task
 
 from .dense_experts import balance
@@ -208,7 +209,8 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true", help="go on from OUTPUT/state.safetensors")
     options = parser.parse_args()
     torch.set_flush_denormal(True)
-    train(Recipe(steps=options.steps, seed=options.seed), options.output, options.resume)
+    with locked_folder(options.output):
+        train(Recipe(steps=options.steps, seed=options.seed), options.output, options.resume)
 
 
 if __name__ == "__main__":

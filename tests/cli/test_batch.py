@@ -6,12 +6,16 @@ import gzip
 import io
 import itertools
 import json
+import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastedit import Decoder
+from fastedit.locks import locked
 
 LENGTH = 16
 
@@ -130,6 +134,21 @@ def test_a_finished_run_does_nothing(decode, tmp_path, monkeypatch):
     code, err = decode(requests(3))
     assert code == 0 and "nothing to do" in err
     assert (tmp_path / "g.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_second_run_on_an_output_is_refused_at_once(decode, tmp_path, monkeypatch, begun):
+    if begun:
+        decode(requests(2))
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("g*")}
+    with monkeypatch.context() as patch, locked(tmp_path / "g.jsonl"):
+        patch.delattr(Decoder, "from_pretrained")  # not even loaded
+        code, err = decode(requests(2))
+    assert code == 2 and err.count("\n") == 1
+    assert f"g.jsonl is in use by another run (pid {os.getpid()} on " in err
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("g*")} == before
+    assert decode(requests(2))[0] == 0
+    assert not (tmp_path / "g.jsonl.lock").exists()
 
 
 def test_interrupt_says_what_is_saved_and_loses_nothing(decode, results, monkeypatch):
@@ -374,6 +393,148 @@ def test_results_of_other_requests_are_refused(decode, tmp_path, line, arguments
     assert code == 2 and f"g.jsonl:{number}: index {number - 1} (line {number} of" in err
     assert words in err and "choose another --output" in err
     assert (tmp_path / "g.jsonl").read_bytes() == before
+
+
+@pytest.fixture
+def copied(checkpoint, tmp_path):
+    """A checkpoint of its own, to change."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
+
+
+def of_model(decode, folder, *arguments):
+    return decode(requests(2), "--checkpoint", folder, *arguments)
+
+
+def another_weight(folder: Path) -> None:
+    """As retraining does: same name, size and time."""
+    [file] = folder.glob("*.safetensors")
+    times = file.stat()
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+CHANGES = {
+    "weights": another_weight,
+    "weights, by config.json": lambda folder: edit_json(folder / "config.json", rope_theta=7.0),
+    "weights, by generation_config.json": lambda folder: edit_json(
+        folder / "generation_config.json", eos_token_id=[3]
+    ),
+    "tokenizer": lambda folder: edit_json(folder / "tokenizer_config.json", note="changed"),
+    "tokenizer, by its template": lambda folder: append(folder / "chat_template.jinja", "{# #}"),
+}
+
+
+def edit_json(path: Path, **changes) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def append(path: Path, text: str) -> None:
+    path.write_text(path.read_text() + text)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_model_that_changed_in_its_folder_is_another_one(decode, copied, tmp_path, change):
+    assert of_model(decode, copied)[0] == 0
+    before = (tmp_path / "g.jsonl").read_bytes()
+    CHANGES[change](copied)
+    code, err = of_model(decode, copied)
+    part = change.partition(",")[0]
+    assert code == 2 and f"was made from another model; other {part}; choose another" in err
+    assert (tmp_path / "g.jsonl").read_bytes() == before
+
+
+def test_a_model_is_the_same_wherever_it_lies_and_whatever_lies_beside_it(decode, copied, tmp_path):
+    assert of_model(decode, copied)[0] == 0
+    moved = copied.rename(tmp_path / "moved")
+    (moved / "README.md").write_text("a card")
+    (moved / "trainer_state.json").write_text("{}")
+    (moved / "config.json").touch()
+    code, err = of_model(decode, moved)
+    assert code == 0 and "nothing to do" in err
+    (tmp_path / "here").symlink_to(moved)
+    assert "nothing to do" in of_model(decode, tmp_path / "here")[1]
+
+
+def test_an_adapter_that_was_trained_again_is_another_one(decode, copied, tmp_path, adapter):
+    assert of_model(decode, copied, "--adapter", adapter)[0] == 0
+    elsewhere = Path(shutil.copytree(adapter, tmp_path / "elsewhere"))
+    assert "nothing to do" in of_model(decode, copied, "--adapter", elsewhere)[1]
+    another_weight(elsewhere)
+    code, err = of_model(decode, copied, "--adapter", elsewhere)
+    assert code == 2 and "another model; other adapter; " in err
+    code, err = of_model(decode, copied)
+    assert code == 2 and "another model; other adapter; " in err
+
+
+@pytest.fixture
+def adapter(copied, tmp_path):
+    peft = pytest.importorskip("peft")
+    from fastedit.decoding.loading import load
+
+    model, _ = load(copied, None, "auto", "cpu", None)
+    torch.manual_seed(0)
+    config = peft.LoraConfig(target_modules=["dense"], init_lora_weights=False)
+    peft.get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_results_that_know_a_model_by_its_path_are_refused(decode, results, tmp_path):
+    decode(requests(2))
+    lines = results()
+    for line in lines:
+        line["made_from"] = line["made_from"][: 8 + 1 + 8 + 1 + 8]
+    output = tmp_path / "g.jsonl"
+    output.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, err = decode(requests(2))
+    assert code == 2 and err.count("\n") == 1
+    assert "g.jsonl:1: was written by an earlier fastedit, which knew a model by its path" in err
+
+
+IDS = [1, "1", 1.0, True, None, False, 0, "null", "", [1], {"a": 1, "b": 2}, 1e100, "true"]
+
+
+def test_ids_of_different_types_are_different_ids(decode, results, tmp_path):
+    lines = [{"prompt": "a", "id": name, "max_new_tokens": 1} for name in IDS]
+    assert decode(lines)[0] == 0
+    found = [record["id"] for record in in_order(results())]
+    assert [json.dumps(name) for name in found] == [json.dumps(name) for name in IDS]
+    code, err = decode(lines)
+    assert code == 0 and "nothing to do" in err
+    for place, other in ((0, 1.0), (0, "1"), (0, True), (2, 1), (3, 1), (4, "null"), (6, False)):
+        changed = [dict(line) for line in lines]
+        for line in changed:
+            line["id"] = f"other {line['id']!r}"
+        changed[place]["id"] = other
+        record = in_order(results())[place]
+        (tmp_path / "one.jsonl").write_text(json.dumps(record) + "\n")
+        code, err = decode(changed, "--output", tmp_path / "one.jsonl")
+        assert code == 2 and "belongs to another input" in err
+
+
+@pytest.mark.parametrize("name", ["NaN", "Infinity", "-Infinity", "1e999", "[NaN]", '{"a": NaN}'])
+def test_an_id_that_equals_nothing_is_refused(decode, tmp_path, name):
+    code, err = decode([{"prompt": "fine"}, '{"prompt": "a", "id": ' + name + "}"])
+    assert code == 2 and "f.jsonl:2: " in err and err.count("\n") == 1
+    assert not (tmp_path / "g.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["a", 0, 1.5, True, [1], {"b": 1, "a": 2}])
+def test_an_id_that_two_lines_have_is_refused(decode, tmp_path, name):
+    lines = [{"prompt": "a", "id": name}, {"prompt": "c"}, {"prompt": "b", "id": name}]
+    code, err = decode(lines)
+    assert code == 2 and "f.jsonl:3: `id` " in err and "is that of line 1 too" in err
+    assert not (tmp_path / "g.jsonl").exists()
+
+
+def test_an_index_that_is_there_twice_is_refused(decode, tmp_path):
+    decode(requests(2))
+    output = tmp_path / "g.jsonl"
+    lines = output.read_bytes().splitlines(keepends=True)
+    output.write_bytes(b"".join([*lines, lines[0]]))
+    code, err = decode(requests(2))
+    assert code == 2 and "g.jsonl:3: index " in err and "is there twice" in err
 
 
 def test_results_that_do_not_say_their_origin_are_kept_with_a_warning(decode, tmp_path):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from fastedit.locks import locked_folder
 from fastedit.training.errors import plots
 
 pytest.importorskip("reasoning_gym")
@@ -101,3 +102,10 @@ def test_without_matplotlib_it_says_what_to_install(run_errors, monkeypatch, tmp
 def test_options_stand_behind_the_subcommand(run):
     code, _, err = run("eval", "--n", 5, "errors", "--after", "tiny")
     assert code == 2 and "stand behind `errors`" in err
+
+
+def test_a_second_run_on_a_folder_is_refused_at_once(run_errors, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastedit.cli.evaluate_errors.load_decoder", None)
+    with locked_folder(tmp_path / "errors"):
+        code, _, err = run_errors("--after", "tiny", "--output", tmp_path / "errors")
+    assert code == 2 and err.count("\n") == 1 and "is in use by another run (pid " in err

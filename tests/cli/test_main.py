@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +112,12 @@ def test_a_bug_is_not_disguised_as_a_mistake(run, checkpoint, monkeypatch):
     monkeypatch.setattr(Engine, "_decide", broken)
     with pytest.raises(TypeError, match="a bug"):
         run("generate", "a", "--checkpoint", checkpoint)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_stdout_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "fastedit", "--version"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "fastedit: cannot write the output: No space left on device\n"

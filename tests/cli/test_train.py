@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import torch
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
+from fastedit.locks import locked_folder
 from fastedit.training.settings import RunOptions
 
 
@@ -206,3 +208,17 @@ def test_data_and_output_are_checked_before_the_model_is_loaded(
     code, _, err = run("train", *base, *arguments)
     assert code == 2 and message in err and err.count("\n") == 1
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_second_run_on_a_folder_is_refused_at_once(run, data, tmp_path, monkeypatch, there):
+    monkeypatch.setattr("fastedit.training.run._load", None)
+    output = tmp_path / "deep" / "o"
+    base = ("--checkpoint", "tiny", "--data", data, "--output", output, "--steps", 1)
+    with locked_folder(output):
+        if there:
+            (output / "run.json").write_text("{}")
+        code, _, err = run("train", *base, *(("--resume",) if there else ()))
+        assert code == 2 and err.count("\n") == 1
+        assert f"{output} is in use by another run (pid {os.getpid()} on " in err
+    assert output.exists() == there

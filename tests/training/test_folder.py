@@ -10,7 +10,13 @@ import pytest
 pytest.importorskip("accelerate")
 
 from fastedit.training import folder
-from fastedit.training.folder import begin, check_resumed, check_same, run_to_go_on
+from fastedit.training.folder import (
+    begin,
+    check_resumed,
+    check_same,
+    first_process,
+    run_to_go_on,
+)
 from fastedit.training.settings import RunOptions
 
 
@@ -113,3 +119,38 @@ def test_a_run_goes_on_from_its_own_last_checkpoint(tmp_path):
     for asked, known in ((output / "checkpoint-2", last), (tmp_path, last), (last, None)):
         with pytest.raises(ValueError, match=r"goes on in its own folder .*out"):
             check_resumed(asked, output, known)
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [({}, True), ({"RANK": "0"}, True), ({"RANK": "3"}, False), ({"PMI_RANK": "1"}, False)],
+)
+def test_the_first_process_is_told_by_its_launcher(monkeypatch, environment, first):
+    for name in folder._RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert first_process() == first
+
+
+def test_a_run_says_which_checkpoint_it_began_with(tmp_path):
+    first = {"weights": "a", "tokenizer": "b", "adapter": ""}
+    begin(options(tmp_path), "digest", model=first)
+    before = json.loads((tmp_path / "run.json").read_text())
+    assert before["checkpoint"] == "tiny" and before["model"] == first
+    check_same(before, options(tmp_path, checkpoint="elsewhere"), "digest", first)
+    with pytest.raises(
+        ValueError, match="was trained from tiny, and now tiny has other tokenizer:"
+    ):
+        check_same(before, options(tmp_path), "digest", first | {"tokenizer": "c"})
+
+
+def test_a_run_of_an_earlier_version_knew_a_name_alone(tmp_path):
+    begin(options(tmp_path), "digest")
+    before = json.loads((tmp_path / "run.json").read_text())
+    before["options"]["checkpoint"] = before.pop("checkpoint")
+    model = {"weights": "a", "tokenizer": "b", "adapter": ""}
+    with pytest.warns(UserWarning, match="does not say what was in tiny"):
+        check_same(before, options(tmp_path), "digest", model)
+    with pytest.raises(ValueError, match="was trained with checkpoint=tiny, not other:"):
+        check_same(before, options(tmp_path, checkpoint="other"), "digest", model)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import multiprocessing
 import os
+import resource
+import shutil
 import signal
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +55,38 @@ MOMENTS = {
 QUICK = ("weights are saved, the optimiser is not", "an old checkpoint is half removed")
 
 
+# From which call on, as above, a file may have as many bytes and no more.
+SHORTAGES = {
+    "run.json": ("run", "begin", 1, 300),
+    "metrics.jsonl": ("trainer.EditTrainer", "_take_totals", 4, 1000),
+    "validation.jsonl": ("trainer.EditTrainer", "evaluate", 2, 300),
+    "the adapter of a checkpoint": ("trainer.EditTrainer", "_save_checkpoint", 2, 200_000),
+    "its optimiser": ("trainer.EditTrainer", "_save_checkpoint", 2, 700_000),
+    "the first checkpoint": ("trainer.EditTrainer", "_save_checkpoint", 1, 200_000),
+    "the result": ("trainer.EditTrainer", "export", 1, 200_000),
+    "the tokenizer of the result": ("trainer.EditTrainer", "export", 1, 20_000),
+}
+QUICK_SHORTAGES = ("run.json", "its optimiser")
+
+
+def train_by_command(output: str, resume: bool, shortage: tuple | None) -> None:
+    """`fastedit train` in a process of its own; what it says is in `said.txt` beside the output."""
+    import torch
+
+    from fastedit.cli import main
+
+    torch.set_num_threads(1)
+    options = Path(output).with_name("options.json")
+    options.write_text(json.dumps({**OPTIONS, "output": output}))
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        if shortage is not None:
+            _limit_at(*shortage)
+        code = main(["train", "--config", str(options), *(["--resume"] if resume else [])])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (-1, -1))
+    Path(output).with_name("said.txt").write_text(said.getvalue())
+    sys.exit(code)
+
+
 def train(output: str, changes: dict, resume: bool, moment: tuple | None) -> None:
     """In a process of its own, which kills itself at the moment."""
     import torch
@@ -63,6 +101,19 @@ def train(output: str, changes: dict, resume: bool, moment: tuple | None) -> Non
 
 
 def _kill_at(owner: str, name: str, number: int) -> None:
+    def kill(*args):
+        if name == "discard":  # some of its files are gone already
+            args[0].joinpath("optimizer.pt").unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    _before(owner, name, number, kill)
+
+
+def _limit_at(owner: str, name: str, number: int, size: int) -> None:
+    _before(owner, name, number, lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1)))
+
+
+def _before(owner: str, name: str, number: int, act: Callable[..., None]) -> None:
     import importlib
 
     module, _, cls = owner.partition(".")
@@ -73,9 +124,7 @@ def _kill_at(owner: str, name: str, number: int) -> None:
     def counting(*args, **kwargs):
         calls.append(name)
         if len(calls) == number:
-            if name == "discard":  # some of its files are gone already
-                args[0].joinpath("optimizer.pt").unlink()
-            os.kill(os.getpid(), signal.SIGKILL)
+            act(*args)
         return original(*args, **kwargs)
 
     setattr(target, name, counting)
@@ -92,6 +141,7 @@ def launch():
         process.start()
         return process
 
+    start.context = context
     return start
 
 
@@ -103,6 +153,21 @@ def finish(launch):
         return process.exitcode
 
     return run_to_the_end
+
+
+@pytest.fixture
+def command(launch, tmp_path):
+    """Runs `fastedit train` on `tmp_path/run`: (exit code, what it said)."""
+
+    def run_command(resume=False, shortage=None):
+        process = launch.context.Process(
+            target=train_by_command, args=(str(tmp_path / "run"), resume, shortage)
+        )
+        process.start()
+        process.join(timeout=120)
+        return process.exitcode, (tmp_path / "said.txt").read_text()
+
+    return run_command
 
 
 def records(output: Path, name: str = "metrics") -> list[dict]:
@@ -174,6 +239,30 @@ def test_killed_from_outside(kills, uninterrupted, launch, finish, tmp_path):
     assert_equal(tmp_path, uninterrupted)
 
 
+@pytest.mark.parametrize(
+    "shortage",
+    [
+        pytest.param(s, id=s, marks=() if s in QUICK_SHORTAGES else pytest.mark.slow)
+        for s in SHORTAGES
+    ],
+)
+def test_a_full_disk_is_one_line_and_loses_nothing(shortage, uninterrupted, command, tmp_path):
+    """Files that may not grow stand for a disk that is full; all of them are kept as they are."""
+    output = tmp_path / "run"
+    code, said = command(shortage=SHORTAGES[shortage])
+    last = said.splitlines()[-1]
+    assert code == 2 and "Traceback" not in said
+    assert f"fastedit: cannot write {output}: " in last and "same command with --resume " in last
+    saved = [path.name for path in output.glob("checkpoint-*")]
+    assert f"goes on from {output / saved[-1]}" in last if saved else "starts anew" in last
+    assert not (output / ".unfinished").exists() and not (output / ".lock").exists()
+    code, said = command(resume=True)
+    step = saved[0][-1] if saved else None
+    goes_on = "all 6 steps are done" if step == "6" else f"going on after step {step} "
+    assert code == 0 and (goes_on in said) == bool(saved)
+    assert_equal(output, uninterrupted)
+
+
 @pytest.mark.slow
 def test_all_weights_resume_too(finish, tmp_path):
     full = {"lora_rank": 0, "learning_rate": 1e-3, "steps": 4}
@@ -204,6 +293,26 @@ def test_only_the_same_run_is_resumed(uninterrupted, tmp_path):
     assert again(save_every=3, micro_batch=2) == uninterrupted / "adapter"  # nothing left to do
     assert json.loads((uninterrupted / "run.json").read_text()) == facts
     assert weights(uninterrupted) == before and len(records(uninterrupted)) == 6
+
+
+def test_a_checkpoint_is_what_is_in_it(uninterrupted, tmp_path):
+    """A copy elsewhere is the same; the same folder with other weights is not."""
+    from fastedit.decoding.loading import TINY
+    from fastedit.training.run import run
+    from fastedit.training.settings import RunOptions
+
+    copy = Path(shutil.copytree(TINY, tmp_path / "copy"))
+    values = {**OPTIONS, "output": str(uninterrupted), "checkpoint": str(copy)}
+    before = weights(uninterrupted)
+    assert run(RunOptions.from_mapping(values), resume=True) == uninterrupted / "adapter"
+    data = bytearray((copy / "model.safetensors").read_bytes())
+    data[-3] ^= 1
+    (copy / "model.safetensors").write_bytes(data)
+    with pytest.raises(
+        ValueError, match=r"was trained from tiny, and now .*copy has other weights"
+    ):
+        run(RunOptions.from_mapping(values), resume=True)
+    assert weights(uninterrupted) == before
 
 
 def test_what_may_change_takes_effect_on_the_way(uninterrupted, finish, tmp_path):
