@@ -5,14 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
-from transformers import TorchAoConfig
 
 from fastedit import Decoder
 from fastedit.decoding.loading import TINY
 from fastedit.models.llada2 import LLaDA2MoeModelLM
 
+pytestmark = pytest.mark.engines  # needs torchao
 GROUP = 32
 
 
@@ -22,10 +20,15 @@ def takes_int4(module: nn.Module, name: str) -> bool:
 
 
 def int8(model):
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
     quantize_(model, Int8WeightOnlyConfig())
 
 
 def int4(model):
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+    from torchao.quantization import quantize_
+
     quantize_(model, PrototypeInt4WeightOnlyConfig(group_size=GROUP), filter_fn=takes_int4)
 
 
@@ -45,6 +48,9 @@ def test_a_quantised_model_decodes(quantise, off):
 
 
 def test_transformers_quantises_while_it_loads():
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import TorchAoConfig
+
     config = TorchAoConfig(Int8WeightOnlyConfig())
     model = LLaDA2MoeModelLM.from_pretrained(TINY, dtype="bfloat16", quantization_config=config)
     assert type(model.model.layers[1].mlp.shared_experts.up_proj.weight).__name__ == "Int8Tensor"
