@@ -298,10 +298,18 @@ class Decoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters are; the CPU for a model without any."""
+        """Where the model computes: where its parameters are, or the CPU for one without any.
+
+        Parameters that are offloaded lie nowhere; accelerate's hook says where they are taken.
+        """
+        execution = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
+        if execution is not None:
+            return torch.device(execution)
         parameters = getattr(self.model, "parameters", None)
-        first = next(parameters(), None) if parameters else None
-        return first.device if first is not None else torch.device("cpu")
+        for parameter in parameters() if parameters else ():
+            if parameter.device.type != "meta":
+                return parameter.device
+        return torch.device("cpu")
 
     @contextlib.contextmanager
     def _evaluating(self) -> Iterator[None]:

@@ -42,7 +42,15 @@ class BlockForward:
         # A prefill needs no logits; transformers' models can leave most of them out.
         self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
         # The decision reads logits of any dtype as fp32: a copy in fp32 would cost three reads.
-        self.as_they_are = {"upcast_logits": False} if "upcast_logits" in forward else {}
+        self.options: dict[str, Any] = (
+            {"upcast_logits": False} if "upcast_logits" in forward else {}
+        )
+        # What a config may switch on or off for all forwards, and a step has no use for.
+        for name, plain in (("output_attentions", False), ("output_hidden_states", False)):
+            if getattr(getattr(model, "config", None), name, plain) != plain:
+                self.options[name] = plain
+        if getattr(getattr(model, "config", None), "return_dict", True) is False:
+            self.options["return_dict"] = True
 
     @property
     def block_length(self) -> int:
@@ -131,7 +139,7 @@ class BlockForward:
     def _call(self, input_ids: Tensor, mask: Tensor, positions: Tensor, **options: int) -> Tensor:
         return self.model(
             **options,
-            **self.as_they_are,
+            **self.options,
             input_ids=input_ids,
             attention_mask=mask,
             position_ids=positions,

@@ -74,7 +74,13 @@ def _class(path: str, revision: str | None) -> Any:
     from fastedit.models.llada2 import MODEL_TYPES, LLaDA2MoeModelLM
 
     config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
-    return LLaDA2MoeModelLM if config.get("model_type") in MODEL_TYPES else AutoModelForCausalLM
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise ValueError(
+            f"{path}: its config.json has model_type={kind!r}, which names no kind of model; "
+            f"LLaDA2.x checkpoints have {MODEL_TYPES[0]!r}"
+        )
+    return LLaDA2MoeModelLM if kind in MODEL_TYPES else AutoModelForCausalLM
 
 
 def _tokenizer(path: str, revision: str | None, config: Any) -> Any:

@@ -84,6 +84,7 @@ def as_requests(
     """
     if not prompts:
         return [], -1
+    _check_model(model)
     mask = resolve_mask(configs[0], model, tokenizer)
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     # Looked up once per setting: a tokenizer may take long to tell its special tokens.
@@ -125,6 +126,24 @@ def as_requests(
             request.fail(refusal)
         requests.append(request)
     return requests, mask
+
+
+def _check_model(model: Any) -> None:
+    """Raises ValueError for a model that would decode as another one, or not at all."""
+    # peft's prompt learning leaves a bound method of its own on the model that it wraps.
+    bound = getattr(getattr(model, "prepare_inputs_for_generation", None), "__self__", None)
+    for owner in (model, bound):
+        active = getattr(owner, "active_peft_config", None)
+        if getattr(active, "is_prompt_learning", False):
+            kind = getattr(active.peft_type, "value", active.peft_type)  # type: ignore[union-attr]
+            raise ValueError(
+                f"this model has an adapter of type {kind}, which puts virtual tokens before the "
+                "prompt: blocks cannot be decoded behind them. Use an adapter of weights, as LoRA"
+            )
+    if getattr(model, "dtype", None) == torch.float64:
+        raise ValueError(
+            "this model is in float64, in which nothing here decodes: call model.float()"
+        )
 
 
 def _ids(

@@ -95,6 +95,37 @@ def refuse(given: Mapping[str, Any], options: set[str]) -> None:
         )
 
 
+def check_values(given: Mapping[str, Any], vocab_size: int | None) -> None:
+    """Raise ValueError or TypeError for values that transformers would drop or trip over."""
+    ids = next((given[n] for n in ("input_ids", "inputs") if given.get(n) is not None), None)
+    if ids is not None:
+        if not isinstance(ids, Tensor):
+            raise TypeError(f"input_ids must be a tensor [batch, tokens], got {_said(ids)}")
+        if ids.ndim != 2 or ids.dtype not in (torch.int32, torch.int64):
+            raise ValueError(
+                f"input_ids must be int64 [batch, tokens], got {ids.dtype} {list(ids.shape)}"
+            )
+        mask = given.get("attention_mask")
+        if isinstance(mask, Tensor) and (
+            mask.shape != ids.shape or not ((mask == 0) | (mask == 1)).all()
+        ):
+            raise ValueError(
+                f"attention_mask must be {list(ids.shape)}, of 1 for tokens and 0 for padding, "
+                f"got {mask.dtype} {list(mask.shape)}"
+            )
+    pad = given.get("pad_token_id")
+    if pad is not None and not (isinstance(pad, int) and 0 <= pad < (vocab_size or pad + 1)):
+        raise ValueError(f"pad_token_id={pad!r} must be an id from 0 to {vocab_size}")
+    if given.get("do_sample") not in (None, True, False):
+        raise ValueError(f"do_sample={given['do_sample']!r} must be True or False")
+    copies = given.get("num_return_sequences")
+    if copies is not None and not (isinstance(copies, int) and copies >= 1):
+        raise ValueError(f"num_return_sequences={copies!r} must be an integer of at least 1")
+    streamer = given.get("streamer")
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise TypeError(f"streamer={_said(streamer)} has no put and end, as transformers' have")
+
+
 def neutral(name: str, value: Any, given: Mapping[str, Any]) -> bool:
     """Whether decoding without this argument is what its value asks for."""
     if value is None or value is False or (isinstance(value, Sized) and len(value) == 0):

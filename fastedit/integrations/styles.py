@@ -23,6 +23,7 @@ from fastedit.integrations.arguments import (
     HONOURED,
     KEYWORDS,
     SAMPLING,
+    check_values,
     fields_given,
     refuse,
 )
@@ -74,6 +75,7 @@ def _through_transformers(model: Any, given: dict[str, Any]) -> Any:
     config = given.pop("generation_config", None)
     given = _with_fields(fields_given(config, saved), given)
     refuse(given, transformers.OPTIONS)
+    check_values(given, getattr(getattr(model, "config", None), "vocab_size", None))
     if not given.get("do_sample"):
         given = {name: value for name, value in given.items() if name not in SAMPLING}
     tokenizer, stop = given.pop("tokenizer", None), given.pop("stop_strings", None)

@@ -6,6 +6,7 @@ Every error names the file and what to do, in one line.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,11 @@ WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _OTHERS = (".gguf", ".npz", ".h5", ".msgpack", ".onnx")
 _PLAIN = {"F32", "F16", "BF16", "F64"}
+# What else is read beside the weights; transformers passes over one that it cannot read.
+SIDE_FILES = (
+    *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "tokenizer.json", "tokenizer.model", "chat_template.jinja"),
+)
 _SHARD = re.compile(r"model-(\d+)-of-(\d+)\.safetensors")
 # How the makers of quantised checkpoints name what stands beside the integers.
 _MARKS = {
@@ -63,6 +69,9 @@ def check_folder(folder: Path) -> list[Path]:
             )
         raise FileNotFoundError(f"{folder} has no config.json, so it is not a checkpoint")
     check_quantisation(read_json(folder / "config.json"), folder / "config.json")
+    for name in SIDE_FILES:
+        if (folder / name).exists():
+            check_side_file(folder / name)
     if (folder / WEIGHTS).exists():
         files = [folder / WEIGHTS]
     elif (folder / INDEX).exists():
@@ -72,6 +81,16 @@ def check_folder(folder: Path) -> list[Path]:
     for file in files:
         check_file(file)
     return files
+
+
+def check_side_file(file: Path) -> None:
+    """Raise CheckpointError for a file that is empty or stands for another; JSON must be JSON."""
+    if file.suffix == ".json" and file.name != "tokenizer.json":  # that may be large
+        read_json(file)
+        return
+    reason = _not_itself(file)
+    if reason:
+        raise CheckpointError(f"{file}: {reason}")
 
 
 def check_quantisation(config: Mapping[str, Any], name: Path | str) -> None:
@@ -129,7 +148,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """The JSON object in `file`. Raises CheckpointError for anything else."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise CheckpointError(f"{file}: {_diagnosis(file, error)}") from error
     if not isinstance(found, dict):
         raise CheckpointError(f"{file}: must hold a JSON object, got {type(found).__name__}")
@@ -138,9 +157,13 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def _indexed(folder: Path) -> list[Path]:
     index = folder / INDEX
-    names = read_json(index).get("weight_map")
-    if not isinstance(names, dict) or not names:
-        raise CheckpointError(f"{index}: has no weight_map; download it again")
+    content = read_json(index)
+    names = content.get("weight_map")
+    if not isinstance(names, dict) or not names or not isinstance(content.get("metadata"), dict):
+        raise CheckpointError(f"{index}: has no weight_map or no metadata; download it again")
+    outside = [str(name) for name in names.values() if Path(str(name)).name != name]
+    if outside:
+        raise CheckpointError(f"{index}: names files outside of its folder ({_some(outside)})")
     files = sorted(folder / str(name) for name in set(names.values()))
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -186,19 +209,28 @@ def _diagnosis(file: Path, error: Exception) -> str:
     """What is wrong with a file that could not be read, and what to do."""
     if not file.exists():
         return "there is no such file; download it"
-    size = file.stat().st_size
+    if not os.access(file, os.R_OK):
+        return "cannot be read: no permission"
+    found = _not_itself(file)
+    if found:
+        return found
+    reason = " ".join(str(error).split())
+    if file.suffix != ".safetensors":
+        return f"is not JSON ({reason}); download it again"
+    return f"is truncated or damaged ({file.stat().st_size:,} bytes; {reason}); download it again"
+
+
+def _not_itself(file: Path) -> str | None:
+    """What stands in place of a file that was not downloaded."""
     with file.open("rb") as opened:
         start = opened.read(64)
     if start.startswith(b"version https://git-lfs"):
         return "is a Git-LFS pointer, not the file itself: run `git lfs pull` in its folder"
-    if not size:
+    if not start:
         return "is empty; download it again"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
         return "is a web page, not the file itself; download it again"
-    reason = " ".join(str(error).split())
-    if file.suffix != ".safetensors":
-        return f"is not JSON ({reason}); download it again"
-    return f"is truncated or damaged ({size:,} bytes; {reason}); download it again"
+    return None
 
 
 def _some(names: Sequence[str]) -> str:

@@ -202,3 +202,29 @@ def test_the_native_model_makes_no_copy_of_its_logits_in_fp32(golden, monkeypatc
     released = Decoder(lambda **inputs: model(**inputs)).generate(torch.arange(1, 14), **GOLDEN)
     assert dtypes == {torch.bfloat16, torch.float32}
     assert ours.sequences[0].equal(released.sequences[0]) and ours.stats == released.stats
+
+
+@pytest.mark.parametrize(
+    "kind", ["PromptTuningConfig", "PrefixTuningConfig", "PromptEncoderConfig"]
+)
+def test_virtual_tokens_are_refused(golden, kind):
+    """peft hands `generate` to the model inside, which would decode as if they were not there."""
+    import peft
+
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+
+    config = getattr(peft, kind)(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = peft.get_peft_model(LLaDA2MoeModelLM.from_pretrained(golden), config)
+    prompt = torch.tensor([[1, 2, 3]])
+    with pytest.raises(ValueError, match=r"adapter of type P.*virtual tokens"):
+        model.generate(input_ids=prompt, max_new_tokens=8, mask_token_id=127)
+    with pytest.raises(ValueError, match=r"adapter of type P.*virtual tokens"):
+        Decoder(model).generate(prompt, mask_token_id=127)
+
+
+def test_float64_is_refused(golden):
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+
+    model = LLaDA2MoeModelLM.from_pretrained(golden).double()
+    with pytest.raises(ValueError, match="float64"):
+        Decoder(model).generate(torch.tensor([[1, 2]]), mask_token_id=127)

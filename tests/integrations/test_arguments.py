@@ -325,3 +325,25 @@ def test_a_direct_call_takes_nothing_that_it_would_drop(model):
 
 def test_options_of_ours_are_no_fields_of_a_generation_config():
     assert not OPTIONS & (FIELDS | KEYWORDS)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"input_ids": [[1, 2]]}, TypeError),
+        ({"input_ids": torch.tensor([1, 2])}, ValueError),
+        ({"input_ids": torch.tensor([[1.0, 2.0]])}, ValueError),
+        ({"attention_mask": torch.ones(1, 9)}, ValueError),
+        ({"attention_mask": torch.ones(2, 3)}, ValueError),
+        ({"attention_mask": torch.tensor([[0.0, 0.0, -1e9]])}, ValueError),
+        ({"pad_token_id": -5}, ValueError),
+        ({"pad_token_id": 99_999}, ValueError),
+        ({"do_sample": "yes"}, ValueError),
+        ({"do_sample": True, "num_return_sequences": 0}, ValueError),
+        ({"streamer": 5}, TypeError),
+    ],
+)
+def test_values_that_transformers_would_drop_are_refused(golden_model, change, error):
+    call = {"input_ids": torch.tensor([[1, 2, 3]]), "max_new_tokens": 8, "mask_token_id": 127}
+    with pytest.raises(error, match=list(change)[-1]):
+        golden_model.generate(**(call | change))

@@ -154,6 +154,15 @@ def test_files_that_are_missing_or_damaged_are_named(folder):
     refused(folder, f"has no {WEIGHTS}: .*found none")
     torch.save({}, folder / "adapter_model.bin")
     refused(folder, "safetensors only, found adapter_model.bin: .*run code.*save_pretrained")
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / WEIGHTS).write_bytes(weights)
+    for option, value, words in [
+        ("lora_alpha", float("nan"), "lora_alpha=nan, which is no finite number"),
+        ("target_modules", "(", "cannot be merged"),
+        ("rank_pattern", {"(": 2}, "cannot be merged"),
+    ]:
+        (folder / CONFIG).write_text(json.dumps(config | {option: value}))
+        refused(folder, words)
     (folder / CONFIG).write_text('{"r": ')
     (folder / WEIGHTS).write_bytes(weights)
     refused(folder, f"{CONFIG}: is not JSON")

@@ -157,6 +157,32 @@ BAD = {
     ),
     "fp64": (tensors(double), rf'{WEIGHTS}: .* float64.*dtype="float32"'),
     "fp64 in the config": (config_says(torch_dtype="float64"), r'float64.*dtype="float32"'),
+    "LFS generation config": (
+        write("generation_config.json", POINTER.encode()),
+        r"generation_config.json: is a Git-LFS pointer",
+    ),
+    "an empty generation config": (
+        write("generation_config.json", b""),
+        r"generation_config.json: is empty",
+    ),
+    "LFS tokenizer": (write("tokenizer.json", POINTER.encode()), r"tokenizer.json: is a Git-LFS"),
+    "LFS template": (
+        write("chat_template.jinja", POINTER.encode()),
+        r"chat_template.jinja: is a Git-LFS pointer",
+    ),
+    "no object in a side file": (write("generation_config.json", b"[]"), r"must hold a JSON obj"),
+    "deep JSON": (write("tokenizer_config.json", b"[" * 100_000), r"tokenizer_config.json: is not"),
+    "an index without metadata": (
+        with_index(write(INDEX, b'{"weight_map": {"a": "model.safetensors"}}')),
+        rf"{INDEX}: has no .*metadata",
+    ),
+    "an index that leaves the folder": (
+        with_index(write(INDEX, b'{"metadata": {}, "weight_map": {"a": "../x.safetensors"}}')),
+        r"names files outside of its folder \(\.\./x\.safetensors\)",
+    ),
+    "unknown dtype": (config_says(torch_dtype="bf16"), r"dtype='bf16'"),
+    "labels": (config_says(id2label=3), r"this config cannot be read"),
+    "no kind of model": (config_says(model_type=["llada2_moe"]), r"model_type=\['llada2_moe'\]"),
     "another model": (config_says(model_type="qwen3"), r"model_type='qwen3'"),
 }
 

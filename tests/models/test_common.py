@@ -297,8 +297,14 @@ def test_weights_on_disk_come_to_their_modules(tmp_path):
     assert torch.equal(logits(loaded, IDS), expected)
     options = {"max_new_tokens": 6, "block_length": 4, "mask_token_id": 63, "eos_token_id": 1}
     prompt = random_ids(1, 5, vocab=60)
-    texts = [Decoder(m).generate(prompt, **options).sequences[0] for m in (model, loaded)]
-    assert torch.equal(*texts)
+    everything = LLaDA2MoeModelLM.from_pretrained(
+        tmp_path / "saved", device_map={"": "disk"}, offload_folder=tmp_path / "everything"
+    )
+    on_cpu = cpu_offload(copy.deepcopy(model), torch.device("cpu"))
+    want = Decoder(model).generate(prompt, **options).sequences[0]
+    for other in (loaded, everything, on_cpu):
+        assert Decoder(other).device == torch.device("cpu")
+        assert torch.equal(Decoder(other).generate(prompt, **options).sequences[0], want)
 
 
 def test_every_parameter_is_read_inside_a_call_of_its_module():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 
 import pytest
@@ -165,8 +166,20 @@ def test_overrides_are_checked_with_the_rest(published):
 
 
 def test_a_key_that_nobody_knows_brings_a_warning():
-    with pytest.warns(UserWarning, match="ignored: new_attention, other$"):
-        LLaDA2MoeConfig(other=1, new_attention={"kind": "linear"}, unset=None, off=False)
+    with pytest.warns(UserWarning, match="ignored: made_by, other$"):
+        LLaDA2MoeConfig(other=1, made_by="somebody", new_attention=False, unset=None, off=False)
+
+
+def test_what_is_set_later_is_saved(golden):
+    config = LLaDA2MoeConfig.from_pretrained(golden)
+    config.block_size, config.partial_rotary_factor = 8, 0.25
+    again = LLaDA2MoeConfig(**config.to_dict())
+    assert again.block_size == again.trained_block_size == 8 and again.rotary_dim == 4
+    config = LLaDA2MoeConfig(rope_parameters=dict(PLAIN), rope_scaling=None)
+    config.rope_theta = 5e5
+    assert config.rope["rope_theta"] == 5e5
+    again = LLaDA2MoeConfig(**config.to_dict())
+    assert again.rope == config.rope and again.rope_parameters == {**PLAIN, "rope_theta": 5e5}
 
 
 @pytest.mark.parametrize(
@@ -195,6 +208,21 @@ def test_a_key_that_nobody_knows_brings_a_warning():
         {"n_routed_experts": 64},
         {"rotary_dim": 32},
         {"hidden_act": "swish2"},
+        {"use_rope": False},
+        {"pre_norm": False},
+        {"rope_base": 10000.0},
+        {"rotary_pct": 1.0},
+        {"softmax_scale": 1.0},
+        {"activation_function": "gelu"},
+        {"window_size": 128},
+        {"moe_router_score_fn": "softmax"},
+        {"new_attention": {"kind": "linear"}},
+        {"rms_norm_eps": math.nan},
+        {"rms_norm_eps": 0.0},
+        {"routed_scaling_factor": math.inf},
+        {"eos_token_id": ["2"]},
+        {"dtype": "bf16"},
+        {"rope_parameters": "x"},
         {"hidden_size": "2048"},
         {"hidden_size": 2048.0},
         {"use_bias": 0},
@@ -244,6 +272,12 @@ def test_what_cannot_be_honoured_is_named(keys):
             "factor=2.0 .* contradicts 4.0",
         ),
         ({"rope_theta": 0}, "rope_theta"),
+        ({"rope_scaling": {"type": ["yarn"]}}, r"rope_type=\['yarn'\]"),
+        (
+            {"rope_scaling": {**YARN, "original_max_position_embeddings": 0}},
+            "original_max_position_embeddings .* at least 1; got 0",
+        ),
+        ({"rope_scaling": {**SCALED[-1], "low_freq_factor": 4.0}}, "low_freq_factor=4.0 must be"),
     ],
 )
 def test_rope_that_cannot_be_honoured_is_named(keys, words):

@@ -173,6 +173,7 @@ def test_code_in_a_checkpoint_is_not_run(golden, copy, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(path)
     assert type(model) is LLaDA2MoeModelLM
     assert type(Decoder.from_pretrained(path).model) is LLaDA2MoeModelLM
+    assert type(LLaDA2MoeModelLM.from_pretrained(path, subfolder=None)) is LLaDA2MoeModelLM
 
 
 HUB_CONFIGS = ["dfactory_flash", "dfactory_mini", "dmax_math_16b", "llada20_uni", "llada21_mini"]
@@ -274,3 +275,40 @@ def test_whoever_else_has_taken_the_name_our_classes_load(golden, tmp_path, monk
     decoder = Decoder.from_pretrained(tmp_path)
     assert type(decoder.model) is LLaDA2MoeModelLM
     assert decoder.tokenizer.get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_generation_config_that_samples_is_saved_as_it_was(golden, copy, tmp_path):
+    path, said = copy(as_it_is), {"temperature": 0.7, "top_p": 0.5, "eos_token_id": [3]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    model = LLaDA2MoeModelLM.from_pretrained(path)
+    for _ in range(2):
+        model.save_pretrained(tmp_path / "saved")
+        saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+        del saved["transformers_version"]
+        assert saved == said
+
+
+@pytest.mark.parametrize(
+    "keys", [{"return_dict": False}, {"output_attentions": True}, {"output_hidden_states": True}]
+)
+def test_outputs_that_a_config_asks_for_change_no_decoding(golden, copy, tmp_path, keys):
+    path = copy(as_it_is)
+    options = {"max_new_tokens": 20, "mask_token_id": 127, "eos_token_id": []}
+    want = Decoder.from_pretrained(path).generate(torch.arange(5), **options)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | keys))
+    found = Decoder.from_pretrained(path).generate(torch.arange(5), **options)
+    assert found.sequences[0].tolist() == want.sequences[0].tolist()
+
+
+def test_transformers_loads_an_adapter_into_our_model(golden, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    base = LLaDA2MoeModelLM.from_pretrained(golden)
+    adapted = get_peft_model(base, LoraConfig(target_modules=["dense"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path)
+    ids = torch.arange(12)[None]
+    model = LLaDA2MoeModelLM.from_pretrained(golden)
+    model.load_adapter(tmp_path)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, adapted.eval()(ids).logits)

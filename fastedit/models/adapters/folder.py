@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,9 @@ def _config(file: Path, name: str) -> Any:
             raise ValueError(
                 f"adapter {name!r} has {option}={values[option]!r} and cannot be merged: {reason}"
             )
+    for option, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"adapter {name!r} has {option}={value}, which is no finite number")
     known = inspect.signature(config_class).parameters
     _check_unknown({k: v for k, v in values.items() if k not in known}, name)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -110,7 +111,7 @@ def _refusals_of_peft(adapter: Adapter, tensors: dict[str, Tensor]) -> Iterator[
     """What peft says about a kind of adapter, as one ValueError that names it and its tensors."""
     try:
         yield
-    except (RuntimeError, TypeError, AttributeError, LookupError, ValueError) as error:
+    except (RuntimeError, TypeError, AttributeError, LookupError, ValueError, re.error) as error:
         if isinstance(error, ValueError) and adapter.name in str(error):
             raise
         kind = getattr(adapter.config.peft_type, "value", adapter.config.peft_type)

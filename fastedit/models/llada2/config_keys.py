@@ -7,6 +7,7 @@ implementation computes with, or known to change no result. Others are reported 
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -60,6 +61,8 @@ FIXED_ELSEWHERE: dict[str, object] = {
         False,
     ),
     **dict.fromkeys(("qk_norm", "qk_layernorm", "use_qk_layernorm", "use_rms_norm"), True),
+    **dict.fromkeys(("pre_norm", "scale_attn_weights", "use_rope", "use_rotary"), True),
+    **dict.fromkeys(("norm_expert_weights", "use_routed_scaling"), True),
     **dict.fromkeys(("norm_topk", "normalize_expert_weights"), True),
     **dict.fromkeys(("attn_pdrop", "embd_pdrop", "resid_pdrop", "dropout", "hidden_dropout"), 0.0),
     **dict.fromkeys(("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0),
@@ -84,6 +87,12 @@ FIXED_ELSEWHERE: dict[str, object] = {
 }
 _SAME_AS: dict[str, Callable[[Any], object]] = {
     "rotary_dim": lambda config: config.rotary_dim,
+    "rotary_pct": lambda config: config.partial_rotary_factor,
+    "rope_base": lambda config: config.rope_theta,
+    "rotary_base": lambda config: config.rope_theta,
+    "rotary_emb_base": lambda config: config.rope_theta,
+    "softmax_scale": lambda config: config.head_dim**-0.5,
+    "activation_function": lambda config: config.hidden_act,
     "n_routed_experts": lambda config: config.num_experts,
     "num_local_experts": lambda config: config.num_experts,
     "n_shared_experts": lambda config: config.num_shared_experts,
@@ -104,14 +113,20 @@ _SAME_AS: dict[str, Callable[[Any], object]] = {
     "layer_types": lambda config: ["full_attention"] * config.num_hidden_layers,
 }
 # Without an effect on any result here: where things come from, and what only other code reads.
+# Parts of names that speak of arithmetic. A key with one that nobody here knows is refused.
+_SUSPICIOUS = re.compile(
+    r"rope|rotary|alibi|position|bias|norm|softcap|softmax|scale|scaling|multiplier|window|router|"
+    r"routing|expert|moe|gate|attention|attn|activation|residual|embed|dropout|mlp|ffn|logit|tie_"
+)
 _INERT = frozenset(
     """
     _attn_implementation _attn_implementation_internal _commit_hash _experts_implementation
     _flash_attn_2_enabled _moe_implementation _name_or_path attn_implementation auto_map
     delete_token_id experts_implementation image_token_offset insert_token_id max_window_layers
     model_type moe_implementation name_or_path num_labels output_attentions pretraining_tp
-    quantization_config rope_parameters router_aux_loss_coef sliding_window split_token_id
-    tokenizer_class torch_dtype transformers_weights unsloth_fixed unsloth_version
+    output_router_logits quantization_config rope_parameters router_aux_loss_coef sliding_window
+    split_token_id task_specific_params tokenizer_class torch_dtype transformers_weights
+    unsloth_fixed unsloth_version use_return_dict
     """.split()
 )
 
@@ -142,6 +157,11 @@ def check_keys(config: Any, extra: Mapping[str, Any]) -> None:
                 f"{_SAME_AS[name](config)!r}: remove {name} or mend the others"
             )
     unknown = sorted(name for name, value in extra.items() if value and not _known(name))
+    for name in filter(_SUSPICIOUS.search, unknown):
+        raise ValueError(
+            f"{name}={extra[name]!r} is no key of LLaDA2.x and may change what is computed: remove "
+            "it from the config if it does not"
+        )
     if unknown:
         warnings.warn(
             f"config keys that LLaDA2.x does not have are ignored: {', '.join(unknown)}",
@@ -168,7 +188,6 @@ def _known(name: str) -> bool:
         or name in FIXED
         or name in FIXED_ELSEWHERE
         or name in _SAME_AS
-        or hasattr(PreTrainedConfig, name)
         or name in PreTrainedConfig.__dataclass_fields__
         or name in GenerationConfig._get_default_generation_params()
     )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
 from .config_keys import check_keys
-from .rotary import rope_parameters
+from .rotary import ROPE_FIELDS, rope_parameters
 
 # The Hub's name, and the one that the makers' trainer gives to checkpoints with merged experts.
 MODEL_TYPES = ("llada2_moe", "llada2_moe_veomni")
@@ -89,6 +91,9 @@ class LLaDA2MoeConfig(PreTrainedConfig):
         extra = dict(kwargs)
         self._says_torch_dtype = "torch_dtype" in extra
         self._says_block_size = self.block_size is not None
+        _check_dtype(self.dtype)
+        _check_dtype(kwargs.get("torch_dtype"))
+        kwargs.pop("rotary_dim", None)  # follows from others, which `check_keys` holds it against
         rope = kwargs.pop("rope_parameters", None)
         # Set behind transformers' own reading of it, which would write its defaults into it.
         super().__post_init__(**kwargs)
@@ -97,10 +102,11 @@ class LLaDA2MoeConfig(PreTrainedConfig):
             self.rope_parameters = rope
         self._fill_nulls()
         self._check_types()
-        found = self.rope
+        found = rope_parameters(
+            self.rope_theta, self.partial_rotary_factor, self.rope_scaling, rope
+        )
         self.rope_theta = found["rope_theta"]
         self.partial_rotary_factor = found["partial_rotary_factor"]
-        self.rotary_dim = int(self.head_dim * self.partial_rotary_factor)  # of each head, from 0 on
         self._check_shapes()
         self._check_routing()
         check_keys(self, extra)
@@ -120,14 +126,20 @@ class LLaDA2MoeConfig(PreTrainedConfig):
         overrides = {name: kwargs.pop(name) for name in list(kwargs) if name in fields}
         try:
             return super().from_dict(config_dict | overrides, **kwargs)
-        except StrictDataclassError as error:
-            raise ValueError(" ".join(str(error).split())) from error
+        except (StrictDataclassError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"this config cannot be read: {' '.join(str(error).split())}"
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         found = super().to_dict() | {"model_type": self.model_type}
-        del found["_says_torch_dtype"]
-        if not found.pop("_says_block_size"):  # a default is no claim about the checkpoint
+        del found["_says_torch_dtype"], found["_says_block_size"]
+        found["rotary_dim"] = self.rotary_dim
+        if self.trained_block_size is None:  # a default is no claim about the checkpoint
             del found["block_size"]
+        for name in ("rope_scaling", "rope_parameters"):
+            given = found.get(name) or {}
+            given |= {key: getattr(self, key) for key in ROPE_FIELDS if given.get(key) is not None}
         return found
 
     def to_diff_dict(self) -> dict[str, Any]:
@@ -156,14 +168,24 @@ class LLaDA2MoeConfig(PreTrainedConfig):
 
     @property
     def trained_block_size(self) -> int | None:
-        """`block_size` where the checkpoint names it."""
-        return self.block_size if self._says_block_size else None
+        """`block_size` where the checkpoint names it, or somebody has set it."""
+        said = self._says_block_size or self.block_size != BLOCK_SIZE
+        return self.block_size if said else None
+
+    @property
+    def rotary_dim(self) -> int:
+        """Leading dimensions of each head that rotate."""
+        return int(self.head_dim * (self.partial_rotary_factor or 0.0))
 
     @property
     def rope(self) -> dict[str, Any]:
         """What the config says of rotary positions, in one dictionary; see `rotary`."""
-        scaling, parameters = self.rope_scaling, getattr(self, "rope_parameters", None)
-        return rope_parameters(self.rope_theta, self.partial_rotary_factor, scaling, parameters)
+        dictionaries = (self.rope_scaling, getattr(self, "rope_parameters", None))
+        others = [
+            {key: value for key, value in (given or {}).items() if key not in ROPE_FIELDS}
+            for given in dictionaries
+        ]
+        return rope_parameters(self.rope_theta, self.partial_rotary_factor, *others)
 
     @property
     def rope_type(self) -> str:
@@ -189,6 +211,10 @@ class LLaDA2MoeConfig(PreTrainedConfig):
                 not isinstance(value, allowed) or isinstance(value, bool) != (bool in allowed)
             ):
                 raise ValueError(f"{name} must be {kind}; got {value!r}")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number; got {value!r}")
+            if isinstance(value, list) and not all(type(item) is int for item in value):
+                raise ValueError(f"{name} must hold integers; got {value!r}")
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act={self.hidden_act!r} is none of transformers' activations")
 
@@ -208,6 +234,8 @@ class LLaDA2MoeConfig(PreTrainedConfig):
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.rms_norm_eps <= 0:
+            raise ValueError(f"rms_norm_eps must be positive, got {self.rms_norm_eps}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "
@@ -253,3 +281,9 @@ class LLaDA2MoeVeOmniConfig(LLaDA2MoeConfig):
 def _own_fields() -> list[dataclasses.Field]:
     theirs = PreTrainedConfig.__dataclass_fields__
     return [field for field in dataclasses.fields(LLaDA2MoeConfig) if field.name not in theirs]
+
+
+def _check_dtype(dtype: Any) -> None:
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and not isinstance(known, torch.dtype):
+        raise ValueError(f"dtype={dtype!r} is none of torch's, such as bfloat16 or float32")

@@ -22,6 +22,7 @@ from fastedit.models.checkpoint_files import (
 
 from .configuration import MODEL_TYPES, LLaDA2MoeConfig
 
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 Shapes = dict[str, tuple[int, ...]]
 
 _FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
@@ -203,8 +204,8 @@ def check_tensors(found: Mapping[str, tuple[int, ...]], config: LLaDA2MoeConfig)
     if problems:
         shown = problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)
         raise ValueError(
-            "the checkpoint does not match its configuration "
-            f"({len(found)} tensors, {len(expected)} expected):\n  " + "\n  ".join(shown)
+            f"{config.name_or_path or 'state_dict'}: the tensors do not fit the configuration "
+            f"({len(found)} tensors, {len(expected)} expected): {'; '.join(shown)}"
         )
 
 
@@ -222,15 +223,17 @@ class StrictLoading(PreTrainedModel):
             raise ValueError(f"fastedit reads safetensors only: {PICKLE_ADVICE}")
         name = pretrained_model_name_or_path
         if name is not None:
-            folder = Path(name, kwargs.get("subfolder", ""))
+            folder = Path(name, kwargs.get("subfolder") or "")
             if folder.is_dir() and not kwargs.get("variant"):
                 files = check_folder(folder)
                 given = kwargs.get("dtype") or kwargs.get("torch_dtype") or "auto"
                 check_dtypes(read_headers(files), cast=given != "auto")
             else:
                 hub = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
-                options = {key: kwargs[key] for key in hub if key in kwargs}
+                options = {key: kwargs[key] for key in hub if kwargs.get(key) is not None}
                 check_quantisation(LLaDA2MoeConfig.get_config_dict(name, **options)[0], name)
+        if kwargs.get("subfolder", "") is None:
+            del kwargs["subfolder"]
         register_conversions()
         return super().from_pretrained(name, *args, use_safetensors=True, **kwargs)
 
@@ -243,6 +246,11 @@ class StrictLoading(PreTrainedModel):
 
     @staticmethod
     def _load_pretrained_model(model, state_dict, checkpoint_files, *args: Any, **kwargs: Any):  # type: ignore[override]
+        if checkpoint_files and Path(checkpoint_files[0]).name == ADAPTER_WEIGHTS:
+            # `load_adapter` of transformers comes here, and checks the names itself.
+            return PreTrainedModel._load_pretrained_model(
+                model, state_dict, checkpoint_files, *args, **kwargs
+            )
         if state_dict is not None:
             found = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
         else:

@@ -30,11 +30,23 @@ class EditingGenerationMixin(GenerationMixin):
 
     @generation_config.setter
     def generation_config(self, config: GenerationConfig) -> None:
+        self._filled: dict[str, Any] = {}
         if config is not None and config.do_sample is None:
-            config.do_sample = False
-            # Some pipelines fill in a temperature of their own where there is none (5.19).
-            config.temperature = 1.0 if config.temperature is None else config.temperature
+            self._filled["do_sample"] = False
+            if config.temperature is None:  # some pipelines (5.19) would fill in their own
+                self._filled["temperature"] = 1.0
+            config.update(**self._filled)
         self._generation_config = config
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with the generation config as it was given."""
+        config = self._generation_config
+        filled = {k: v for k, v in self._filled.items() if getattr(config, k) == v}
+        config.update(**dict.fromkeys(filled))
+        try:
+            super().save_pretrained(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            config.update(**filled)
 
     def _prepare_generation_config(self, generation_config: Any, **kwargs: Any) -> Any:
         # Older pipelines ask here, when they are made, to put their own defaults above the model's.

@@ -62,8 +62,8 @@ def mask_and_positions(
 ) -> tuple[Tensor | None, Tensor]:
     """What a forward of `hidden` [B, Q, H] attends to, and its positions [1 or B, Q].
 
-    The mask is that of `resolve_mask`, or None where every query sees every key. Without a mask or
-    a cache, documents packed by given positions that begin again stay apart.
+    The mask is that of `resolve_mask`, or None where every query sees every key. Without a cache or
+    a 4-D mask, documents packed by given positions that begin again stay apart.
     """
     shape = hidden.shape[:2]
     # An exported program serves any length, so it always has a mask.
@@ -72,7 +72,8 @@ def mask_and_positions(
         if positions is None:
             positions = default_positions(None, shape, cached, hidden.device)
         return None, positions
-    packed = attention_mask is None and positions is not None and cached == 0
+    padding = attention_mask is None or attention_mask.ndim == 2
+    packed = padding and positions is not None and cached == 0
     if positions is None:
         positions = default_positions(attention_mask, shape, cached, hidden.device)
     mask = resolve_mask(attention_mask, positions, shape, cached, block_size)

@@ -267,7 +267,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         return convert_mask(mask, implementation, groups, hidden)
 
 
-class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
+class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
     """LLaDA2.x with its language-model head. Position i predicts token i: there is no shift."""
 
     adapted_modules = adapted_modules
@@ -303,9 +303,9 @@ class LLaDA2MoeModelLM(LLaDA2MoePreTrainedModel, EditingGenerationMixin):
         beside a non-empty cache at most `block_size` queries are one block that sees everything,
         so chunks that start inside a block need an explicit mask.
         `position_ids` [1 or B, Q]: default consecutive after the cache, padding of a 2-D mask not
-        counted. Without mask and cache, documents packed in a row by positions that begin again
-        do not see each other. `past_key_values`, which newer transformers call `cache`, is extended
-        when given; `use_cache=True` makes one.
+        counted. Without a 4-D mask and a cache, documents packed in a row by positions that begin
+        again do not see each other. `past_key_values`, which newer transformers call `cache`, is
+        extended when given; `use_cache=True` makes one.
         `logits_to_keep`: the last n positions (0: all), or a 1-D LongTensor of positions.
         `upcast_logits=False` leaves the logits in the dtype of the weights.
         `labels` int64 [B, Q], -100 = none, give `loss`: the cross entropy of position i and label

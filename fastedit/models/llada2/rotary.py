@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 # RoPE types and the parameters that each has beside these; computed by transformers' functions.
-_COMMON = frozenset(("rope_type", "rope_theta", "partial_rotary_factor"))
+ROPE_FIELDS = ("rope_theta", "partial_rotary_factor")  # fields of the configuration, too
+_COMMON = frozenset(("rope_type", *ROPE_FIELDS))
 _YARN = """
     factor original_max_position_embeddings attention_factor beta_fast beta_slow mscale
     mscale_all_dim truncate
@@ -42,6 +43,8 @@ def rope_parameters(
         *(d or {} for d in dictionaries),
     )
     for dictionary in given:
+        if not isinstance(dictionary, Mapping):
+            raise ValueError(f"rope_scaling and rope_parameters are objects; got {dictionary!r}")
         for spelled, value in dictionary.items():
             name = "rope_type" if spelled == "type" else spelled
             if value is None:
@@ -59,7 +62,7 @@ def rope_parameters(
 
 def _check(found: dict[str, Any]) -> None:
     kind = found["rope_type"]
-    if kind != "default" and kind not in SCALED:
+    if not isinstance(kind, str) or (kind != "default" and kind not in SCALED):
         raise ValueError(
             f"rope_type={kind!r} (in rope_scaling or rope_parameters) is not supported: "
             f"LLaDA2.x checkpoints have none; known: default, {', '.join(SCALED)}"
@@ -83,11 +86,16 @@ def _check(found: dict[str, Any]) -> None:
         number = isinstance(value, (int, float)) and not (
             isinstance(value, bool) and name != "truncate"
         )
-        least = 1 if name == "factor" else 0
+        least = 1 if name in ("factor", "original_max_position_embeddings") else 0
         if not number or not least <= value < float("inf") or (name == "rope_theta" and not value):
             raise ValueError(
                 f"{name} of the RoPE must be a number of at least {least}; got {value!r}"
             )
+    if kind == "llama3" and not 0 < found["low_freq_factor"] < found["high_freq_factor"]:
+        raise ValueError(
+            f"low_freq_factor={found['low_freq_factor']!r} must be positive and below "
+            f"high_freq_factor={found['high_freq_factor']!r}"
+        )
 
 
 def rotary_tables(config: Any, positions: Tensor, dtype: torch.dtype, length: int) -> tuple:
