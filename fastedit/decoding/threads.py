@@ -16,8 +16,9 @@ from typing import Any, Literal
 import torch
 
 Threads = int | Literal["auto"] | None
-# Weights of a model that one thread decodes best (measured: docs/scaling.md).
-SMALL = 16_000_000
+# Weights of a model that one thread decodes by itself (measured: docs/scaling.md). With threads that
+# sleep while they wait, as OMP_WAIT_POLICY=passive has them, two are slower up to the second size.
+SMALL, SMALL_PASSIVE = 16_000_000, 100_000_000
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
@@ -41,7 +42,9 @@ def number_of(threads: Threads, model: Any) -> int | None:
         return threads
     parameters = getattr(model, "parameters", None)
     size = sum(p.numel() for p in parameters()) if parameters else 0
-    return 1 if size <= SMALL else max(1, min(torch.get_num_threads(), cores()))
+    passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+    small = SMALL_PASSIVE if passive else SMALL
+    return 1 if size <= small else max(1, min(torch.get_num_threads(), cores()))
 
 
 def cores() -> int:

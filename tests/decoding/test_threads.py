@@ -45,9 +45,18 @@ def test_auto_goes_by_size_cores_and_quota(monkeypatch, tmp_path, quota, cores, 
     if quota is not None:
         file.write_text(quota)
     monkeypatch.setattr(threads, "_QUOTA", file)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     assert threads.number_of("auto", of_size(size)) == expected
     assert threads.number_of(5, of_size(size)) == 5 and threads.number_of(None, None) is None
+
+
+def test_threads_that_sleep_while_they_wait_pay_for_larger_models_only(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    for policy, small in (("passive", threads.SMALL_PASSIVE), ("active", threads.SMALL)):
+        monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+        assert threads.number_of("auto", of_size(small)) == 1
+        assert threads.number_of("auto", of_size(small + 1)) == min(2, threads.cores())
 
 
 @pytest.mark.parametrize("bad", [0, -1, True, 1.5, "2", "all"])
