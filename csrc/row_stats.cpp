@@ -42,7 +42,9 @@ const RowReader*& chosen() {
 const RowReader& row_reader() { return *chosen(); }
 
 int useful_threads(int64_t elements, int threads) {
-    constexpr int64_t kWorthwhile = 65536;  // about 10 us: below, starting a team costs more
+    // About 60 us on one thread. Below, a second one saves less than 10 us, and beside a busy
+    // process may cost milliseconds. fp32 and bf16 take the same time, so elements count, not bytes.
+    constexpr int64_t kWorthwhile = 262144;
     return elements < kWorthwhile ? 1 : threads;
 }
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 
 Threads = int | Literal["auto"] | None
-# Weights of a model that one thread decodes by itself (measured: docs/scaling.md). With threads that
+# Weights of a model that one thread decodes alone (measured: docs/scaling.md). With threads that
 # sleep while they wait, as OMP_WAIT_POLICY=passive has them, two are slower up to the second size.
 SMALL, SMALL_PASSIVE = 16_000_000, 100_000_000
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
