@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 _NOT_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+# A lock file that cannot be made, beside an output that may well be written.
+_NO_FILE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
 _OURS = b'{"pid": '  # how what we write begins
 _LONGEST = 120  # characters of a command in a message
 
@@ -33,10 +35,15 @@ def locked(output: Path) -> Iterator[None]:
     Raises BlockingIOError that says who holds it, and OSError where no lock can be written, or a
     file of somebody else has its name.
     """
-    lock = _place(output.resolve())
-    if lock is None:
+    try:
+        real = output.resolve()
+    except (OSError, RuntimeError) as error:  # Python 3.11 raises the second for a loop of links
+        raise OSError(f"{output} leads nowhere: its links go round in a circle") from error
+    special = output.exists() and not output.is_file() and not output.is_dir()
+    if special:
         yield
         return
+    lock = real / ".lock" if real.is_dir() else real.with_name(real.name + ".lock")
     descriptor = _acquire(lock, output)
     try:
         yield
@@ -62,20 +69,17 @@ def locked_folder(output: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _place(output: Path) -> Path | None:
-    if output.is_dir():
-        return output / ".lock"
-    if output.exists() and not output.is_file():
-        return None
-    return output.with_name(output.name + ".lock")
-
-
 def _acquire(lock: Path, output: Path) -> int:
-    """A descriptor that holds the lock; -1, with a warning, where the file system has none."""
+    """A descriptor that holds the lock; -1, with a warning, where there can be none."""
     import fcntl
 
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            if error.errno not in _NO_FILE:
+                raise
+            return _unlocked(output, error)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -87,12 +91,7 @@ def _acquire(lock: Path, output: Path) -> int:
                 ) from None
             if error.errno not in _NOT_HERE:
                 raise
-            warnings.warn(
-                f"{output} cannot be locked on this file system ({error.strerror}): start no "
-                "second run on it",
-                stacklevel=4,
-            )
-            return -1
+            return _unlocked(output, error)
         if _is_at(descriptor, lock):
             break
         os.close(descriptor)  # the run before removed it in between
@@ -108,6 +107,14 @@ def _acquire(lock: Path, output: Path) -> int:
         os.truncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(_this_process()).encode(), 0)
     return descriptor
+
+
+def _unlocked(output: Path, error: OSError) -> int:
+    warnings.warn(
+        f"{output} cannot be locked here ({error.strerror}): start no second run on it",
+        stacklevel=5,
+    )
+    return -1
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -171,6 +171,47 @@ def test_a_file_system_without_locks_brings_a_warning(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    warns = pytest.warns(UserWarning, match="cannot be locked on this file system")
+    warns = pytest.warns(UserWarning, match="cannot be locked here")
+    with warns, locked(tmp_path / "out"):
+        pass
+
+
+def test_pipes_are_not_locked(tmp_path):
+    reading, writing = os.pipe()
+    os.mkfifo(tmp_path / "fifo")
+    try:
+        for pipe in (
+            tmp_path / "fifo",
+            Path(f"/proc/self/fd/{writing}"),
+            Path(f"/dev/fd/{writing}"),
+        ):
+            with locked(pipe), locked(pipe):
+                assert not list(tmp_path.glob("*.lock"))
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_links_in_a_circle_are_named(tmp_path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(OSError, match=r"a leads nowhere"), locked(tmp_path / "a"):
+        pass
+
+
+@pytest.mark.parametrize("code", ["EACCES", "EROFS", "ENAMETOOLONG"])
+def test_a_lock_that_cannot_be_written_brings_a_warning(tmp_path, monkeypatch, code):
+    """Beside an output that can."""
+    import errno
+
+    real = os.open
+
+    def refuse(path, *args, **kwargs):
+        if str(path).endswith(".lock"):
+            raise OSError(getattr(errno, code), "no lock file")
+        return real(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    warns = pytest.warns(UserWarning, match=r"cannot be locked here \(no lock file\)")
     with warns, locked(tmp_path / "out"):
         pass

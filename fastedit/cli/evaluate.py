@@ -150,8 +150,11 @@ def evaluate_command(
         lookahead=lookahead,
         seed=seed,
     )
+    from fastedit.decoding.prepare import with_block_length
+
     decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
     result = _measured(decoder, problems, n, batch_size)
+    (config,) = with_block_length([config], decoder.model)
     result |= {
         "mode": mode or "quality",
         "checkpoint": os.fspath(checkpoint),

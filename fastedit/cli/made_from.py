@@ -34,7 +34,10 @@ def made_from(row: Row, config: DecodeConfig, raw: bool, model: str) -> str:
 
     The device is left out, so a run may go on on another one.
     """
-    values = ([row.prompt, raw], dataclasses.asdict(config))
+    options = dataclasses.asdict(config)
+    if not config.gives("block_length"):  # then it is the model's
+        options["block_length"] = None
+    values = ([row.prompt, raw], options)
     return "-".join([*map(_digest, values), model])
 
 

@@ -100,10 +100,18 @@ class DecodeConfig:
             object.__setattr__(self, name, _checked(name, value))
         object.__setattr__(self, "_given", frozenset(given))
 
+    def _values(self) -> tuple[Any, ...]:
+        """What decoding follows: a block length that is not given is the model's."""
+        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        hashable = (tuple(v) if isinstance(v, list) else v for v in values)
+        return *hashable, self.gives("block_length")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, DecodeConfig) and self._values() == other._values()
+
     def __hash__(self) -> int:
         """Equal configs have equal hashes, lists among their values or not."""
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return hash(tuple(tuple(v) if isinstance(v, list) else v for v in values))
+        return hash(self._values())
 
     @classmethod
     def quality(cls, **options: Any) -> DecodeConfig:

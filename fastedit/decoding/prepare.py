@@ -28,7 +28,7 @@ def one_per_prompt(
     Raises TypeError and ValueError where they, or their number, or what they share, is wrong.
     """
     if isinstance(config, DecodeConfig):
-        return _with_block_length([config.replace(**overrides)], model) * count
+        return with_block_length([config.replace(**overrides)], model) * count
     if not isinstance(config, Sequence):
         raise TypeError(f"config must be a DecodeConfig or a list of them; got {config!r:.80}")
     for index, one in enumerate(config):
@@ -36,7 +36,7 @@ def one_per_prompt(
             raise TypeError(f"config of prompt {index} must be a DecodeConfig; got {one!r:.80}")
     if len(config) != count:
         raise ValueError(f"config has {len(config)} entries for {count} prompts: give one each")
-    configs = _with_block_length([one.replace(**overrides) for one in config], model)
+    configs = with_block_length([one.replace(**overrides) for one in config], model)
     for index, other in enumerate(configs):
         for name in Engine.SHARED:
             first, value = getattr(configs[0], name), getattr(other, name)
@@ -48,7 +48,7 @@ def one_per_prompt(
     return configs
 
 
-def _with_block_length(configs: Sequence[DecodeConfig], model: Any) -> list[DecodeConfig]:
+def with_block_length(configs: Sequence[DecodeConfig], model: Any) -> list[DecodeConfig]:
     """`configs` with the block length of `model` where they leave it open; warns of another one."""
     sizes = getattr(model, "config", None)
     trained = getattr(sizes, "block_size", None)

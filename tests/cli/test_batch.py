@@ -631,3 +631,13 @@ def test_a_file_that_the_model_may_not_open_is_not_the_output(decode, monkeypatc
     monkeypatch.setattr(Decoder, "as_completed", forbidden)
     with pytest.raises(PermissionError, match=r"/root/\.triton/cache"):
         decode(requests(1))
+
+
+def test_a_block_length_of_ones_own_is_another_option_than_the_models():
+    from fastedit import DecodeConfig
+    from fastedit.cli.made_from import made_from
+    from fastedit.cli.requests import Row
+
+    row = Row(0, 1, None, "1 + 1 =")
+    origins = [made_from(row, DecodeConfig(**k), False, "m") for k in ({}, {"block_length": 32})]
+    assert origins[0] != origins[1]

@@ -194,3 +194,11 @@ def test_a_list_and_a_tuple_are_the_same_config():
 def test_numbers_of_numpy_are_numbers():
     options = {"threshold": np.float32(0.5), "top_k": np.int64(3), "seed": [np.uint8(1)]}
     assert DecodeConfig(**options) == DecodeConfig(threshold=0.5, top_k=3, seed=[1])
+
+
+def test_a_block_length_that_is_given_is_another_option_than_the_models():
+    left_open, given = DecodeConfig(), DecodeConfig(block_length=32)
+    assert left_open.block_length == given.block_length == 32
+    assert left_open != given and given == DecodeConfig(block_size=32) != 5
+    assert len({left_open, given, DecodeConfig(), DecodeConfig(block_length=32)}) == 2
+    assert left_open.replace(seed=1).replace(seed=None) == left_open
