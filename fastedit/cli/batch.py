@@ -13,7 +13,7 @@ import typer
 
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 from fastedit.cli.ids import check_ids
-from fastedit.cli.jsonl import finished_indexes, write_record
+from fastedit.cli.jsonl import Finished, finished, write_record
 from fastedit.cli.made_from import made_from, model_part
 from fastedit.cli.output import held
 from fastedit.cli.prompts import as_prompt
@@ -67,11 +67,13 @@ def _decode_rows(
     bad: BadLines,
 ) -> int:
     origins = _origins(rows, configs, raw, model)
-    done = _finished(target, rows, origins) if target is not None else set()
+    before = _finished(target, rows, origins)
+    done = before.indexes
     left = [row for row in rows if row.index not in done]
     if not left:
-        _say(f"nothing to do: all {len(rows)} results are in {target}")
-        return 0
+        errors = f", {len(before.failed)} of them errors" if before.failed else ""
+        _say(f"nothing to do: all {len(rows)} results are in {target}{errors}")
+        return len(before.failed)
     refused, left = [row for row in left if row.bad], [row for row in left if not row.bad]
     decoder = load() if left else None
     if decoder is not None:
@@ -104,7 +106,7 @@ def _decode_rows(
             f"cannot write {target or 'to stdout'}: {error.strerror}; {kept}"
         ) from error
     _report(written, failed, len(done), target)
-    return failed
+    return failed + len(before.failed)
 
 
 def _kept(before: int, written: int, rows: list[Row], target: Path | None) -> str:
@@ -140,14 +142,16 @@ def _check_target(target: Path, source: Path) -> None:
         raise UserError(f"--output would overwrite the input {source}")
 
 
-def _finished(target: Path, rows: list[Row], origins: list[str]) -> set[int]:
-    done, unknown = finished_indexes(target, rows, origins)
-    if unknown:
+def _finished(target: Path | None, rows: list[Row], origins: list[str]) -> Finished:
+    if target is None:
+        return Finished(set(), set(), 0)
+    found = finished(target, rows, origins)
+    if found.unknown:
         _say(
-            f"warning: {unknown} lines of {target} do not say what they were made from; they are "
-            "kept as results of this command"
+            f"warning: {found.unknown} lines of {target} do not say what they were made from; they "
+            "are kept as results of this command"
         )
-    return done
+    return found
 
 
 def _stop(bad: BadLines) -> None:

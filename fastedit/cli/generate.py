@@ -133,7 +133,10 @@ def generate_command(
     if not answered:
         card = "; the embedded checkpoint knows only the wordings in its card"
         hint = card if checkpoint == "tiny" and adapter is None else ""
-        typer.echo(f"fastedit: the answer is empty: the model ended it at once{hint}", err=True)
+        reason = f"the model ended it at once{hint}"
+        if config.max_new_tokens == 0:
+            reason = "--max-new-tokens is 0"
+        typer.echo(f"fastedit: the answer is empty: {reason}", err=True)
 
 
 def _check_usage(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from fastedit.cli.errors import UserError
 from fastedit.cli.ids import key
@@ -15,42 +15,56 @@ from fastedit.cli.requests import Row
 _OUR_LINES_BEGIN = b'{"index": '
 
 
-def finished_indexes(
-    path: Path, rows: Sequence[Row], origins: Sequence[str]
-) -> tuple[set[int], int]:
-    """(indexes that an earlier run has written to `path`, how many do not say their origin).
+class Finished(NamedTuple):
+    """What an earlier run has left in a file of results."""
 
-    origins: what each row's result is `made_from`. A last line that was cut off in the middle is
-    removed from the file. Raises `UserError` where the file holds anything that cannot come from
-    these rows, or says that it was made from something else; the file is then left as it is.
+    indexes: set[int]  # of results, errors among them, that need not be made again
+    failed: set[int]  # of these, those that are errors
+    unknown: int  # results that do not say what they were made from
+
+
+def finished(path: Path, rows: Sequence[Row], origins: Sequence[str]) -> Finished:
+    """The results of `rows` in `path`.
+
+    origins: what each row's result is `made_from`. An error that was made from something else is
+    no result: its row is decoded again, and the last line of a row is the one that counts. A last
+    line that was cut off in the middle is removed from the file. Raises `UserError` where the file
+    holds anything that cannot come from these rows, or a text that was made from something else;
+    the file is then left as it is.
     """
+    found = Finished(set(), set(), 0)
     if not path.is_file():  # there is none, or a pipe or device, of which nothing can be read back
-        return set(), 0
+        return found
     try:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    kept = sum(len(line) + 1 for line in lines)
-    written: set[int] = set()
-    unknown = 0
+    kept, unknown = sum(len(line) + 1 for line in lines), 0
     for number, line in enumerate(lines, start=1):
-        index, origin = _written(path, number, line, rows)
-        if index in written:
+        index, origin, failed = _written(path, number, line, rows)
+        if index in found.indexes - found.failed:
             raise UserError(
                 f"{path}:{number}: index {index} is there twice, as two runs at once leave it; "
                 "choose another --output, or remove this file"
             )
-        written.add(index)
+        found.failed.discard(index)
+        found.indexes.discard(index)
+        if failed and origin is not None and differences(origin, origins[index]) != []:
+            continue
+        found.indexes.add(index)
+        if failed:
+            found.failed.add(index)
         unknown += origin is None
         if origin is not None:
             _check_origin(path, number, origin, rows[index], origins[index])
-    if not tail:
-        return written, unknown
-    if not _OUR_LINES_BEGIN.startswith(tail[: len(_OUR_LINES_BEGIN)]):
-        raise UserError(f"{path}:{len(lines) + 1}: is no line of results; choose another --output")
-    with path.open("r+b") as file:
-        file.truncate(kept)
-    return written, unknown
+    if tail:
+        if not _OUR_LINES_BEGIN.startswith(tail[: len(_OUR_LINES_BEGIN)]):
+            raise UserError(
+                f"{path}:{len(lines) + 1}: is no line of results; choose another --output"
+            )
+        with path.open("r+b") as file:
+            file.truncate(kept)
+    return found._replace(unknown=unknown)
 
 
 def _check_origin(path: Path, number: int, before: str, row: Row, now: str) -> None:
@@ -67,8 +81,10 @@ def _check_origin(path: Path, number: int, before: str, row: Row, now: str) -> N
         )
 
 
-def _written(path: Path, number: int, line: bytes, rows: Sequence[Row]) -> tuple[int, str | None]:
-    """(index, made_from) of a line of results."""
+def _written(
+    path: Path, number: int, line: bytes, rows: Sequence[Row]
+) -> tuple[int, str | None, bool]:
+    """(index, made_from, whether it is an error) of a line of results."""
     where = f"{path}:{number}"
     advice = "choose another --output, or remove this file"
     try:
@@ -90,7 +106,7 @@ def _written(path: Path, number: int, line: bytes, rows: Sequence[Row]) -> tuple
             f"{where}: id {value.get('id')!r} where the input has {rows[index].id!r}, so this file "
             f"belongs to another input; {advice}"
         )
-    return index, origin
+    return index, origin, "error" in value
 
 
 def write_record(file: IO[str], record: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ def made_from(row: Row, config: DecodeConfig, raw: bool, model: str) -> str:
     options = dataclasses.asdict(config)
     if not config.gives("block_length"):  # then it is the model's
         options["block_length"] = None
+    if row.kept:
+        options["kept"] = row.kept
     values = ([row.prompt, raw], options)
     return "-".join([*map(_digest, values), model])
 

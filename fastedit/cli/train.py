@@ -102,7 +102,7 @@ def train_command(
         "batch_size": batch_size,
         "micro_batch": micro_batch,
         "learning_rate": learning_rate,
-        "lora_rank": 0 if full else lora_rank,
+        "lora_rank": _rank(lora_rank, full),
         "dtype": dtype,
         "device": device,
         "save_every": save_every,
@@ -110,6 +110,12 @@ def train_command(
     }
     values = _merged(config, {n: v for n, v in given.items() if v is not None}, set or [], t2t)
     _train(_run_options(values), resume, named=bool(values.get("output")))
+
+
+def _rank(lora_rank: int | None, full: bool) -> int | None:
+    if full and lora_rank:
+        raise UserError(f"--full trains every weight, and --lora-rank {lora_rank} does not")
+    return 0 if full else lora_rank
 
 
 def _merged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import warnings
@@ -153,8 +154,10 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
             if value is not None and value not in MODES:
                 raise ValueError(f"mode must be one of {', '.join(MODES)}; got {value!r}")
         elif field not in known:
+            near = difflib.get_close_matches(name, option_names(), n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
             raise UnknownOptionError(
-                f"unknown decoding option {name!r}; known: {', '.join(sorted(known))}"
+                f"unknown decoding option {name!r}; {hint}known: {', '.join(sorted(known))}"
             )
         elif field in values and values[field] != value:
             raise ValueError(

@@ -94,7 +94,9 @@ class Decoder:
         """Decode one prompt or many; results come in the order of the prompts.
 
         prompts        text, texts, one chat, chats, ids [P] or [B, P] (tensor or array), a list of
-                       ids, or what a tokenizer returns. A chat is a list of messages, or a dict
+                       ids, or what a tokenizer returns. A text goes to the model as it stands; the
+                       chat template is for chats (the command line makes a chat of a text, unless
+                       `--raw`). A chat is a list of messages, or a dict
                        with `messages` and, for itself, the three options of chats below
         attention_mask [B, P] for padded ids, padding on either side
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then

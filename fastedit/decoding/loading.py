@@ -39,7 +39,11 @@ def load(
 
     Names, dtype and device are checked first: OSError and ValueError that say what is allowed.
     """
+    if not isinstance(path_or_id, (str, os.PathLike)):
+        raise TypeError(f'a checkpoint is a folder, a Hub id or "tiny"; got {path_or_id!r}')
     name = os.fspath(path_or_id)
+    if name == "tiny" and revision is not None:
+        raise ValueError(f'revision={revision!r}: the embedded checkpoint "tiny" has no revisions')
     path = str(TINY) if name == "tiny" else folder_or_id(name, "checkpoint")
     if Path(path).is_dir():
         check_folder(Path(path))

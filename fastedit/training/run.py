@@ -100,9 +100,12 @@ def _run(
     say(data.describe(options))
     if options.steps is None:
         options = replace(options, steps=-(-len(data.rows) // options.batch_size))
-        say(f"steps={options.steps}: the data is read once")
+        say(f"steps={options.steps}: the data is read once; --steps trains for longer")
     steps = cast(int, options.steps)
-    arguments.max_steps, arguments.warmup_steps = steps, math.ceil(options.warmup * steps)
+    arguments.max_steps = steps
+    # A run of which the warmup is less than a step has none: it would be a step at rate 0.
+    warmup = options.warmup * steps
+    arguments.warmup_steps = math.ceil(warmup) if warmup >= 1 else 0
     fingerprint = data.training.fingerprint()
     if before:
         check_same(before, options, fingerprint, origin)

@@ -234,7 +234,26 @@ def test_bad_lines_are_skipped_with_a_record(decode, results, tmp_path):
     assert "text" in found[0] and "text" in found[4]
     before = (tmp_path / "g.jsonl").read_bytes()
     code, err = decode(lines, "--on-bad-line", "skip")
-    assert code == 0 and "nothing to do" in err and (tmp_path / "g.jsonl").read_bytes() == before
+    assert code == 1 and "nothing to do" in err and "3 of them errors" in err
+    assert (tmp_path / "g.jsonl").read_bytes() == before
+
+
+def test_a_line_that_was_mended_is_decoded_and_counts(decode, results, tmp_path):
+    lines = [{"prompt": "one"}, {"prompt": "two", "threshhold": 1}]
+    assert decode(lines, "--on-bad-line", "skip")[0] == 1
+    lines[1] = {"prompt": "two", "threshold": 0.9}
+    for said in ("1 results written", "nothing to do"):
+        code, err = decode(lines, "--on-bad-line", "skip")
+        assert code == 0 and said in err
+    found = [(record["index"], "error" in record) for record in results()]
+    assert sorted(found[:2]) == [(0, False), (1, True)] and found[2:] == [(1, False)]
+
+
+def test_other_kept_columns_are_other_options(decode):
+    lines = [{"prompt": "one", "rank": 3, "topic": "sums"}]
+    assert decode(lines, "--keep", "rank")[0] == 0
+    code, err = decode(lines, "--keep", "rank,topic")
+    assert code == 2 and "other options" in err
 
 
 def test_only_bad_lines_need_no_model(decode, results, monkeypatch):
