@@ -89,13 +89,15 @@ def read_examples(
 def check_sources(sources: Sequence[str | os.PathLike[str]]) -> None:
     """Raises FileNotFoundError for a file that is not there, OSError for one that cannot be read,
     DataError for one of another kind, and ValueError for a wrong task source.
+
+    Of a pipe, which can be read but once, nothing is read here.
     """
     for source in [os.fspath(source) for source in sources]:
         if source.startswith(TASK_PREFIX):
             parse_task(source)
         elif not Path(source).exists() or Path(source).is_dir():
             raise FileNotFoundError(f"there is no data file {source}")
-        else:
+        elif Path(source).is_file():
             check_kind(source)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -265,6 +266,20 @@ def test_files_are_read_as_requests_are(write, documents, tmp_path):
     (tmp_path / "wide.jsonl").write_bytes('{"text": "one"}'.encode("utf-16"))
     with pytest.raises(DataError, match="is UTF-16 text"):
         documents(tmp_path / "wide.jsonl")
+
+
+def test_a_pipe_is_read_whole(documents):
+    from fastedit.training.data import check_sources
+
+    lines = b"".join(b'{"text": "%d"}\n' % n for n in range(100))
+    reads, writes = os.pipe()
+    os.write(writes, lines)
+    os.close(writes)
+    try:
+        check_sources([f"/dev/fd/{reads}"])
+        assert len(documents(f"/dev/fd/{reads}").items) == 100
+    finally:
+        os.close(reads)
 
 
 def test_findings_name_their_own_source(write, tiny_tokenizer):
