@@ -6,12 +6,12 @@ drops, which is refused.
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fastedit.prompts.marks import check_all_is_read, named_roles
 from fastedit.prompts.messages import Chat
+from fastedit.prompts.source import parsed
 
 # Variables that are the renderer's own, and what to use in their place.
 _OWN = {
@@ -23,9 +23,6 @@ _OWN = {
 }
 _CLOSED = "chat_template tokenize padding truncation max_length return_tensors return_dict".split()
 _CLOSED += "return_assistant_tokens_mask tokenizer_kwargs sanitize_control_tokens".split()
-_ITERATES = re.compile(r"for\s+\w+\s+in\s+[\w.]*(content|\[\s*['\"]content['\"]\s*\])")
-
-_TELLS_APART = re.compile(r"is\s+(not\s+)?(string|iterable|sequence|mapping)")
 
 
 class Turn(NamedTuple):
@@ -96,15 +93,15 @@ def _for_template(chat: Chat, tokenizer: Any) -> Chat:
         raise ValueError("chats need a tokenizer: give one, or prompts as id tensors")
     if not has_template(tokenizer):
         raise ValueError("this tokenizer has no chat template: give one text in place of messages")
-    source = _source(chat, tokenizer)
+    source = parsed(_source(chat, tokenizer))
     for name in chat.variables:
         if name in _OWN:
             raise ValueError(f"chat_template_kwargs has {name!r}: use {_OWN[name]}")
-        if name in _CLOSED or not re.search(rf"\b{re.escape(name)}\b", source):
+        if name in _CLOSED or name not in source.variables:
             raise ValueError(f"chat_template_kwargs has {name!r}, which the chat template does not")
-    if not _ITERATES.search(source):
+    if not source.goes_through_parts:
         return replace(chat, messages=[_joined(message) for message in chat.messages])
-    if not _TELLS_APART.search(source):
+    if not source.tells_apart:
         return replace(chat, messages=[_in_parts(message) for message in chat.messages])
     return chat
 

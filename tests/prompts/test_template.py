@@ -223,3 +223,84 @@ def test_turns_in_pieces_are_the_whole_chat(templates):
     assert turns[3].text == "ok<|role_end|>"
     whole = "".join(turn.text for turn in turns)
     assert templates.render([*chat, USER]) == whole + HUMAN.format("hi") + templates.ASK
+
+
+THINK = "<think>r</think>"
+# What DeepSeek's and Qwen3's templates do with reasoning: the one never shows it, the other only
+# that of the last turn.
+CHATS = PRINTS.replace("<bot>", "<assistant>")
+CUTS = CHATS.replace("m.content", "m.content.split('</think>')[-1]")
+REWRITES = PRINTS.replace(
+    "{{ m.content }}",
+    "{% if '</think>' in m.content %}<think>\n{{ m.content.split('</think>')[0]"
+    ".split('<think>')[-1].strip('\n') }}\n</think>\n\n{% endif %}"
+    "{{ m.content.split('</think>')[-1].lstrip('\n') }}",
+)
+
+
+@pytest.mark.parametrize("template", [None, CUTS])
+@pytest.mark.parametrize("content", [THINK + "ans", "<think>\nsecret\n</think>", f"{THINK}\n\nan"])
+def test_what_stands_in_front_is_not_lost_silently(templates, content, template):
+    """Also where another message holds the same text, or a part of it."""
+    options = {"template": template} if template else {}
+    words = "leaves out a part of message 1, of role 'assistant'"
+    for user in ("hi", content):
+        chat = [{**USER, "content": user}, said(content=content)]
+        # LLaDA2.1's shows a user's text whole; the other one cuts that, too.
+        where = words if user == "hi" or not template else "leaves out a part of message 0"
+        with pytest.raises(ValueError, match=where):
+            templates.render([*chat, USER], **options)
+        with pytest.raises(ValueError, match=where):
+            templates.turns(chat, **options)
+
+
+@pytest.mark.parametrize("cut", ["[-5:]", "[2:]", "[:5]", "[2:8]", ".split('\\n')[-1]"])
+def test_a_text_that_is_cut_is_refused(templates, cut):
+    template = PRINTS.replace("m.content", f"m.content{cut}")
+    with pytest.raises(ValueError, match="leaves out (a part of )?message 0"):
+        templates.render([{**USER, "content": "hello,\nworld"}], template)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["| upper", "| tojson", "| trim", "| e", ".strip('\n')", "| replace('\n', ' ')", "| title"],
+)
+@pytest.mark.parametrize("content", [" 4 \n", "\n\n", "a\n\n  b <c>\t", "say \"hé\"\n'x' \\ ß"])
+def test_edges_and_spellings_are_no_loss(templates, change, content):
+    template = PRINTS.replace("m.content", f"m.content {change}")
+    assert templates.render([{**USER, "content": content}, said(content=content), USER], template)
+    lines = PRINTS.replace(
+        "{{ m.content }}", "{% for line in m.content.split('\n') %}> {{ line }}\n{% endfor %}"
+    )
+    assert templates.render([{**USER, "content": content}], lines)
+
+
+def test_reasoning_may_be_written_in_another_layout(templates):
+    text = templates.render([USER, said(content=THINK + "ans"), USER], REWRITES)
+    assert "<think>\nr\n</think>\n\nans" in text
+    with pytest.raises(ValueError, match="leaves out a part of message 1"):
+        templates.render([USER, said(content="pre" + THINK + "ans"), USER], REWRITES)
+
+
+def test_variables_that_are_not_read_are_refused(templates):
+    """A name in a text, of an attribute or of the template's own is no variable."""
+    template = (
+        "{# mood #}mood {{ 'mood' }}{% for m in messages %}{% set own = m.content %}{{ own }}"
+        "{{ m.mood }}{% generation %}{% if other is defined and other %}O{% endif %}"
+        "{% endgeneration %}{% break %}{% endfor %}"
+        "{% if kept is not defined %}{% set kept = 'K' %}{% endif %}{{ kept }}"
+    )
+    for name in ("mood", "own", "m", "namespace", "raise_exception"):
+        with pytest.raises(ValueError, match=f"has '{name}', which the chat template does not"):
+            templates.render([USER], template, chat_template_kwargs={name: "x"})
+    variables = {"other": True, "kept": "!"}
+    assert templates.render([USER], template, chat_template_kwargs=variables).endswith("hiO!")
+    with pytest.raises(ValueError, match="cannot be parsed"):
+        templates.render([USER], "{% if %}")
+
+
+@pytest.mark.parametrize("each", ["m['content'] | list", "m.content[:]", "content"])
+def test_a_loop_over_contents_gets_parts(templates, each):
+    template = "{% for m in messages %}{% set content = m.content %}{% for p in EACH %}{{ p.text }}"
+    template = template.replace("EACH", each) + "{% endfor %}{% endfor %}"
+    assert templates.render([USER], template) == "hi"
