@@ -94,11 +94,19 @@ def _lost(chat: Chat, text: str, rendered: Callable[[Chat], str | None]) -> Iter
                 yield f"a part of {what}"
             continue
         # A condition may look at it, or its end be cut off.
-        other = _written(chat, lambda n, v, _, at=number: v + _mark(n) if n == at else v)
-        if rendered(other) == text or (
+        if rendered(_with_mark(chat, number)) == text or (
             what.startswith("message") and not _holds(text, _pieces(value))
         ):
             yield what
+
+
+def _with_mark(chat: Chat, number: int) -> Chat:
+    """A chat with a mark behind one of its texts."""
+
+    def write(at: int, value: str, _: str) -> str:
+        return value + _mark(number) if at == number else value
+
+    return _written(chat, write)
 
 
 def _holds_pieces(
@@ -154,12 +162,49 @@ def _chained(text: str, pieces: list[str]) -> bool:
     return not pieces
 
 
+def end_of_turn(
+    chat: Chat, number: int, text: str, rendered: Callable[[Chat], str | None]
+) -> int | None:
+    """Where message `number` ends in `text`, with what closes it; None: that cannot be told.
+
+    A mark at the end of its last text is found in the chat, and in the chat up to this message,
+    which ends in what closes it.
+    """
+    mark = _mark(number)
+    last = _marked_at_end(chat.messages[number], mark)
+    before, behind = chat.messages[:number], chat.messages[number + 1 :]
+    alone = (rendered(replace(chat, messages=[*before, last])) or "").split(mark)
+    whole = (rendered(replace(chat, messages=[*before, last, *behind])) or "").split(mark)
+    if len(alone) != 2 or len(whole) != 2 or "".join(whole) != text:
+        return None
+    closing = alone[1]
+    return len(whole[0]) + len(closing) if whole[1].startswith(closing) else None
+
+
+def _marked_at_end(message: dict[str, Any], mark: str) -> dict[str, Any]:
+    def marked(text: str) -> str:
+        core = text.rstrip()  # white space behind may be cut off
+        return core + mark + text[len(core) :]
+
+    if calls := message.get("tool_calls"):
+        call = calls[-1]
+        function = call.get("function", call)
+        function = {**function, "name": marked(function["name"])}
+        last = {**call, "function": function} if "function" in call else function
+        return {**message, "tool_calls": [*calls[:-1], last]}
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": marked(content)}
+    parts = [*content[:-1], *({**part, "text": marked(part["text"])} for part in content[-1:])]
+    return {**message, "content": parts}
+
+
 def _mark(number: int) -> str:
     return f"Mark{number}q"
 
 
 def _written(chat: Chat, write: Callable[[int, str, str], str]) -> Chat:
-    """A chat with each of its texts as `write` returns it of (number of the text, text, what it is).
+    """A chat with each of its texts as `write` returns it of (its number, the text, what it is).
 
     What a tool call's arguments are is a text of its own: a key that they get, "" for none.
     """

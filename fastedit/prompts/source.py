@@ -27,7 +27,7 @@ class Source(NamedTuple):
 class _Generation(Extension):
     """`{% generation %}` of transformers, around what the assistant says."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012
 
     def parse(self, parser: Any) -> list[nodes.Node]:
         next(parser.stream)
@@ -58,7 +58,7 @@ def parsed(template: str) -> Source:
 
 
 def _is_content(value: nodes.Node | None) -> bool:
-    """Whether a value is the content of a message, or a part of its list, and no method's result."""
+    """Whether a value is the content of a message, not what a method makes of it."""
     while isinstance(value, nodes.Filter):
         value = value.node
     if isinstance(value, nodes.Name):

@@ -221,8 +221,9 @@ def _chat_parts(value: Any, tokenizer: Any) -> list[Part]:
     chat = as_chat({**value, "messages": bare} if isinstance(value, dict) else bare)
     if chat.continued:
         raise ValueError("`continue_final_message` is of prompts: turns of `messages` are learnt")
-    turns = render_turns(chat, tokenizer)
-    parts = [Part(text, number is not None and learnt[number]) for text, number in turns]
+    wanted = [number for number, is_learnt in enumerate(learnt) if is_learnt]
+    turns = render_turns(chat, tokenizer, wanted)
+    parts = [Part(text, number is not None) for text, number in turns]
     if not any(part.response for part in parts):
         raise ValueError("`messages` has no assistant turn to learn from")
     return parts
