@@ -157,6 +157,10 @@ class _Form(NamedTuple):
 def _example(index: int, where: str, record: dict[str, Any], form: _Form) -> Example:
     prompt, completion = form.prompt, form.completion
     own, special = {prompt, completion}, False
+    # A key that is null is one that is not there, as exports of tables have it.
+    record = {name: value for name, value in record.items() if value is not None}
+    if record.get("add_generation_prompt") is False:  # nothing follows a chat that is learnt
+        del record["add_generation_prompt"]
     _check_learnt_line(record, own)
     read = {*own, "text", *CHAT_FIELDS}
     if holds_chat(record) and not own & {"messages", "conversations"}:
