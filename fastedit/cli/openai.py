@@ -41,7 +41,10 @@ _NULLABLE = ("editing_threshold", "edit_threshold")
 
 
 def is_batch_line(value: dict[str, Any]) -> bool:
-    return "body" in value and ("custom_id" in value or "url" in value)
+    """Whether a line is one of theirs; `body` and `url` may be columns of another line, too."""
+    if not isinstance(value.get("body"), dict):
+        return {"custom_id", "method", "url", "body"} <= value.keys()
+    return "custom_id" in value or "url" in value
 
 
 def request_of(value: dict[str, Any], keep: Collection[str]) -> dict[str, Any]:

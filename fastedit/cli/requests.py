@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -122,9 +123,11 @@ def _row(index: int, line: int, value: dict[str, Any], form: Form) -> Row:
     request, raw = value, form.raw
     if is_batch_line(value):
         request, raw = request_of(value, form.keep), False
-    elif form.prompt is not None:
-        _check_prompt_key(value, form.prompt)
     key = form.prompt_key
+    # A key of the prompt that is null is one that is not there, as exports of tables have it.
+    request = {n: v for n, v in request.items() if v is not None or n not in (key, *CHAT_FIELDS)}
+    if form.prompt is not None and not is_batch_line(value):
+        _check_prompt_key(request, form.prompt)
     if (key in request) == holds_chat(request):
         raise ValueError(f"needs one of `{key}` and `messages`; --prompt-field names another key")
     prompt = asked(request, key, raw) if key in request else chat_of(request)
@@ -143,7 +146,8 @@ def _id(value: dict[str, Any]) -> Any:
 def _check_prompt_key(value: dict[str, Any], key: str) -> None:
     if key not in value:
         raise ValueError(f"has no `{key}`, the --prompt-field")
-    others = [n for n in ("prompt", "messages", "conversations") if n in value and n != key]
+    names = ("prompt", "messages", "conversations")
+    others = [n for n in names if value.get(n) is not None and n != key]
     if others:
         raise ValueError(f"has `{others[0]}` beside `{key}`, the --prompt-field: remove one")
 
@@ -162,8 +166,9 @@ def _passed_over(name: str, value: Any, keep: Collection[str]) -> bool:
         raise ValueError(f"`{name}` would be left unread: {remedy(name)}{_way_out(name)}")
     if ALL in keep:
         return True
-    known = ", ".join(sorted(_option_names()))
-    raise ValueError(f"unknown decoding option {name!r}; known: {known}{_way_out(name)}")
+    close = " or ".join(difflib.get_close_matches(name, sorted(_option_names())))
+    meant = f"; did you mean {close}?" if close else ""
+    raise ValueError(f"unknown decoding option {name!r}{meant}{_way_out(name)}")
 
 
 def _way_out(name: str) -> str:

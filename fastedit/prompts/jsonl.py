@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import os
 import re
 import sys
@@ -115,7 +116,9 @@ def parse(line: bytes) -> dict[str, Any]:
     """The object in a line. Raises ValueError for what JSON or UTF-8 does not allow."""
     try:
         text = line.decode()
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
+        )
         if "\\ud" in text.lower():  # only an escape can spell half a character
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeDecodeError:
@@ -140,6 +143,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(name: str) -> Any:
     raise ValueError(f"holds {name}, which is not JSON: write null or a number")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"holds {text[:20]}, which is too large for a number: write it as a text")
+    return value
 
 
 def _other_kind(data: bytes, suffix: str) -> tuple[str, str]:

@@ -1,20 +1,36 @@
-"""What a rendered chat depends on: every value is marked, and its mark looked for in the text.
+"""What a rendered chat depends on: every value is marked, and looked for in front of its mark.
 
-The text of a value is not enough: a short one may stand elsewhere in the chat.
+The text of a value is not enough: a short one may stand elsewhere in the chat. Nor is the mark: the
+template may cut off what stands in front of it, such as reasoning between tags.
 """
 
 from __future__ import annotations
 
+import html
+import itertools
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fastedit.prompts.keys import is_note
 from fastedit.prompts.messages import Chat
+from fastedit.prompts.source import parsed
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MARKED = ("content", "tool_calls")  # beside values that are texts
+_BORDER = re.compile(r"(\n|</?[\w|]+>)")
+# A template may put a few characters between pieces, such as "> " in front of each line.
+_GAP = 16
+# How a template may write a text, in any letters: as it is, in JSON, in HTML, as Python does.
+_SPELLINGS: tuple[Callable[[str], str], ...] = (
+    lambda text: text,
+    lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    lambda text: json.dumps(text)[1:-1],
+    lambda text: html.escape(text).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
+    lambda text: repr(text)[1:-1],
+)
 
 
 def check_all_is_read(
@@ -32,14 +48,8 @@ def check_all_is_read(
     _check_roles(chat, rendered, source)
     if chat.tools and not changes(replace(chat, tools=None)):
         raise ValueError("the chat template has no place for `tools`: remove them")
-    marked, marks = _marked(chat.messages)
-    shown = rendered(replace(chat, messages=marked)) or ""
-    for mark, what in marks.items():
-        # It may stand there in other letters, or be what a condition looks at.
-        if mark not in shown and not changes(
-            replace(chat, messages=_marked(chat.messages, mark)[0])
-        ):
-            raise ValueError(f"the chat template leaves out {what}: remove it")
+    for lost in _lost(chat, text, rendered):
+        raise ValueError(f"the chat template leaves out {lost}: remove it")
     for number, message in enumerate(chat.messages):
         for name, value in message.items():
             if isinstance(value, str) or name in _MARKED or _refers(name, message):
@@ -56,7 +66,7 @@ def _check_roles(chat: Chat, rendered: Callable[[Chat], str | None], source: str
     """Raises ValueError for a role that the template takes for another one."""
     for number, message in enumerate(chat.messages):
         role = message["role"]
-        if role in ("user", "assistant") or _names(source, role):
+        if role in ("user", "assistant") or role in parsed(source).texts:
             continue
         mark = _mark(0)
         rest = [*chat.messages[:number], {**message, "role": mark}, *chat.messages[number + 1 :]]
@@ -68,45 +78,167 @@ def _check_roles(chat: Chat, rendered: Callable[[Chat], str | None], source: str
             )
 
 
+def _lost(chat: Chat, text: str, rendered: Callable[[Chat], str | None]) -> Iterator[str]:
+    """What of the texts of a chat is not in `text`, as far as each in front of its mark tells."""
+    texts: list[tuple[str, str]] = []
+
+    def marked(number: int, value: str, what: str) -> str:
+        texts.append((value, what))
+        return value + _mark(number)
+
+    shown = rendered(_written(chat, marked)) or ""
+    for number, (value, what) in enumerate(texts):
+        if _holds(shown, [_mark(number)]):
+            whole = _holds(shown, [value.lstrip() + _mark(number)]) and _holds(text, [value])
+            if not whole and not _holds_pieces(chat, text, rendered, number):
+                yield f"a part of {what}"
+            continue
+        # A condition may look at it, or its end be cut off.
+        if rendered(_with_mark(chat, number)) == text or (
+            what.startswith("message") and not _holds(text, _pieces(value))
+        ):
+            yield what
+
+
+def _with_mark(chat: Chat, number: int) -> Chat:
+    """A chat with a mark behind one of its texts."""
+
+    def write(at: int, value: str, _: str) -> str:
+        return value + _mark(number) if at == number else value
+
+    return _written(chat, write)
+
+
+def _holds_pieces(
+    chat: Chat, text: str, rendered: Callable[[Chat], str | None], number: int
+) -> bool:
+    """Whether all lines and tags of a text are there, which the template may have taken apart."""
+    marked: list[str] = []
+    found: list[str] = []
+
+    def write(at: int, value: str, _: str) -> str:
+        if at != number:
+            return value
+        written = ""
+        for piece in _BORDER.split(value):
+            if core := piece.strip():
+                found.append(core)
+                marked.append(f"{_mark(number)}{len(found)}q")
+                head, _, tail = piece.partition(core)
+                piece = head + core + marked[-1] + tail
+            written += piece
+        return written
+
+    shown = rendered(_written(chat, write)) or ""
+    pairs = zip(found, marked, strict=True)
+    return _holds(text, found) and all(_holds(shown, pair) for pair in pairs)
+
+
+def _pieces(text: str) -> list[str]:
+    """Lines and tags of a text, without white space around them."""
+    return [core for piece in _BORDER.split(text) if (core := piece.strip())]
+
+
+def _holds(text: str, pieces: Sequence[str]) -> bool:
+    """Whether pieces stand one after another in a text, in one of the spellings."""
+    text = text.casefold()
+    return any(
+        _chained(text, [spell(p.strip()).casefold() for p in pieces]) for spell in _SPELLINGS
+    )
+
+
+def _chained(text: str, pieces: list[str]) -> bool:
+    start = text.find(pieces[0]) if pieces else -1
+    while start >= 0:
+        end = start + len(pieces[0])
+        for piece in pieces[1:]:
+            at = text.find(piece, end, end + _GAP + len(piece))
+            if at < 0:
+                break
+            end = at + len(piece)
+        else:
+            return True
+        start = text.find(pieces[0], start + 1)
+    return not pieces
+
+
+def end_of_turn(
+    chat: Chat, number: int, text: str, rendered: Callable[[Chat], str | None]
+) -> int | None:
+    """Where message `number` ends in `text`, with what closes it; None: that cannot be told.
+
+    A mark at the end of its last text is found in the chat, and in the chat up to this message,
+    which ends in what closes it.
+    """
+    mark = _mark(number)
+    last = _marked_at_end(chat.messages[number], mark)
+    before, behind = chat.messages[:number], chat.messages[number + 1 :]
+    alone = (rendered(replace(chat, messages=[*before, last])) or "").split(mark)
+    whole = (rendered(replace(chat, messages=[*before, last, *behind])) or "").split(mark)
+    if len(alone) != 2 or len(whole) != 2 or "".join(whole) != text:
+        return None
+    closing = alone[1]
+    return len(whole[0]) + len(closing) if whole[1].startswith(closing) else None
+
+
+def _marked_at_end(message: dict[str, Any], mark: str) -> dict[str, Any]:
+    def marked(text: str) -> str:
+        core = text.rstrip()  # white space behind may be cut off
+        return core + mark + text[len(core) :]
+
+    if calls := message.get("tool_calls"):
+        call = calls[-1]
+        function = call.get("function", call)
+        function = {**function, "name": marked(function["name"])}
+        last = {**call, "function": function} if "function" in call else function
+        return {**message, "tool_calls": [*calls[:-1], last]}
+    content = message["content"]
+    if isinstance(content, str):
+        return {**message, "content": marked(content)}
+    parts = [*content[:-1], *({**part, "text": marked(part["text"])} for part in content[-1:])]
+    return {**message, "content": parts}
+
+
 def _mark(number: int) -> str:
     return f"Mark{number}q"
 
 
-def _marked(
-    messages: list[dict[str, Any]], only: str | None = None
-) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """Messages with a mark behind every text, or `only` that one; what each mark stands for."""
-    marks: dict[str, str] = {}
+def _written(chat: Chat, write: Callable[[int, str, str], str]) -> Chat:
+    """A chat with each of its texts as `write` returns it of (its number, the text, what it is).
 
-    def marked(text: str, what: str) -> str:
-        mark = _mark(len(marks))
-        marks[mark] = what
-        return text + mark if only in (None, mark) else text
+    What a tool call's arguments are is a text of its own: a key that they get, "" for none.
+    """
+    numbers = itertools.count()
+
+    def written(text: str, what: str) -> str:
+        return write(next(numbers), text, what)
 
     def value(name: str, number: int, message: dict[str, Any]) -> Any:
         old, what = message[name], _what(name, number, message)
         if name == "role" or _refers(name, message):
             return old
         if isinstance(old, str):
-            return marked(old, what) if old.strip() else old
+            return written(old, what) if old.strip() else old
         if name == "content":
-            return [{**part, "text": marked(part["text"], what)} for part in old]
+            return [{**part, "text": written(part["text"], what)} for part in old]
         if name == "tool_calls":
-            return [_marked_call(call, marked, what) for call in old]
+            return [_written_call(call, written, what) for call in old]
         return old
 
-    found = [
+    messages = [
         {name: value(name, number, message) for name in message}
-        for number, message in enumerate(messages)
+        for number, message in enumerate(chat.messages)
     ]
-    return found, marks
+    return replace(chat, messages=messages)
 
 
-def _marked_call(call: Mapping[str, Any], marked: Any, what: str) -> dict[str, Any]:
+def _written_call(
+    call: Mapping[str, Any], written: Callable[[str, str], str], what: str
+) -> dict[str, Any]:
     function = dict(call.get("function", call))
-    function["name"] = marked(function["name"], what)
+    function["name"] = written(function["name"], what)
     if function.get("arguments"):
-        word = marked("", f"the arguments in {what}")
+        word = written("", f"the arguments in {what}")
         function["arguments"] = {**function["arguments"], **({word: word} if word else {})}
     return {**call, "function": function} if "function" in call else function
 
@@ -123,8 +255,5 @@ def _refers(name: str, message: dict[str, Any]) -> bool:
 
 
 def named_roles(source: str) -> list[str]:
-    return [role for role in ROLES if _names(source, role)]
-
-
-def _names(source: str, text: str) -> bool:
-    return re.search(rf"['\"]{re.escape(text)}['\"]", source) is not None
+    """The roles that the source of a template spells."""
+    return [role for role in ROLES if role in parsed(source).texts]

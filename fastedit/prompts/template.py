@@ -6,12 +6,14 @@ drops, which is refused.
 
 from __future__ import annotations
 
-import re
+import json
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from fastedit.prompts.marks import check_all_is_read, named_roles
+from fastedit.prompts.marks import ROLES, check_all_is_read, end_of_turn, named_roles
 from fastedit.prompts.messages import Chat
+from fastedit.prompts.source import parsed
 
 # Variables that are the renderer's own, and what to use in their place.
 _OWN = {
@@ -23,9 +25,6 @@ _OWN = {
 }
 _CLOSED = "chat_template tokenize padding truncation max_length return_tensors return_dict".split()
 _CLOSED += "return_assistant_tokens_mask tokenizer_kwargs sanitize_control_tokens".split()
-_ITERATES = re.compile(r"for\s+\w+\s+in\s+[\w.]*(content|\[\s*['\"]content['\"]\s*\])")
-
-_TELLS_APART = re.compile(r"is\s+(not\s+)?(string|iterable|sequence|mapping)")
 
 
 class Turn(NamedTuple):
@@ -57,37 +56,66 @@ def render(chat: Chat, tokenizer: Any) -> str:
             "the chat ends in a turn of the assistant: pass continue_final_message=True to go on "
             "in it, or remove it"
         )
-    text = _apply(chat, tokenizer, answer_follows=not chat.continued)
-    _check(chat, text, tokenizer, answer_follows=not chat.continued)
-    return text
+    return _rendered(chat, tokenizer, answer_follows=not chat.continued)[0]
 
 
-def render_turns(chat: Chat, tokenizer: Any) -> list[Turn]:
+def render_turns(chat: Chat, tokenizer: Any, learnt: Collection[int] | None = None) -> list[Turn]:
     """The chat in pieces: each of the assistant's turns, with what closes it, and all before it.
 
-    What stands behind the last of them is left out. Raises ValueError as `render` does, and where
-    a turn does not continue the template's own generation prompt.
+    learnt  numbers of the turns that are wanted; None: all. Others belong to what is only read
+
+    What stands behind the last of them is left out. Raises ValueError as `render` does, where a
+    turn does not continue the template's own generation prompt, and where its end cannot be told.
     """
     chat = _for_template(chat, tokenizer)
+    said = [number for number, m in enumerate(chat.messages) if m["role"] == "assistant"]
+    if not said:
+        return []
+    _check_behind(chat, said[-1] + 1)
+    chat = replace(chat, messages=chat.messages[: said[-1] + 1])
+    text, form = _rendered(chat, tokenizer, answer_follows=False)
     turns: list[Turn] = []
-    seen = ""
-    for number, message in enumerate(chat.messages):
-        if message["role"] != "assistant":
-            continue
-        asked = replace(chat, messages=chat.messages[:number])
-        answered = replace(chat, messages=chat.messages[: number + 1])
-        before = _apply(asked, tokenizer, answer_follows=True) if number else ""
-        after = _apply(answered, tokenizer, answer_follows=False)
-        if not number or not (before.startswith(seen) and after.startswith(before)):
+    seen = 0
+    for number in said if learnt is None else [n for n in said if n in learnt]:
+        start, end = _place(chat, number, text, tokenizer, form)
+        turns += [Turn(text[seen:start], None), Turn(text[start:end], number)]
+        seen = end
+    return [*turns, Turn(text[seen:], None)] if seen < len(text) else turns
+
+
+def _check_behind(chat: Chat, start: int) -> None:
+    """Raises ValueError for what stands behind the last turn of the assistant and may be one."""
+    for number, message in enumerate(chat.messages[start:], start=start):
+        if message["role"] not in ROLES:
             raise ValueError(
-                f"the chat template does not continue message {number} from its own generation "
-                "prompt; give `prompt` and `completion`"
+                f"message {number}: role {message['role']!r} is unknown, and behind the last turn "
+                "of the assistant it would be left out: name its role, or remove it"
             )
-        turns += [Turn(before[len(seen) :], None), Turn(after[len(before) :], number)]
-        seen = after
-    if turns:
-        _check(answered, seen, tokenizer, answer_follows=False)
-    return turns
+
+
+def _place(chat: Chat, number: int, text: str, tokenizer: Any, form: _Form) -> tuple[int, int]:
+    """Where a turn of the assistant begins and ends in the text of its chat. Raises ValueError."""
+    way_out = "give it `weight` 0 to have it read only, or give `prompt` and `completion`"
+    asked = replace(chat, messages=chat.messages[:number])
+    answered = replace(chat, messages=chat.messages[: number + 1])
+    before = _apply(asked, tokenizer, form, answer_follows=True) if number else ""
+    if not before or not text.startswith(before):
+        raise ValueError(
+            f"the chat template does not continue message {number} from its own generation "
+            f"prompt: {way_out}"
+        )
+    after = _apply(answered, tokenizer, form, answer_follows=False)
+    if after.startswith(before) and text.startswith(after):
+        return len(before), len(after)
+    # Templates write a turn otherwise once another one follows: Qwen3's without its reasoning.
+    render = _renderer(tokenizer, form, answer_follows=False)
+    end = end_of_turn(chat, number, text, render)
+    if end is None or end <= len(before):
+        raise ValueError(
+            f"the chat template writes message {number} otherwise once others follow, and its end "
+            f"cannot be told: {way_out}"
+        )
+    return len(before), end
 
 
 def _for_template(chat: Chat, tokenizer: Any) -> Chat:
@@ -96,15 +124,15 @@ def _for_template(chat: Chat, tokenizer: Any) -> Chat:
         raise ValueError("chats need a tokenizer: give one, or prompts as id tensors")
     if not has_template(tokenizer):
         raise ValueError("this tokenizer has no chat template: give one text in place of messages")
-    source = _source(chat, tokenizer)
+    source = parsed(_source(chat, tokenizer))
     for name in chat.variables:
         if name in _OWN:
             raise ValueError(f"chat_template_kwargs has {name!r}: use {_OWN[name]}")
-        if name in _CLOSED or not re.search(rf"\b{re.escape(name)}\b", source):
+        if name in _CLOSED or name not in source.variables:
             raise ValueError(f"chat_template_kwargs has {name!r}, which the chat template does not")
-    if not _ITERATES.search(source):
+    if not source.goes_through_parts:
         return replace(chat, messages=[_joined(message) for message in chat.messages])
-    if not _TELLS_APART.search(source):
+    if not source.tells_apart:
         return replace(chat, messages=[_in_parts(message) for message in chat.messages])
     return chat
 
@@ -131,29 +159,91 @@ def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "content": [{"type": "text", "text": content}] if content else []}
 
 
-def _apply(chat: Chat, tokenizer: Any, *, answer_follows: bool) -> str:
-    try:
-        text: str = tokenizer.apply_chat_template(
-            chat.messages,
-            tools=chat.tools,
-            tokenize=False,
-            add_generation_prompt=answer_follows,
-            continue_final_message=chat.continued and not answer_follows,
-            **chat.variables,
-        )
-    except Exception as error:  # whatever a template raises
-        raise ValueError(_failure(error, chat, _source(chat, tokenizer))) from error
-    return text
+class _Form(NamedTuple):
+    """How messages with tool calls are given to a template.
+
+    null   a content that is empty as None, otherwise as ""
+    texts  arguments of calls as JSON text, otherwise as objects
+    """
+
+    null: bool = False
+    texts: bool = False
 
 
-def _check(chat: Chat, text: str, tokenizer: Any, *, answer_follows: bool) -> None:
-    def rendered(other: Chat) -> str | None:
+def _rendered(chat: Chat, tokenizer: Any, *, answer_follows: bool) -> tuple[str, _Form]:
+    """The chat in the first form that the template reads all of. Raises ValueError for none."""
+    calls = any(message.get("tool_calls") for message in chat.messages)
+    errors: list[ValueError] = []
+    for form in [_Form(a, b) for b in (False, True) for a in (False, True)] if calls else [_Form()]:
         try:
-            return _apply(other, tokenizer, answer_follows=answer_follows)
+            text = _apply(chat, tokenizer, form, answer_follows=answer_follows)
+            if calls and not form.texts:
+                _check_arguments(chat, text)
+            render = _renderer(tokenizer, form, answer_follows=answer_follows)
+            check_all_is_read(chat, text, render, _source(chat, tokenizer))
+        except ValueError as error:
+            errors.append(error)
+        else:
+            return text, form
+    raise errors[0]
+
+
+def _renderer(tokenizer: Any, form: _Form, *, answer_follows: bool) -> Callable[[Chat], str | None]:
+    def rendered(chat: Chat) -> str | None:
+        try:
+            return _apply(chat, tokenizer, form, answer_follows=answer_follows)
         except ValueError:
             return None
 
-    check_all_is_read(chat, text, rendered, _source(chat, tokenizer))
+    return rendered
+
+
+def _apply(chat: Chat, tokenizer: Any, form: _Form, *, answer_follows: bool) -> str:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    messages = [_formed(message, form) for message in chat.messages]
+    options = {
+        "tools": chat.tools,
+        "add_generation_prompt": answer_follows,
+        "continue_final_message": chat.continued and not answer_follows,
+        **chat.variables,
+    }
+    try:
+        if not form.null:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+        # The tokenizer's own method takes keys that are None out of messages.
+        options = {**tokenizer.special_tokens_map, **options}
+        source = _source(chat, tokenizer)
+        rendered: Any = render_jinja_template([messages], chat_template=source, **options)
+        return str(rendered[0][0])
+    except Exception as error:  # whatever a template raises
+        raise ValueError(_failure(error, chat, _source(chat, tokenizer))) from error
+
+
+def _formed(message: dict[str, Any], form: _Form) -> dict[str, Any]:
+    if not message.get("tool_calls"):
+        return message
+    if form.null and not message["content"]:
+        message = {**message, "content": None}
+    if form.texts:
+        message = {**message, "tool_calls": [_as_text(call) for call in message["tool_calls"]]}
+    return message
+
+
+def _as_text(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function", call)
+    text = json.dumps(function["arguments"], ensure_ascii=False)
+    function = {**function, "arguments": text}
+    return {**call, "function": function} if "function" in call else function
+
+
+def _check_arguments(chat: Chat, text: str) -> None:
+    """Raises ValueError for arguments that a template joins to a text: Python's are no JSON."""
+    for message in chat.messages:
+        for call in message.get("tool_calls") or []:
+            arguments = call.get("function", call)["arguments"]
+            if arguments and str(arguments) in text:
+                raise ValueError("the chat template writes arguments of tool calls as Python does")
 
 
 def _failure(error: Exception, chat: Chat, source: str) -> str:

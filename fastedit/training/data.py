@@ -89,13 +89,15 @@ def read_examples(
 def check_sources(sources: Sequence[str | os.PathLike[str]]) -> None:
     """Raises FileNotFoundError for a file that is not there, OSError for one that cannot be read,
     DataError for one of another kind, and ValueError for a wrong task source.
+
+    Of a pipe, which can be read but once, nothing is read here.
     """
     for source in [os.fspath(source) for source in sources]:
         if source.startswith(TASK_PREFIX):
             parse_task(source)
         elif not Path(source).exists() or Path(source).is_dir():
             raise FileNotFoundError(f"there is no data file {source}")
-        else:
+        elif Path(source).is_file():
             check_kind(source)
 
 
@@ -155,6 +157,10 @@ class _Form(NamedTuple):
 def _example(index: int, where: str, record: dict[str, Any], form: _Form) -> Example:
     prompt, completion = form.prompt, form.completion
     own, special = {prompt, completion}, False
+    # A key that is null is one that is not there, as exports of tables have it.
+    record = {name: value for name, value in record.items() if value is not None}
+    if record.get("add_generation_prompt") is False:  # nothing follows a chat that is learnt
+        del record["add_generation_prompt"]
     _check_learnt_line(record, own)
     read = {*own, "text", *CHAT_FIELDS}
     if holds_chat(record) and not own & {"messages", "conversations"}:
@@ -219,8 +225,9 @@ def _chat_parts(value: Any, tokenizer: Any) -> list[Part]:
     chat = as_chat({**value, "messages": bare} if isinstance(value, dict) else bare)
     if chat.continued:
         raise ValueError("`continue_final_message` is of prompts: turns of `messages` are learnt")
-    turns = render_turns(chat, tokenizer)
-    parts = [Part(text, number is not None and learnt[number]) for text, number in turns]
+    wanted = [number for number, is_learnt in enumerate(learnt) if is_learnt]
+    turns = render_turns(chat, tokenizer, wanted)
+    parts = [Part(text, number is not None) for text, number in turns]
     if not any(part.response for part in parts):
         raise ValueError("`messages` has no assistant turn to learn from")
     return parts

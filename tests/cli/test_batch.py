@@ -289,6 +289,36 @@ def test_a_custom_id_is_an_id(decode, results):
     assert [record["id"] for record in in_order(results())] == ["c", "d"]
 
 
+def test_null_prompts_are_not_there(decode, results):
+    """As exports of tables have them, where lines of several forms are in one file."""
+    chat = [{"role": "user", "content": "one"}]
+    nulls = dict.fromkeys(("prompt", "messages", "conversations", "system", "tools"))
+    lines = [nulls | {"prompt": "one"}, nulls | {"messages": chat}, {"conversations": chat}]
+    assert decode(lines, "--max-new-tokens", "1")[0] == 0
+    assert len({record["text"] for record in results()}) == 1 and len(results()) == 3
+    code, err = decode([nulls])
+    assert code == 2 and "needs one of `prompt` and `messages`" in err
+
+
+def test_null_columns_beside_the_prompt_field(decode, results):
+    line = {"q": "one", "prompt": None, "messages": None}
+    assert decode([line], "--prompt-field", "q", "--max-new-tokens", "1")[0] == 0
+    code, err = decode([{"q": None}], "--prompt-field", "q")
+    assert code == 2 and "has no `q`" in err
+
+
+def test_a_body_that_is_a_column_makes_no_batch_line(decode, results):
+    line = {"prompt": "one", "body": "a letter", "url": "https://a.b", "max_new_tokens": 1}
+    assert decode([line], "--keep", "body")[0] == 0
+    assert results()[0]["body"] == "a letter"
+
+
+def test_an_unknown_option_names_its_neighbours(decode):
+    err = decode([{"prompt": "a", "threshhold": 0.5}])[1]
+    assert "unknown decoding option 'threshhold'; did you mean threshold" in err
+    assert "max_new_tokens" not in err
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

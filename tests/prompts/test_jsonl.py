@@ -86,6 +86,8 @@ def test_bad_lines_are_no_other_kind_of_file(tmp_path):
         (b'{"a": {"b": 1, "b": 2}}', "has the key 'b' twice"),
         (b'{"a": NaN}', "holds NaN"),
         (b'{"a": -Infinity}', "holds -Infinity"),
+        (b'{"a": [1e400]}', "holds 1e400, which is too large"),
+        (b'{"a": -1.5E999}', "holds -1.5E999, which is too large"),
     ],
 )
 def test_what_a_line_must_not_be(line, words):

@@ -223,3 +223,178 @@ def test_turns_in_pieces_are_the_whole_chat(templates):
     assert turns[3].text == "ok<|role_end|>"
     whole = "".join(turn.text for turn in turns)
     assert templates.render([*chat, USER]) == whole + HUMAN.format("hi") + templates.ASK
+
+
+THINK = "<think>r</think>"
+# What DeepSeek's and Qwen3's templates do with reasoning: the one never shows it, the other only
+# that of the last turn.
+CHATS = PRINTS.replace("<bot>", "<assistant>")
+CUTS = CHATS.replace("m.content", "m.content.split('</think>')[-1]")
+REWRITES = PRINTS.replace(
+    "{{ m.content }}",
+    "{% if '</think>' in m.content %}<think>\n{{ m.content.split('</think>')[0]"
+    ".split('<think>')[-1].strip('\n') }}\n</think>\n\n{% endif %}"
+    "{{ m.content.split('</think>')[-1].lstrip('\n') }}",
+)
+
+
+@pytest.mark.parametrize("template", [None, CUTS])
+@pytest.mark.parametrize("content", [THINK + "ans", "<think>\nsecret\n</think>", f"{THINK}\n\nan"])
+def test_what_stands_in_front_is_not_lost_silently(templates, content, template):
+    """Also where another message holds the same text, or a part of it."""
+    options = {"template": template} if template else {}
+    words = "leaves out a part of message 1, of role 'assistant'"
+    for user in ("hi", content):
+        chat = [{**USER, "content": user}, said(content=content)]
+        # LLaDA2.1's shows a user's text whole; the other one cuts that, too.
+        where = words if user == "hi" or not template else "leaves out a part of message 0"
+        with pytest.raises(ValueError, match=where):
+            templates.render([*chat, USER], **options)
+        with pytest.raises(ValueError, match=where):
+            templates.turns(chat, **options)
+
+
+@pytest.mark.parametrize("cut", ["[-5:]", "[2:]", "[:5]", "[2:8]", ".split('\\n')[-1]"])
+def test_a_text_that_is_cut_is_refused(templates, cut):
+    template = PRINTS.replace("m.content", f"m.content{cut}")
+    with pytest.raises(ValueError, match=r"leaves out (a part of )?message 0"):
+        templates.render([{**USER, "content": "hello,\nworld"}], template)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["| upper", "| tojson", "| trim", "| e", ".strip('\n')", "| replace('\n', ' ')", "| title"],
+)
+@pytest.mark.parametrize("content", [" 4 \n", "\n\n", "a\n\n  b <c>\t", "say \"hé\"\n'x' \\ ß"])
+def test_edges_and_spellings_are_no_loss(templates, change, content):
+    template = PRINTS.replace("m.content", f"m.content {change}")
+    assert templates.render([{**USER, "content": content}, said(content=content), USER], template)
+    lines = PRINTS.replace(
+        "{{ m.content }}", "{% for line in m.content.split('\n') %}> {{ line }}\n{% endfor %}"
+    )
+    assert templates.render([{**USER, "content": content}], lines)
+
+
+def test_reasoning_may_be_written_in_another_layout(templates):
+    text = templates.render([USER, said(content=THINK + "ans"), USER], REWRITES)
+    assert "<think>\nr\n</think>\n\nans" in text
+    with pytest.raises(ValueError, match="leaves out a part of message 1"):
+        templates.render([USER, said(content="pre" + THINK + "ans"), USER], REWRITES)
+
+
+def test_variables_that_are_not_read_are_refused(templates):
+    """A name in a text, of an attribute or of the template's own is no variable."""
+    template = (
+        "{# mood #}mood {{ 'mood' }}{% for m in messages %}{% set own = m.content %}{{ own }}"
+        "{{ m.mood }}{% generation %}{% if other is defined and other %}O{% endif %}"
+        "{% endgeneration %}{% break %}{% endfor %}"
+        "{% if kept is not defined %}{% set kept = 'K' %}{% endif %}{{ kept }}"
+    )
+    for name in ("mood", "own", "m", "namespace", "raise_exception"):
+        with pytest.raises(ValueError, match=f"has '{name}', which the chat template does not"):
+            templates.render([USER], template, chat_template_kwargs={name: "x"})
+    variables = {"other": True, "kept": "!"}
+    assert templates.render([USER], template, chat_template_kwargs=variables).endswith("hiO!")
+    with pytest.raises(ValueError, match="cannot be parsed"):
+        templates.render([USER], "{% if %}")
+
+
+@pytest.mark.parametrize("each", ["m['content'] | list", "m.content[:]", "content"])
+def test_a_loop_over_contents_gets_parts(templates, each):
+    template = "{% for m in messages %}{% set content = m.content %}{% for p in EACH %}{{ p.text }}"
+    template = template.replace("EACH", each) + "{% endfor %}{% endfor %}"
+    assert templates.render([USER], template) == "hi"
+
+
+# As Qwen3's: an empty block of reasoning in the last turn, none in those before; calls behind it.
+QWEN = (
+    "{%- set ns = namespace(query=0) -%}{%- for m in messages -%}{%- if m.role == 'user' -%}"
+    "{%- set ns.query = loop.index0 -%}{%- endif -%}{%- endfor -%}"
+    "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' -}}"
+    "{%- set content = m.content.split('</think>')[-1].lstrip('\n') -%}"
+    "{%- set reasoning = m.reasoning_content or '' -%}"
+    "{%- if m.role == 'assistant' and loop.index0 > ns.query and (loop.last or reasoning) -%}"
+    "{{- '<think>\n' + reasoning + '\n</think>\n\n' -}}{%- endif -%}{{- content -}}"
+    "{%- for call in m.tool_calls or [] -%}"
+    "{{- '<call>' + call.function.name + (call.function.arguments | tojson) + '</call>' -}}"
+    "{%- endfor -%}{{- '<|im_end|>\n' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}"
+    "{%- if enable_thinking is defined and not enable_thinking -%}"
+    "{{- '<think>\n\n</think>\n\n' -}}{%- endif -%}{%- endif -%}"
+)
+EMPTY = "<think>\n\n</think>\n\n"
+
+
+def test_turns_that_are_written_otherwise_later_are_found(templates):
+    chat = [USER, said(content=" 4 \n"), USER, said(content="4 4"), USER, said(content="4")]
+    turns = templates.turns([*chat, USER], QWEN)
+    assert [turn.text for turn in turns if turn.message is not None] == [
+        " 4 \n<|im_end|>\n",
+        "4 4<|im_end|>\n",
+        EMPTY + "4<|im_end|>\n",
+    ]
+    assert "".join(turn.text for turn in turns) == templates.tokenizer.apply_chat_template(
+        chat, tokenize=False
+    )
+    calls = [USER, said(tool_calls=[CALL]), {"role": "tool", "content": "12"}, said(content="ok")]
+    assert [turn.text for turn in templates.turns(calls, QWEN)][1::2] == [
+        '<call>weather{"city": "Rome"}</call><|im_end|>\n',
+        EMPTY + "ok<|im_end|>\n",
+    ]
+
+
+def test_turns_that_cannot_be_found_are_refused_or_read_only(templates):
+    from fastedit.prompts.messages import as_chat
+    from fastedit.prompts.template import render_turns
+
+    chat = [USER, said(content="4"), USER, said(content="5")]
+    for chat_, words in (
+        ({"messages": chat, "chat_template_kwargs": {"enable_thinking": False}}, "own generation"),
+        ([said(content="4"), *chat[2:]], "message 0 from its own generation prompt: .*`weight` 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            templates.turns(chat_, QWEN)
+        last = len(as_chat(chat_).messages) - 1
+        read, learnt = render_turns(as_chat(chat_), templates.tokenizer, [last])
+        assert read.message is None and learnt.message == last
+        assert learnt.text.endswith("5<|im_end|>\n")
+    counts = CHATS.replace(
+        "{{ m.content }}", "{{ m.content }}{{ messages | length if m.role[0] == 'a' }}"
+    )
+    with pytest.raises(ValueError, match="message 1 otherwise once others follow, and its end"):
+        templates.turns(chat, counts)
+
+
+@pytest.mark.parametrize("role", ["chatgpt", "Assistant", "model"])
+def test_an_answer_of_an_unknown_role_is_not_dropped(templates, role):
+    chat = [USER, said(content="4"), USER, {"role": role, "content": "5"}]
+    for template in (CHATS, QWEN, None):
+        with pytest.raises(ValueError, match=f"message 3: role '{role}' is unknown"):
+            templates.turns(chat, *([template] if template else []))
+
+
+# As DeepSeek's: calls where the content is null, and arguments that are joined as texts.
+DEEPSEEK = (
+    "{% for m in messages %}{% if m.role == 'assistant' and m.content is none %}"
+    "{% for c in m.tool_calls %}{{ '<call>' + c.function.name + c.function.arguments }}"
+    "{% endfor %}{% elif m.role == 'assistant' %}{{ '<bot>' + m.content + '<end>' }}"
+    "{% else %}{{ '<' + m.role + '>' + m.content }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<bot>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [DEEPSEEK, DEEPSEEK.replace("name +", "name ~"), DEEPSEEK.replace("is none", "== ''")],
+)
+@pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {}])
+@pytest.mark.parametrize("arguments", [FUNCTION["arguments"], '{"city": "Rome"}'])
+def test_calls_in_the_form_that_the_template_reads(templates, template, content, arguments):
+    call = {**CALL, "function": {"name": "weather", "arguments": arguments}}
+    chat = [USER, said(**content, tool_calls=[call]), {"role": "tool", "content": "12"}]
+    expected = '<user>hi<call>weather{"city": "Rome"}<tool>12<bot>'
+    assert templates.render(chat, template) == expected
+    turns = templates.turns([*chat, said(content="ok")], template.replace("<call>", "<bot>"))
+    assert turns[1].text == 'weather{"city": "Rome"}' and turns[3].text == "ok<end>"
+    with pytest.raises(ValueError, match="leaves out"):
+        templates.render(chat, template.replace("c.function.arguments", "''"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -229,6 +230,54 @@ def test_keys_that_are_honoured_or_say_nothing(write, documents, tiny_tokenizer)
     assert ids(pair | {"system": "Be brief."}) == ids(chat)
 
 
+def test_null_keys_are_not_there(write, documents):
+    """As exports of tables have them, where lines of several forms are in one file."""
+
+    def ids(record):
+        return documents(write(record)).items[0].ids.tolist()
+
+    names = ("messages", "conversations", "prompt", "completion", "text", "system", "tools")
+    nulls = dict.fromkeys((*names, "weight", "chat_template_kwargs", "add_generation_prompt"))
+    for record in (
+        {"messages": CHAT},
+        {"conversations": CHAT},
+        {"prompt": "q", "completion": "a"},
+        {"text": "t"},
+    ):
+        assert ids(nulls | record) == ids(record)
+    with pytest.raises(DataError, match=":1: needs one of"):
+        documents(write(nulls))
+
+
+def test_no_generation_prompt_behind_a_chat_that_is_learnt(write, documents):
+    plain = documents(write({"messages": CHAT})).items[0].ids.tolist()
+    for value in (False, True):
+        record = {"messages": CHAT, "add_generation_prompt": value}
+        assert documents(write(record)).items[0].ids.tolist() == plain
+
+
+def test_reasoning_that_the_template_cuts_off_is_refused(write, documents, tiny_tokenizer):
+    template = tiny_tokenizer.chat_template
+    cuts = template.replace("message.content", "message.content.split('</think>')[-1]")
+    cuts = cuts.replace("message['content']", "message['content'].split('</think>')[-1]")
+    assert cuts != template
+    answer = {"role": "assistant", "content": "<think>r</think>4"}
+    try:
+        tiny_tokenizer.chat_template = cuts
+        with pytest.raises(DataError, match="leaves out a part of message 1"):
+            documents(write({"messages": [*USER, answer]}))
+        [pair] = documents(write({"prompt": USER, "completion": answer["content"]})).items
+    finally:
+        tiny_tokenizer.chat_template = template
+    assert "<think>r</think>4" in texts(pair, tiny_tokenizer)[1]
+
+
+def test_an_answer_by_an_unknown_speaker_is_refused(write, documents):
+    turns = [{"from": name, "value": "a"} for name in ("human", "gpt", "human", "chatgpt")]
+    with pytest.raises(DataError, match="message 3: role 'chatgpt' is unknown"):
+        documents(write({"conversations": turns}))
+
+
 def test_a_completion_may_be_messages(write, documents, tiny_tokenizer):
     """Of a prompt that is messages too; its own turns of the assistant are only read."""
     [document] = documents(write({"prompt": CHAT[:3], "completion": CHAT[3:]})).items
@@ -265,6 +314,20 @@ def test_files_are_read_as_requests_are(write, documents, tmp_path):
     (tmp_path / "wide.jsonl").write_bytes('{"text": "one"}'.encode("utf-16"))
     with pytest.raises(DataError, match="is UTF-16 text"):
         documents(tmp_path / "wide.jsonl")
+
+
+def test_a_pipe_is_read_whole(documents):
+    from fastedit.training.data import check_sources
+
+    lines = b"".join(b'{"text": "%d"}\n' % n for n in range(100))
+    reads, writes = os.pipe()
+    os.write(writes, lines)
+    os.close(writes)
+    try:
+        check_sources([f"/dev/fd/{reads}"])
+        assert len(documents(f"/dev/fd/{reads}").items) == 100
+    finally:
+        os.close(reads)
 
 
 def test_findings_name_their_own_source(write, tiny_tokenizer):
