@@ -120,6 +120,12 @@ def test_training_trains(train, t2t):
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_short_run_has_no_step_at_rate_0(train, steps):
+    rates = [record["learning_rate"] for record in train(steps=steps)]
+    assert len(rates) == steps and all(rate > 0 for rate in rates)
+
+
 def test_a_loss_that_is_no_number_stops_the_run(train, tmp_path):
     with pytest.raises(
         FloatingPointError, match="at step 2: start anew, with a lower --learning-rate"
