@@ -34,8 +34,8 @@ class RunOptions:
     max_length     tokens per row, a multiple of the model's block size; None: 2048, or as many as
                    the model has positions
     lora_rank      0: every weight trains
-    warmup, min_learning_rate   shares of the steps and of the learning rate; a warmup of less than a
-                                step is none
+    warmup, min_learning_rate   shares of the steps and of the learning rate; less than a step of
+                                warmup is none
     dtype          of the checkpoint's weights; "auto": as stored, float32 where they all train
     precision      "bf16" (autocast), "fp32" or "auto": bf16 on a GPU
     gradient_checkpointing  compute activations again in the backward pass, for less memory
