@@ -86,16 +86,17 @@ def _lost(chat: Chat, text: str, rendered: Callable[[Chat], str | None]) -> Iter
         texts.append((value, what))
         return value + _mark(number)
 
-    shown = rendered(_written(chat, marked)) or ""
+    shown = (rendered(_written(chat, marked)) or "").casefold()
+    folded = text.casefold()
     for number, (value, what) in enumerate(texts):
-        if _holds(shown, [_mark(number)]):
-            whole = _holds(shown, [value.lstrip() + _mark(number)]) and _holds(text, [value])
-            if not whole and not _holds_pieces(chat, text, rendered, number):
+        mark = _mark(number)
+        if mark.casefold() in shown:
+            whole = _holds(shown, [value.lstrip() + mark]) and _holds(folded, [value.strip()])
+            if not whole and not _holds_pieces(chat, folded, rendered, number):
                 yield f"a part of {what}"
-            continue
         # A condition may look at it, or its end be cut off.
-        if rendered(_with_mark(chat, number)) == text or (
-            what.startswith("message") and not _holds(text, _pieces(value))
+        elif rendered(_with_mark(chat, number)) == text or (
+            what.startswith("message") and not _holds(folded, _pieces(value))
         ):
             yield what
 
@@ -110,10 +111,9 @@ def _with_mark(chat: Chat, number: int) -> Chat:
 
 
 def _holds_pieces(
-    chat: Chat, text: str, rendered: Callable[[Chat], str | None], number: int
+    chat: Chat, folded: str, rendered: Callable[[Chat], str | None], number: int
 ) -> bool:
     """Whether all lines and tags of a text are there, which the template may have taken apart."""
-    marked: list[str] = []
     found: list[str] = []
 
     def write(at: int, value: str, _: str) -> str:
@@ -122,16 +122,22 @@ def _holds_pieces(
         written = ""
         for piece in _BORDER.split(value):
             if core := piece.strip():
-                found.append(core)
-                marked.append(f"{_mark(number)}{len(found)}q")
                 head, _, tail = piece.partition(core)
-                piece = head + core + marked[-1] + tail
+                piece = f"{head}{core}{_mark(number)}{len(found)}q{tail}"
+                found.append(core)
             written += piece
         return written
 
-    shown = rendered(_written(chat, write)) or ""
-    pairs = zip(found, marked, strict=True)
-    return _holds(text, found) and all(_holds(shown, pair) for pair in pairs)
+    shown = (rendered(_written(chat, write)) or "").casefold()
+    left = set(range(len(found)))
+    for mark in re.finditer(rf"{_mark(number).casefold()}(\d+)q", shown):
+        which = int(mark[1])
+        piece = found[which] if which < len(found) else ""
+        longest = max(len(spelt) for spelt in _spelt(piece))
+        before = shown[max(0, mark.start() - longest - _GAP) : mark.start()].rstrip()
+        if before.endswith(_spelt(piece)):
+            left.discard(which)
+    return not left and _holds(folded, found)
 
 
 def _pieces(text: str) -> list[str]:
@@ -139,19 +145,23 @@ def _pieces(text: str) -> list[str]:
     return [core for piece in _BORDER.split(text) if (core := piece.strip())]
 
 
-def _holds(text: str, pieces: Sequence[str]) -> bool:
+def _holds(folded: str, pieces: Sequence[str]) -> bool:
     """Whether pieces stand one after another in a text, in one of the spellings."""
-    text = text.casefold()
-    return any(
-        _chained(text, [spell(p.strip()).casefold() for p in pieces]) for spell in _SPELLINGS
-    )
+    spelt = [_spelt(piece) for piece in pieces]
+    return any(_chained(folded, chain) for chain in zip(*spelt, strict=True)) if spelt else True
 
 
-def _chained(text: str, pieces: list[str]) -> bool:
-    start = text.find(pieces[0]) if pieces else -1
+def _spelt(text: str) -> tuple[str, ...]:
+    return tuple(spell(text).casefold() for spell in _SPELLINGS)
+
+
+def _chained(text: str, pieces: Sequence[str]) -> bool:
+    start = text.find(pieces[0])
     while start >= 0:
         end = start + len(pieces[0])
         for piece in pieces[1:]:
+            while text[end : end + 1].isspace():
+                end += 1
             at = text.find(piece, end, end + _GAP + len(piece))
             if at < 0:
                 break
@@ -159,7 +169,7 @@ def _chained(text: str, pieces: list[str]) -> bool:
         else:
             return True
         start = text.find(pieces[0], start + 1)
-    return not pieces
+    return False
 
 
 def end_of_turn(

@@ -263,7 +263,16 @@ def test_a_text_that_is_cut_is_refused(templates, cut):
 
 @pytest.mark.parametrize(
     "change",
-    ["| upper", "| tojson", "| trim", "| e", ".strip('\n')", "| replace('\n', ' ')", "| title"],
+    [
+        "| upper",
+        "| tojson",
+        "| trim",
+        "| e",
+        ".strip('\n')",
+        "| replace('\n', ' ')",
+        "| title",
+        "| indent(40)",
+    ],
 )
 @pytest.mark.parametrize("content", [" 4 \n", "\n\n", "a\n\n  b <c>\t", "say \"hé\"\n'x' \\ ß"])
 def test_edges_and_spellings_are_no_loss(templates, change, content):
