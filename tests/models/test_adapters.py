@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 
 import pytest
@@ -16,6 +17,15 @@ from fastedit import Decoder
 from fastedit.decoding.loading import TINY
 
 LINEAR = ["query_key_value", "dense"]
+
+
+@pytest.fixture(autouse=True)
+def environment_comes_back():
+    """peft's BOFT leaves CC and CXX set where its extension does not compile."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 def lora(**options):
