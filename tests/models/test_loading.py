@@ -19,6 +19,7 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from fastedit import Decoder
+from fastedit.decoding.loading import TINY
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModel, LLaDA2MoeModelLM
 from fastedit.models.llada2.conversion import hub_shapes, merged_shapes
 
@@ -324,3 +325,35 @@ def test_transformers_loads_an_adapter_into_our_model(golden, tmp_path):
     model.load_adapter(tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, adapted.eval()(ids).logits)
+
+
+CHAT = [
+    {
+        "role": "user",
+        "content": "State the final answer to the following arithmetic problem: 27 + 45 - 86 =",
+    }
+]
+
+
+@pytest.mark.parametrize("published", HUB_CONFIGS)
+def test_the_embedded_checkpoint_answers_under_published_keys(golden, tmp_path, published):
+    tiny = Decoder.from_pretrained("tiny")
+    want = tiny.generate(CHAT).texts
+    shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
+    own = json.loads((TINY / "config.json").read_text())
+    keys = json.loads((golden.parent / "hub_configs" / f"{published}.json").read_text())
+    scaled = keys | {name: own[name] for name in own.keys() & keys.keys() - KEPT}
+    scaled |= {"rotary_dim": tiny.model.config.rotary_dim} if "rotary_dim" in keys else {}
+    if "rope_parameters" in keys:
+        scaled["rope_parameters"] = {"rope_type": "default", "rope_theta": own["rope_theta"]}
+    (tmp_path / "config.json").write_text(json.dumps(scaled))
+    assert Decoder.from_pretrained(tmp_path, dtype="float32").generate(CHAT).texts == want
+
+
+def test_a_generation_config_gives_its_eos_ids_and_not_its_sampling(tmp_path):
+    whole = Decoder.from_pretrained("tiny").generate(CHAT).sequences[0].tolist()
+    shutil.copytree(TINY, tmp_path, dirs_exist_ok=True)
+    said = {"eos_token_id": [whole[3]], "do_sample": True, "temperature": 5.0, "top_k": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(said))
+    out = Decoder.from_pretrained(tmp_path).generate(CHAT)
+    assert out.sequences[0].tolist() == whole[:4] and out.stats[0].finish_reason == "eos"
