@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fastedit.cli.bench.clock import probes, timed
-from fastedit.decoding.graph import CudaGraph
+from fastedit.engine.graphs import CudaGraph
 from fastedit.models.llada2 import LLaDA2MoeConfig
 from fastedit.models.llada2.modeling import LLaDA2MoeSparseBlock, grouped_products_wait
 

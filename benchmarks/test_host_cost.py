@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from fastedit import DecodeConfig, Decoder, ops
-from fastedit.decoding.canvas import Window
-from fastedit.decoding.engine import Engine
-from fastedit.decoding.forward import BlockForward
-from fastedit.decoding.record import Record
+from fastedit.engine.engine import Engine
+from fastedit.engine.plans import BlockForward
+from fastedit.engine.record import Record
+from fastedit.engine.slots import Window
 
 CALLS = 200
 ROUNDS = 15

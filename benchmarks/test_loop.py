@@ -19,7 +19,7 @@ from random_model import DEVICE, DTYPE, GPU, random_decoder
 
 from fastedit import Decoder
 from fastedit.cli.bench.clock import synchronize
-from fastedit.decoding.graph import CudaGraph
+from fastedit.engine.graphs import CudaGraph
 
 PREFIX = 128
 WARM_UP = 4  # steps that are not timed: beside a GPU a graph is captured in them

@@ -17,14 +17,16 @@ import fastedit.integrations  # noqa: F401  (native models find their `generate`
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from fastedit.decoding import BadLogitsError, DecodeConfig, Decoder, DecodeStats
+    from fastedit.config import DecodeConfig
+    from fastedit.decoder import Decoder
     from fastedit.integrations.patch import patch
+    from fastedit.results import BadLogitsError, DecodeStats
 
 _HOME = {
-    "BadLogitsError": "fastedit.decoding",
-    "DecodeConfig": "fastedit.decoding",
-    "DecodeStats": "fastedit.decoding",
-    "Decoder": "fastedit.decoding",
+    "BadLogitsError": "fastedit.results",
+    "DecodeConfig": "fastedit.config",
+    "DecodeStats": "fastedit.results",
+    "Decoder": "fastedit.decoder",
     "patch": "fastedit.integrations.patch",
 }
 __all__ = ["BadLogitsError", "DecodeConfig", "DecodeStats", "Decoder", "__version__", "patch"]

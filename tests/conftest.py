@@ -14,6 +14,10 @@ if not torch.cuda.is_available():  # before anything imports Triton: it looks wh
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 GOLDEN = Path(__file__).parent / "golden"
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<|bot|>{% endif %}"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,3 +49,18 @@ def golden_model(golden: Path):
     from fastedit.models.llada2 import LLaDA2MoeModelLM
 
     return LLaDA2MoeModelLM.from_pretrained(golden, dtype="float32").eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """Bytes, then the specials <eos>, <|mask|>, <|role_end|>, then the plain added <note>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    fast = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast.decoder = decoders.ByteLevel()
+    fast.add_special_tokens(["<eos>", "<|mask|>", "<|role_end|>"])
+    fast.add_tokens(["<note>"])
+    return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<eos>", chat_template=TEMPLATE)

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import fastedit
-from fastedit.decoding import (
+from fastedit.config import DecodeConfig
+from fastedit.results import (
     BadLogitsError,
-    DecodeConfig,
     DecodeMemoryError,
     DecodeOutput,
     DecodeStalledError,

@@ -4,7 +4,7 @@ import pytest
 
 from fastedit import Decoder
 from fastedit.cli.evaluate import evaluate
-from fastedit.decoding.loading import TINY
+from fastedit.models.load import TINY
 from fastedit.tasks import get_task
 
 PROBLEMS = 100

@@ -23,7 +23,8 @@ from fastedit.locks import locked
 from fastedit.prompts.jsonl import STDIN, BadLines, DataError
 
 if TYPE_CHECKING:
-    from fastedit.decoding import DecodeConfig, Decoder
+    from fastedit.config import DecodeConfig
+    from fastedit.decoder import Decoder
 
 # Checkpoint, adapter, revision and dtype, as they were given.
 ModelNames = tuple[str, str | None, str | None, str]
@@ -123,7 +124,7 @@ def _origins(
     rows: list[Row], configs: list[DecodeConfig], raw: bool, model: ModelNames
 ) -> list[str]:
     """What each row's result is made from. Raises `UserError` where there is no such model."""
-    from fastedit.decoding.identity import identity
+    from fastedit.models.identity import identity
 
     checkpoint, adapter, revision, dtype = model
     with stderr_console().status("reading the checkpoint"), one_line(OSError, ValueError):
@@ -213,7 +214,7 @@ def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str,
 
     A row leaves as soon as it has ended and the next one takes its place.
     """
-    from fastedit.decoding.engine import Engine
+    from fastedit.engine.engine import Engine
 
     groups: dict[str, list[tuple[Row, DecodeConfig]]] = {}
     for row in rows:

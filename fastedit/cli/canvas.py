@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from fastedit.cli.terminal import printable
 
 if TYPE_CHECKING:
-    from fastedit.decoding import Event
+    from fastedit.results import Event
 
 MASK, DRAFT, EDITED = "mask", "draft", "edited"
 # One cell wide in every terminal, also where East Asian ambiguous characters take two.

@@ -11,7 +11,8 @@ from fastedit.cli.errors import UserError, one_line
 from fastedit.cli.terminal import stderr_console
 
 if TYPE_CHECKING:
-    from fastedit.decoding import DecodeConfig, Decoder
+    from fastedit.config import DecodeConfig
+    from fastedit.decoder import Decoder
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -34,7 +35,7 @@ def load_decoder(
     with console.status(f"loading {checkpoint}"), one_line(*refusals):
         from transformers.utils import logging
 
-        from fastedit.decoding import Decoder
+        from fastedit.decoder import Decoder
         from fastedit.ops.dispatch import implementation
 
         if os.fspath(checkpoint) == "tiny" or Path(checkpoint).is_dir():

@@ -16,7 +16,7 @@ from fastedit.cli.report import CAPTION, comparison
 from fastedit.cli.terminal import counting, plain, printable, stdout_console
 
 if TYPE_CHECKING:
-    from fastedit.decoding import Decoder
+    from fastedit.decoder import Decoder
     from fastedit.tasks import Problem, Task
 
 # Task -> places in the test set of the problems shown live, in speed mode. Chosen because the

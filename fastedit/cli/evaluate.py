@@ -20,7 +20,8 @@ from fastedit.cli.terminal import counting, plain, stdout_console
 from fastedit.tasks import get_task, task_names
 
 if TYPE_CHECKING:
-    from fastedit.decoding import DecodeOutput, Decoder
+    from fastedit.decoder import Decoder
+    from fastedit.results import DecodeOutput
     from fastedit.tasks import Task
 
 BATCH = 32  # what the engine runs at once
@@ -150,7 +151,7 @@ def evaluate_command(
         lookahead=lookahead,
         seed=seed,
     )
-    from fastedit.decoding.prepare import with_block_length
+    from fastedit.engine.prepare import with_block_length
 
     decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
     result = _measured(decoder, problems, n, batch_size)

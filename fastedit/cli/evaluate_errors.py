@@ -121,7 +121,8 @@ def errors_command(
 def _ask(
     survey: Survey, name: str, checkpoint: str, adapter: str | None, dtype: str, device: str
 ) -> Answers:
-    from fastedit.decoding import DecodeConfig, RequestError
+    from fastedit.config import DecodeConfig
+    from fastedit.results import RequestError
 
     twice = name == "before"
     decoder = load_decoder(checkpoint, DecodeConfig(), adapter, None, dtype, device)

@@ -19,7 +19,8 @@ from fastedit.cli.prompts import as_prompt, typed
 from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
 
 if TYPE_CHECKING:
-    from fastedit.decoding import Decoder, DecodeStats, Event
+    from fastedit.decoder import Decoder
+    from fastedit.results import DecodeStats, Event
 
 Prompt = Annotated[str | None, typer.Argument(help="Text to answer; - reads stdin.")]
 Input = Annotated[
@@ -163,7 +164,7 @@ def _check_usage(
 
 
 def _answer(show: Any, decoder: Decoder, text: str, raw: bool) -> str:
-    from fastedit.decoding import RequestError
+    from fastedit.results import RequestError
 
     with one_line(ValueError, TypeError):  # everything is checked before the first forward
         events = decoder.stream(as_prompt(decoder, text, raw), drafts=show is _as_live)

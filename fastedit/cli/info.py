@@ -66,7 +66,7 @@ def attention() -> dict[str, str]:
 
 def embedded_checkpoint() -> dict[str, Any]:
     """Whether "tiny" is in this installation, its bytes on disk and its number of parameters."""
-    from fastedit.decoding.loading import TINY
+    from fastedit.models.load import TINY
 
     weights = sorted(TINY.glob("*.safetensors"))
     if not weights:

@@ -14,7 +14,8 @@ from fastedit.cli.canvas import DRAFT, EDITED, MASK, MASK_SIGN, NEWLINE_SIGN, SP
 from fastedit.cli.terminal import can_redraw, plain, printable
 
 if TYPE_CHECKING:
-    from fastedit.decoding import Decoder, DecodeStats, Event
+    from fastedit.decoder import Decoder
+    from fastedit.results import DecodeStats, Event
 
 # A frame stays at least this long, so that the eye can follow a model that is faster.
 FRAME_SECONDS = 0.08
@@ -29,9 +30,9 @@ def show(events: Iterator[Event], decoder: Decoder, console: Console) -> tuple[s
     On a terminal the canvas is drawn in place and removed at the end; elsewhere, every forward is
     one line.
     """
-    from fastedit.decoding.tokens import resolve_mask
+    from fastedit.prompts.tokens import resolve_mask
 
-    mask = resolve_mask(decoder.config, decoder.model, decoder.tokenizer)
+    mask = resolve_mask(decoder.config.mask_token_id, decoder.model, decoder.tokenizer)
     canvas = Canvas(decoder.tokenizer, mask)
     draw = _in_place if can_redraw(console) else _line_by_line
     stats = draw(events, canvas, console)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastedit.cli.requests import Row
-    from fastedit.decoding import DecodeConfig
+    from fastedit.config import DecodeConfig
 
 _DIGITS = 8
 _MODEL = ("weights", "tokenizer", "adapter", "dtype")
@@ -20,7 +20,7 @@ _FORM = re.compile(rf"(\w{{{_DIGITS}}})-(\w{{{_DIGITS}}})-((?:\w{{{_DIGITS}}})+)
 def model_part(identity: dict[str, str], dtype: str) -> str:
     """The last part of `made_from`: eight hexadecimal digits for each of `_MODEL`.
 
-    identity  of `fastedit.decoding.identity`
+    identity  of `fastedit.models.identity`
     """
     found = identity | {"dtype": dtype}
     return "".join(_digest(found[name]) for name in _MODEL)

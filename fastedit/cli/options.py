@@ -10,7 +10,7 @@ import typer
 from fastedit.cli.errors import one_line
 
 if TYPE_CHECKING:
-    from fastedit.decoding import DecodeConfig
+    from fastedit.config import DecodeConfig
 
 
 def _option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
@@ -61,7 +61,7 @@ Stop = Annotated[list[str] | None, _option("Text that ends it; repeatable.", _DE
 
 def decode_config(**options: Any) -> DecodeConfig:
     """The `DecodeConfig` of the options that were given (not None, not an empty list)."""
-    from fastedit.decoding import DecodeConfig
+    from fastedit.config import DecodeConfig
 
     given = {name: value for name, value in options.items() if value not in (None, [])}
     if "editing_threshold" in given:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastedit.prompts.template import has_template
 
 if TYPE_CHECKING:
-    from fastedit.decoding import Decoder
+    from fastedit.decoder import Decoder
 
 
 def typed(prompt: str) -> str:

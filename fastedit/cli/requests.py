@@ -192,6 +192,6 @@ def _kept(
 
 
 def _option_names() -> frozenset[str]:
-    from fastedit.decoding.config import option_names
+    from fastedit.config import option_names
 
     return option_names()

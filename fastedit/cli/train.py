@@ -166,7 +166,7 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
     """named: whether the user said where the run goes; else the first remark does."""
     try:
         from fastedit.cli.progress import TrainingProgress
-        from fastedit.decoding.memory import out_of_memory
+        from fastedit.engine.memory import out_of_memory
         from fastedit.training.checkpoints import checkpoints
         from fastedit.training.data import DataError
         from fastedit.training.folder import first_process

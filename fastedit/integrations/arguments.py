@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import GenerationMixin
 
-from fastedit.decoding.config import ALIASES
+from fastedit.config import ALIASES
 
 SAMPLING = ("temperature", "top_k", "top_p")
 HONOURED = {

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fastedit.decoding import DecodeConfig, Decoder
+from fastedit.config import DecodeConfig
+from fastedit.decoder import Decoder
 from fastedit.integrations.transformers import check_whole
 
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from transformers.utils import ModelOutput
 
-from fastedit.decoding import DecodeConfig, Decoder
-from fastedit.decoding.results import DecodeOutput
+from fastedit.config import DecodeConfig
+from fastedit.decoder import Decoder
 from fastedit.integrations.arguments import DEFAULTS, SAMPLING, fields_given, refuse
 from fastedit.integrations.caller import pipeline_tokenizer, transformers_call
+from fastedit.results import DecodeOutput
 
 _UNSET: Any = object()
 # Options with names of their own, and what transformers builds itself from what it was given.

@@ -109,7 +109,7 @@ def check_same(
     """Raises ValueError where `before` are the facts of another run; warns of other libraries.
 
     fingerprint  of the data
-    model        `fastedit.decoding.identity` of the checkpoint; None: it is not compared
+    model        `fastedit.models.identity` of the checkpoint; None: it is not compared
     """
     differences = options.differences(before["options"])
     if differences:

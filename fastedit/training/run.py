@@ -14,10 +14,10 @@ import torch
 from accelerate import PartialState
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from fastedit.decoding import DecodeConfig
-from fastedit.decoding.identity import identity
-from fastedit.decoding.loading import load
-from fastedit.decoding.tokens import resolve_mask
+from fastedit.config import DecodeConfig
+from fastedit.models.identity import identity
+from fastedit.models.load import load
+from fastedit.prompts.tokens import resolve_mask
 
 from .checkpoints import StepLog, checkpoints
 from .collator import Collator
@@ -193,7 +193,7 @@ class _Data(NamedTuple):
             "block_size": model.config.block_size,
             "max_length": options.max_length,
             "eos_token_id": _eos(tokenizer, model),
-            "mask_token_id": resolve_mask(config, model, tokenizer),
+            "mask_token_id": resolve_mask(config.mask_token_id, model, tokenizer),
         }
 
         def documents(sources: Sequence[str]) -> Documents:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
-from fastedit.decoding import DecodeConfig, Decoder
+from fastedit.config import DecodeConfig
+from fastedit.decoder import Decoder
 
 from .checkpoints import StepLog
 from .documents import Document

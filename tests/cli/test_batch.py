@@ -171,7 +171,7 @@ def test_interrupt_says_what_is_saved_and_loses_nothing(decode, results, monkeyp
 
 
 def test_interrupt_within_a_batch_keeps_what_had_ended(decode, results, monkeypatch):
-    from fastedit.decoding.engine import Engine
+    from fastedit.engine.engine import Engine
 
     step = Engine._step
 
@@ -520,7 +520,7 @@ def test_an_adapter_that_was_trained_again_is_another_one(decode, copied, tmp_pa
 @pytest.fixture
 def adapter(copied, tmp_path):
     peft = pytest.importorskip("peft")
-    from fastedit.decoding.loading import load
+    from fastedit.models.load import load
 
     model, _ = load(copied, None, "auto", "cpu", None)
     torch.manual_seed(0)

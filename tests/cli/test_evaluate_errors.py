@@ -60,7 +60,7 @@ def test_adapter_is_the_model_after(run_errors, checkpoint, tmp_path):
     pytest.importorskip("peft")
     import torch
 
-    from fastedit.decoding.loading import load
+    from fastedit.models.load import load
     from fastedit.training.lora import add_lora
 
     model = add_lora(load(checkpoint, None, "auto", "cpu", None)[0], rank=2)

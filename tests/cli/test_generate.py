@@ -52,7 +52,7 @@ def test_json_is_one_object_with_text_ids_and_stats(generate, decoder):
 
 def test_an_empty_answer_is_remarked_on(generate, monkeypatch):
     from fastedit import Decoder
-    from fastedit.decoding import DecodeStats, Event
+    from fastedit.results import DecodeStats, Event
 
     end = Event("end", stats=DecodeStats())
     monkeypatch.setattr(Decoder, "stream", lambda *_, **__: iter([Event("commit"), end]))
@@ -109,7 +109,7 @@ def test_bad_logits_are_exit_code_1(generate, monkeypatch):
 
 
 def test_interrupt_is_exit_code_130(generate, monkeypatch):
-    from fastedit.decoding.engine import Engine
+    from fastedit.engine.engine import Engine
 
     def interrupted(*_):
         raise KeyboardInterrupt

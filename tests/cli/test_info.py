@@ -75,7 +75,7 @@ def test_text_names_the_back_end_and_why_not_the_others(run):
 def test_embedded_checkpoint(decoder, checkpoint, monkeypatch, tmp_path):
     from pathlib import Path
 
-    from fastedit.decoding import loading
+    from fastedit.models import load as loading
 
     monkeypatch.setattr(loading, "TINY", Path(checkpoint))
     found = info.embedded_checkpoint()

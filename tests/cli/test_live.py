@@ -10,7 +10,7 @@ from rich.console import Console
 from fastedit.cli import live
 from fastedit.cli.canvas import DRAFT, EDITED, MASK, Canvas
 from fastedit.cli.terminal import can_redraw, printable
-from fastedit.decoding import Event
+from fastedit.results import Event
 
 CHAT = [{"role": "user", "content": "hello"}]
 OPTIONS = {"max_new_tokens": 70, "threshold": 0.4, "editing_threshold": 0.6}

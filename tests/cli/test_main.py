@@ -104,7 +104,7 @@ def test_unavailable_back_end_is_one_line(run, checkpoint, monkeypatch):
 
 
 def test_a_bug_is_not_disguised_as_a_mistake(run, checkpoint, monkeypatch):
-    from fastedit.decoding.engine import Engine
+    from fastedit.engine.engine import Engine
 
     def broken(*_):
         raise TypeError("a bug")

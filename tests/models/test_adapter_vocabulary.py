@@ -15,7 +15,7 @@ from adapting import adapted, base, edit_tensors, logits, merged, saved
 from transformers import AutoTokenizer
 
 from fastedit import Decoder
-from fastedit.decoding.loading import TINY
+from fastedit.models.load import TINY
 
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 

@@ -14,7 +14,7 @@ import peft
 from adapting import MLP, adapted, base, edit_config, edit_tensors, logits, merged, saved
 
 from fastedit import Decoder
-from fastedit.decoding.loading import TINY
+from fastedit.models.load import TINY
 
 LINEAR = ["query_key_value", "dense"]
 

@@ -19,7 +19,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoModel, AutoModelForCausalLM, DynamicCache
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
-from fastedit.decoding import Decoder
+from fastedit.decoder import Decoder
 from fastedit.models.llada2 import LLaDA2MoeModel, LLaDA2MoeModelLM
 
 close = functools.partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)

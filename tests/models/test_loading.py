@@ -19,9 +19,9 @@ from transformers.conversion_mapping import register_checkpoint_conversion_mappi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from fastedit import Decoder
-from fastedit.decoding.loading import TINY
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModel, LLaDA2MoeModelLM
 from fastedit.models.llada2.conversion import hub_shapes, merged_shapes
+from fastedit.models.load import TINY
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fastedit import Decoder
-from fastedit.decoding.loading import TINY
 from fastedit.models.llada2 import LLaDA2MoeModelLM
+from fastedit.models.load import TINY
 
 pytestmark = pytest.mark.engines  # needs torchao
 GROUP = 32

@@ -1,6 +1,6 @@
 """Key lengths in place of a mask: what reaches the kernels, which run on GPUs only, and what for.
 
-Here a plain function does what torch and flash-attn say of theirs; `tests/decoding/test_on_gpu.py`
+Here a plain function does what torch and flash-attn say of theirs; `tests/engine/test_on_gpu.py`
 has the kernels themselves.
 """
 

@@ -10,14 +10,14 @@ def tiny_tokenizer():
     from transformers import AutoTokenizer
 
     import fastedit.models.llada2  # noqa: F401  (the tokenizer's class is found by its config)
-    from fastedit.decoding.loading import TINY
+    from fastedit.models.load import TINY
 
     return AutoTokenizer.from_pretrained(TINY)
 
 
 @pytest.fixture
 def tiny_model():
-    from fastedit.decoding.loading import TINY
     from fastedit.models.llada2 import LLaDA2MoeModelLM
+    from fastedit.models.load import TINY
 
     return LLaDA2MoeModelLM.from_pretrained(TINY)

@@ -77,7 +77,7 @@ def test_assistant_turns_are_learnt(write, documents, tiny_tokenizer):
 
 
 def test_a_prompt_is_tokenised_as_the_decoder_does(write, documents, tiny_tokenizer):
-    from fastedit.decoding.inputs import as_ids
+    from fastedit.prompts.inputs import as_ids
 
     record = {"prompt": "2 + 2 =", "completion": "4"}
     for raw, prompt in ((False, CHAT[:1]), (True, "2 + 2 =")):
@@ -124,7 +124,7 @@ def test_an_example_without_room_for_its_eos_counts_as_cut_off(write, documents)
 
 def test_text_that_spells_the_mask_is_plain_text(write, documents, tiny_tokenizer):
     """As in a prompt: `<|mask|>` is read as the characters that it consists of."""
-    from fastedit.decoding.inputs import as_ids
+    from fastedit.prompts.inputs import as_ids
 
     text = "a <|mask|> b"
     [document] = documents(write({"text": text})).items

@@ -87,8 +87,8 @@ def test_experts_are_adapted_on_request(tiny_model):
 def test_an_adapter_loads_in_peft_and_in_the_decoder(tiny_model, tmp_path, experts):
     """Merged, the decisions are those of the adapter beside the weights."""
     from fastedit import Decoder
-    from fastedit.decoding.loading import TINY
     from fastedit.models.llada2 import LLaDA2MoeModelLM
+    from fastedit.models.load import TINY
     from fastedit.training.trainer import save_weights
 
     before = logits(tiny_model.eval())

@@ -297,7 +297,7 @@ def test_only_the_same_run_is_resumed(uninterrupted, tmp_path):
 
 def test_a_checkpoint_is_what_is_in_it(uninterrupted, tmp_path):
     """A copy elsewhere is the same; the same folder with other weights is not."""
-    from fastedit.decoding.loading import TINY
+    from fastedit.models.load import TINY
     from fastedit.training.run import run
     from fastedit.training.settings import RunOptions
 

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
-from fastedit.decoding import Decoder
+from fastedit.decoder import Decoder
 from fastedit.training import trainer
 from fastedit.training.checkpoints import StepLog, publish
 from fastedit.training.documents import Document

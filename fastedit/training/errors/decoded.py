@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.decoding import DecodeConfig
-from fastedit.decoding.engine import Engine
-from fastedit.decoding.memory import capacity
-from fastedit.decoding.request import Request
+from fastedit.config import DecodeConfig
+from fastedit.engine.engine import Engine
+from fastedit.engine.memory import capacity
+from fastedit.engine.request import Request
 
 from ..documents import Document
 from ..samples import prompt_length

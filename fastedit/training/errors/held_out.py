@@ -6,8 +6,7 @@ import itertools
 import os
 from typing import Any, NamedTuple
 
-from fastedit.decoding import DecodeConfig
-from fastedit.decoding.tokens import resolve_eos, resolve_mask
+from fastedit.prompts.tokens import resolve_eos, resolve_mask
 
 from ..data import TASK_PREFIX, BadLines, held_out_examples, read_examples
 from ..documents import Document, row_length, tokenise
@@ -51,7 +50,7 @@ def read_held_out(
     if size is None or tokenizer is None:
         lacks = "block_size in its config" if size is None else "tokenizer"
         raise ValueError(f"drafts cannot be compared: this checkpoint has no {lacks}")
-    eos = resolve_eos(DecodeConfig(), model, tokenizer)
+    eos = resolve_eos(None, model, tokenizer)
     padding = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(eos, default=-1)
     if padding < 0:
         raise ValueError("neither the tokenizer nor the model's config names an EOS token")
@@ -62,7 +61,7 @@ def read_held_out(
     else:
         lines = read_examples([source], tokenizer, bad, **fields)
         examples = list(itertools.islice(lines, count))
-    mask = resolve_mask(DecodeConfig(), model, tokenizer)
+    mask = resolve_mask(None, model, tokenizer)
     found = tokenise(
         examples,
         tokenizer,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastedit.decoding import Decoder
+from fastedit.decoder import Decoder
 from fastedit.models.llada2 import doubled_block_mask
 from fastedit.tasks import get_task
 from fastedit.training.errors import drafted as drafting

@@ -1,0 +1,29 @@
+"""The names that this module has always had; their homes are `decoder`, `config` and `results`."""
+
+from fastedit.config import DecodeConfig
+from fastedit.decoder import Decoder
+from fastedit.results import (
+    BadLogitsError,
+    DecodeMemoryError,
+    DecodeOutput,
+    DecodeStalledError,
+    DecodeStats,
+    Event,
+    RefusedError,
+    RequestError,
+    Result,
+)
+
+__all__ = [
+    "BadLogitsError",
+    "DecodeConfig",
+    "DecodeMemoryError",
+    "DecodeOutput",
+    "DecodeStalledError",
+    "DecodeStats",
+    "Decoder",
+    "Event",
+    "RefusedError",
+    "RequestError",
+    "Result",
+]

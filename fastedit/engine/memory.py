@@ -1,0 +1,130 @@
+"""How many requests may decode at once: from the memory that is there."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from fastedit.config import DecodeConfig
+from fastedit.engine.request import Request
+
+# Where no memory is looked at: on a CPU, and for a model whose config does not give its sizes.
+ROWS = 32
+# With memory for more, beside a GPU: a forward of 128 blocks of 32 is 4096 tokens wide.
+MOST = 128
+# Of the free memory; the rest is for activations and what the allocator cannot use.
+SHARE = 0.8
+# Logits alive at a time, in units of a step's in fp32: these and what they are made from in half
+# precision, and both once more in the memory of the graphs.
+LOGITS = 3
+# torch has a class for its GPU allocator only; what else allocates says so in words: the CPU's, the
+# CUDA driver (for graphs, for kernels it loads), cuBLAS, Triton.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory"
+    r"|(CUDA|CUDA driver|HIP|Triton) [Ee]rror.*: out of memory|(CU|HIP)BLAS_STATUS_ALLOC_FAILED"
+)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """How many requests decode together, `most` of them whatever their length.
+
+    memory       bytes for all of them
+    per_request  bytes that each needs
+    per_position bytes that each needs per position of the longest of them
+    """
+
+    most: int
+    memory: float = math.inf
+    per_request: int = 0
+    per_position: int = 0
+
+    def rows(self, length: int) -> int:
+        """Requests of at most `length` positions that fit; at least one."""
+        each = self.per_request + length * self.per_position
+        if each * self.most <= self.memory:
+            return self.most
+        return max(int(self.memory // each), 1)
+
+
+class Room:
+    """How many requests may be in at once: `capacity`, or less for a while after a shortage."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        self.capacity = self.now = capacity
+        self.rows = 0  # there was to be room for, when the last request came in
+        self.longest: Request | None = None  # of a shortage, until it has ended
+
+    def lets_in(self, length: int, live: int) -> bool:
+        """Whether one more may come beside `live` others, none beyond `length` positions."""
+        if self.longest is not None and self.longest.finished:
+            self.now, self.longest = self.capacity, None
+        rows = self.now.rows(length)
+        if live >= rows:  # the first in line waits until there is room
+            return False
+        self.rows = rows
+        return True
+
+    def halve(self, live: list[Request], waiting: int) -> bool:
+        """After a shortage: half as many, until the longest has ended. False if one was too many.
+
+        So there are at most log2(rows) shortages for every request that ends.
+        """
+        alone = self.now.most == 1
+        # Out of memory while they are let in, not all of the rows are taken yet.
+        rows = min(self.rows, len(live) + waiting)
+        self.now = replace(self.capacity, most=max(rows // 2, 1))
+        # Of equally long ones the last: it ends about when all of them have.
+        self.longest = max(live, key=lambda request: (request.span, request.index), default=None)
+        return not alone
+
+
+def capacity(
+    max_batch: int | Literal["auto"], model: Any, config: DecodeConfig, device: torch.device
+) -> Capacity:
+    """The capacity of a call. Raises ValueError for anything but "auto" and integers from 1."""
+    if max_batch != "auto":
+        if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
+            raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
+        return Capacity(max_batch)
+    sizes = _sizes(model, config) if device.type == "cuda" else None
+    return Capacity(MOST, SHARE * free_memory(device), *sizes) if sizes else Capacity(ROWS)
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether this was raised as a GPU or the CPU had no memory left."""
+    return isinstance(error, torch.OutOfMemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of a CUDA device that are free, or held by torch's allocator and not in use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def _sizes(model: Any, config: DecodeConfig) -> tuple[int, int] | None:
+    """(bytes per request, bytes per position); None where the model's config lacks a size."""
+    sizes = getattr(model, "config", None)
+    layers, heads, hidden, vocab = (
+        getattr(sizes, name, None)
+        for name in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size")
+    )
+    if not (layers and heads and hidden and vocab):
+        return None
+    logits = LOGITS * 4 * vocab
+    if not config.use_cache:
+        return 0, logits  # a forward covers all positions
+    kept = getattr(sizes, "num_key_value_heads", None) or heads
+    dim = getattr(sizes, "head_dim", None) or hidden // heads
+    # Keys and values of all layers, and those of one layer repeated for every query head.
+    per_position = 2 * (layers * kept + heads) * dim * _element_size(model)
+    return (2 if config.lookahead else 1) * config.block_length * logits, per_position
+
+
+def _element_size(model: Any) -> int:
+    first = next(model.parameters(), None) if hasattr(model, "parameters") else None
+    return 4 if first is None else first.element_size()

@@ -1,0 +1,184 @@
+"""From prompts and configs to requests, everything checked before any model call."""
+
+from __future__ import annotations
+
+import secrets
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from fastedit.config import DecodeConfig
+from fastedit.engine.engine import Engine
+from fastedit.engine.request import Request
+from fastedit.prompts.inputs import as_ids, check_prompt
+from fastedit.prompts.messages import ChatOptions
+from fastedit.prompts.stops import Stops
+from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
+from fastedit.prompts.tracker import TextTracker
+from fastedit.results import RefusedError
+
+
+def one_per_prompt(
+    config: DecodeConfig | Sequence[DecodeConfig], overrides: dict[str, Any], count: int, model: Any
+) -> list[DecodeConfig]:
+    """A config for each of `count` prompts, overrides applied and the block length filled in.
+
+    Raises TypeError and ValueError where they, or their number, or what they share, is wrong.
+    """
+    if isinstance(config, DecodeConfig):
+        return with_block_length([config.replace(**overrides)], model) * count
+    if not isinstance(config, Sequence):
+        raise TypeError(f"config must be a DecodeConfig or a list of them; got {config!r:.80}")
+    for index, one in enumerate(config):
+        if not isinstance(one, DecodeConfig):
+            raise TypeError(f"config of prompt {index} must be a DecodeConfig; got {one!r:.80}")
+    if len(config) != count:
+        raise ValueError(f"config has {len(config)} entries for {count} prompts: give one each")
+    configs = with_block_length([one.replace(**overrides) for one in config], model)
+    for index, other in enumerate(configs):
+        for name in Engine.SHARED:
+            first, value = getattr(configs[0], name), getattr(other, name)
+            if value != first:
+                raise ValueError(
+                    f"{name} must be the same for all prompts of a call; got {first!r} for prompt "
+                    f"0 and {value!r} for prompt {index}: decode these in calls of their own"
+                )
+    return configs
+
+
+def with_block_length(configs: Sequence[DecodeConfig], model: Any) -> list[DecodeConfig]:
+    """`configs` with the block length of `model` where they leave it open; warns of another one."""
+    sizes = getattr(model, "config", None)
+    trained = getattr(sizes, "block_size", None)
+    if not trained:
+        return list(configs)
+    asked = {config.block_length for config in configs if config.gives("block_length")} - {trained}
+    if asked and getattr(sizes, "trained_block_size", trained):  # ours has a default of its own
+        warnings.warn(
+            f"block_length={', '.join(map(str, sorted(asked)))}, but the model's config has "
+            f"block_size={trained}: drafts may be worse in blocks that it was not trained with",
+            stacklevel=5,
+        )
+    return [
+        config if config.gives("block_length") else config.replace(block_length=trained)
+        for config in configs
+    ]
+
+
+def as_requests(
+    prompts: Sequence[Any],
+    configs: list[DecodeConfig],
+    model: Callable[..., Any],
+    tokenizer: Any,
+    *,
+    chats: ChatOptions | None = None,
+    allow_mask: bool = False,
+    keep_refused: bool = False,
+) -> tuple[list[Request], int]:
+    """(a request per prompt, the mask token); with `keep_refused`, bad prompts end with an error.
+
+    prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered.
+    Raises TypeError and ValueError.
+    """
+    if not prompts:
+        return [], -1
+    _check_model(model)
+    mask = resolve_mask(configs[0].mask_token_id, model, tokenizer)
+    positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    # Looked up once per setting: a tokenizer may take long to tell its special tokens.
+    ends: dict[Any, frozenset[int]] = {}
+    stops: dict[Any, Stops | None] = {}
+    requests = []
+    for index, (prompt, config) in enumerate(zip(prompts, configs, strict=True)):
+        eos, texts = _hashable(config.eos_token_id), _hashable(config.stop)
+        if eos not in ends:
+            ends[eos] = _ends(config, model, tokenizer, mask)
+        if texts not in stops:
+            stops[texts] = _stops(config, tokenizer)
+        ids, refusal = torch.empty(0, dtype=torch.int64), None
+        try:
+            ids = _ids(prompt, index, tokenizer, mask, chats)
+            check_prompt(
+                ids,
+                index,
+                mask_token_id=mask,
+                vocab_size=vocab_size(model),
+                max_positions=positions,
+                max_new_tokens=config.max_new_tokens,
+                allow_mask=allow_mask,
+            )
+        except (TypeError, ValueError) as error:
+            if not keep_refused:
+                raise
+            refusal = RefusedError(index, str(error))
+        known = stops[texts]
+        request = Request(
+            index=index,
+            prompt=ids,
+            config=config,
+            seed=_seed(config.seed, index, len(prompts)),
+            eos=ends[eos],
+            text=TextTracker(tokenizer, known) if known else None,
+        )
+        if refusal is not None:
+            request.fail(refusal)
+        requests.append(request)
+    return requests, mask
+
+
+def _check_model(model: Any) -> None:
+    """Raises ValueError for a model that would decode as another one, or not at all."""
+    # peft's prompt learning leaves a bound method of its own on the model that it wraps.
+    bound = getattr(getattr(model, "prepare_inputs_for_generation", None), "__self__", None)
+    for owner in (model, bound):
+        active = getattr(owner, "active_peft_config", None)
+        if getattr(active, "is_prompt_learning", False):
+            kind = getattr(active.peft_type, "value", active.peft_type)  # type: ignore[union-attr]
+            raise ValueError(
+                f"this model has an adapter of type {kind}, which puts virtual tokens before the "
+                "prompt: blocks cannot be decoded behind them. Use an adapter of weights, as LoRA"
+            )
+    if getattr(model, "dtype", None) == torch.float64:
+        raise ValueError(
+            "this model is in float64, in which nothing here decodes: call model.float()"
+        )
+
+
+def _ids(
+    prompt: Any, index: int, tokenizer: Any, mask: int, chats: ChatOptions | None
+) -> torch.Tensor:
+    try:
+        return as_ids(prompt, tokenizer, mask, chats)
+    except (TypeError, ValueError) as error:  # which of thousands it was
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"prompt {index}: {error}") from error
+
+
+def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:
+    eos = resolve_eos(config.eos_token_id, model, tokenizer)
+    if mask in eos:
+        raise ValueError(f"id {mask} is both the mask token and an EOS: set eos_token_id")
+    return eos
+
+
+def _stops(config: DecodeConfig, tokenizer: Any) -> Stops | None:
+    texts = [config.stop] if isinstance(config.stop, str) else config.stop or []
+    if texts and tokenizer is None:
+        raise ValueError("stop texts need a tokenizer; use eos_token_id for ids")
+    return Stops(tokenizer, texts) if tokenizer is not None else None
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _seed(seed: int | list[int] | None, index: int, count: int) -> int:
+    if seed is None:
+        return secrets.randbits(63)
+    if isinstance(seed, int):
+        return seed
+    if len(seed) != count:
+        raise ValueError(f"seed has {len(seed)} entries for {count} prompts: give one each")
+    return seed[index]

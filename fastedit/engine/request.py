@@ -1,0 +1,136 @@
+"""One request: its prompt and settings, and what has been committed of it so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fastedit.config import DecodeConfig
+from fastedit.engine.stalls import Progress
+from fastedit.prompts.tracker import TextTracker
+from fastedit.results import BadLogitsError, DecodeStats, RequestError
+
+
+@dataclass
+class Request:
+    """A prompt on its way through the engine.
+
+    prompt   [P] int64 on the CPU, P >= 1
+    eos      ids that end a generation
+    text     follows the committed text and looks for stop strings; None without a tokenizer
+    on_draft called with (request, block ids [L], block logits [L, V]) after every forward
+    on_block called with (request, newly committed ids) at the end of every block
+    """
+
+    index: int
+    prompt: Tensor
+    config: DecodeConfig
+    seed: int
+    eos: frozenset[int]
+    text: TextTracker | None = None
+    on_draft: Callable[[Request, Tensor, Tensor], None] | None = None
+    on_block: Callable[[Request, list[int]], None] | None = None
+
+    generated: list[int] = field(default_factory=list)
+    # All ids of the blocks so far: also what lies behind an end, or beyond max_new_tokens.
+    written: list[int] = field(default_factory=list)
+    stats: DecodeStats = field(default_factory=DecodeStats)
+    finished: bool = False
+    error: RequestError | None = None
+    slot: int = -1
+    start: int = 0  # absolute position of the active block
+    entered: int = 0  # engine step at which the active block began
+    restarts: int = 0  # how often memory ran out, so that the active block began again
+    bad: BadLogitsError | None = None  # ends the request at the end of its block
+    committed: bool = False  # the active block is final; only its KV may be outstanding
+    progress: Progress = field(default_factory=Progress)  # of the active block
+
+    def __post_init__(self) -> None:
+        self.stats.seed = self.seed
+        self.start = len(self.prompt) // self.block_length * self.block_length
+        self.finished = self.config.max_new_tokens == 0
+
+    @property
+    def block_length(self) -> int:
+        return self.config.block_length
+
+    @property
+    def end(self) -> int:
+        """One past the last generated position that is returned."""
+        return len(self.prompt) + self.config.max_new_tokens
+
+    @property
+    def span(self) -> int:
+        """Positions that decoding touches: `end`, rounded up to whole blocks."""
+        return self.last + self.block_length
+
+    @property
+    def last(self) -> int:
+        """First position of the last block."""
+        return (self.end - 1) // self.block_length * self.block_length
+
+    @property
+    def head(self) -> int:
+        """Positions of the active block that belong to the prompt."""
+        return max(0, len(self.prompt) - self.start)
+
+    @property
+    def known(self) -> Tensor:
+        """Everything before the active block, and the prompt's tail in it, int64 on the CPU."""
+        return torch.cat((self.prompt, torch.tensor(self.written, dtype=torch.int64)))
+
+    def commit(self, block: list[int]) -> None:
+        """Take the final ids [L] of the active block; finishes the request where it should end."""
+        new = block[self.head : self.end - self.start]
+        before = len(self.generated)
+        self.written += block[self.head :]
+        self.generated += new
+        ended = self._cut(before)
+        self.committed = True
+        self.stats.tokens = len(self.generated)
+        self.finished = self.start == self.last or (ended and self._may_stop_early())
+        if self.on_block:
+            self.on_block(self, self.generated[before:])
+
+    def next_block(self, step: int) -> None:
+        self.start += self.block_length
+        self.entered, self.committed, self.progress = step, False, Progress()
+
+    def rewind(self) -> None:
+        """Back to where the active block began, for a later admission."""
+        if self.committed:  # whose prefill does what the outstanding forward would have done
+            self.stats.forwards += 1
+            self.next_block(self.entered)
+        self.restarts += 1
+        self.bad, self.progress = None, Progress()
+
+    def fail(self, error: RequestError) -> None:
+        """End here; what has been committed so far stays the result."""
+        self.error, self.finished = error, True
+        self.stats.finish_reason = "error"
+
+    def _cut(self, before: int) -> bool:
+        """Cut behind the first EOS or the token that completes a stop text; True if there is one.
+
+        Released loops that do not stop early go on after an EOS; what follows it is never kept.
+        """
+        if self.stats.finish_reason != "length":
+            del self.generated[before:]
+            return True
+        ends = [i for i in range(before, len(self.generated)) if self.generated[i] in self.eos]
+        if ends:
+            del self.generated[ends[0] + 1 :]
+            self.stats.finish_reason = "eos"
+        if self.text is not None:
+            final = self.start == self.last or self.stats.finish_reason != "length"
+            kept = self.text.update(self.generated, final)
+            if kept is not None:
+                del self.generated[kept:]
+                self.stats.finish_reason = "stop"
+        return self.stats.finish_reason != "length"
+
+    def _may_stop_early(self) -> bool:
+        return self.config.eos_early_stop or self.stats.finish_reason == "stop"

@@ -1,0 +1,144 @@
+"""Checkpoints as they stand on disk or on the Hub: safetensors only, never remote code."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastedit.models.adapters import Adapter, adapted_tokenizer, merge_adapter, read_adapter
+from fastedit.models.checkpoint_files import check_folder
+from fastedit.models.places import folder_or_id, named
+
+TINY = Path(__file__).parent.parent / "assets" / "tiny"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+# Of an adapter on the Hub: no pickles, and of subfolders only that they are there.
+_ADAPTER_FILES = [
+    "adapter_*.json",
+    "adapter_model.safetensors",
+    "*/adapter_config.json",
+    "*token*",
+    "vocab*",
+    "merges.txt",
+    "*chat_template*",
+]
+
+
+def load(
+    path_or_id: str | os.PathLike[str],
+    adapter: str | os.PathLike[str] | None,
+    dtype: str | torch.dtype,
+    device: str | torch.device,
+    revision: str | None,
+) -> tuple[Any, Any]:
+    """(model in eval mode, tokenizer or None); arguments as in `Decoder.from_pretrained`.
+
+    Names, dtype and device are checked first: OSError and ValueError that say what is allowed.
+    """
+    if not isinstance(path_or_id, (str, os.PathLike)):
+        raise TypeError(f'a checkpoint is a folder, a Hub id or "tiny"; got {path_or_id!r}')
+    name = os.fspath(path_or_id)
+    if name == "tiny" and revision is not None:
+        raise ValueError(f'revision={revision!r}: the embedded checkpoint "tiny" has no revisions')
+    path = str(TINY) if name == "tiny" else folder_or_id(name, "checkpoint")
+    if Path(path).is_dir():
+        check_folder(Path(path))
+    found = None
+    if adapter is not None:
+        found = _adapter(folder_or_id(os.fspath(adapter), "adapter"))
+    _check_dtype(dtype)
+    target = _device(device)
+    # With accelerate, shards go straight to the device instead of through the host's memory.
+    direct = target.type != "cpu" and importlib.util.find_spec("accelerate") is not None
+    with named(path, "checkpoint", OSError):
+        model: Any = _class(path, revision).from_pretrained(
+            path,
+            dtype=dtype,
+            revision=revision,
+            device_map={"": target} if direct else None,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    model = model.to(target)
+    tokenizer = _tokenizer(path, revision, model.config)
+    if found is not None:
+        tokenizer = adapted_tokenizer(found, tokenizer, model.config)
+        model = merge_adapter(model, found, tokenizer)
+    return model.eval(), tokenizer
+
+
+def _class(path: str, revision: str | None) -> Any:
+    """The model class of a checkpoint: ours for LLaDA2.x, whoever else took its name."""
+    from transformers import AutoModelForCausalLM, PreTrainedConfig
+
+    from fastedit.models.llada2 import MODEL_TYPES, LLaDA2MoeModelLM
+
+    config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise ValueError(
+            f"{path}: its config.json has model_type={kind!r}, which names no kind of model; "
+            f"LLaDA2.x checkpoints have {MODEL_TYPES[0]!r}"
+        )
+    return LLaDA2MoeModelLM if kind in MODEL_TYPES else AutoModelForCausalLM
+
+
+def _tokenizer(path: str, revision: str | None, config: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
+        return None
+    try:
+        options = {"revision": revision, "config": config, "trust_remote_code": False}
+        return AutoTokenizer.from_pretrained(path, **options)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"no tokenizer in {path} ({error}); prompts must be ids", stacklevel=4)
+        return None
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device != "auto":
+        return _usable(device)
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    """Raises ValueError for a device that torch does not know, or does not have here."""
+    try:
+        return torch.empty(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        has = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={str(device)!r} cannot be used here ({reason}); this torch has "
+            f"cpu{f', {has}' if has else ' only'}; 'auto' takes the best of them"
+        ) from error
+
+
+def _check_dtype(dtype: str | torch.dtype) -> None:
+    known = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype != "auto" and known not in (torch.float32, torch.bfloat16, torch.float16):
+        raise ValueError(f"dtype must be auto, float32, bfloat16 or float16; got {dtype!r}")
+
+
+def _adapter(name: str) -> Adapter:
+    """The adapter called `name`, from a folder here or from the Hub, checked but not loaded."""
+    with named(name, "adapter", OSError):
+        folder = name if Path(name).is_dir() else _from_hub(name)
+    return read_adapter(Path(folder), name)
+
+
+def _from_hub(name: str) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return str(snapshot_download(name, allow_patterns=_ADAPTER_FILES))
+    except HFValidationError as error:
+        raise OSError(str(error)) from error

@@ -1,0 +1,194 @@
+"""What decoding returns: results, stats and events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class RequestError(RuntimeError):
+    """One request failed; `output` holds what it had committed, when `generate` raised this.
+
+    It crosses processes and copies with all of its fields.
+    """
+
+    index: int
+    output: DecodeOutput | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An exception's own way calls the class with the message, which is not what it takes. The
+        # fields go as state: `output` holds this very error.
+        return _unraised, (type(self), self.args), self.__dict__
+
+
+def _unraised(kind: type[RequestError], args: tuple[Any, ...]) -> RequestError:
+    return kind.__new__(kind, *args)
+
+
+class BadLogitsError(RequestError):
+    """The model returned NaN, +inf or no finite logit where a token had to be chosen.
+
+    index: the request's place in the call; position: absolute position in its sequence.
+    """
+
+    def __init__(self, index: int, position: int) -> None:
+        super().__init__(
+            f"request {index}: bad logits (NaN, +inf or nothing finite) at position {position}; "
+            "check the checkpoint and dtype, or run the model in float32"
+        )
+        self.index, self.position = index, position
+
+
+class DecodeStalledError(RequestError):
+    """strict_reference only: the model keeps predicting the mask token, and the block never ends.
+
+    The released loop would go on for ever. See `fastedit.engine.stalls.Progress`.
+    """
+
+    def __init__(self, index: int) -> None:
+        super().__init__(
+            f"request {index}: the model keeps predicting the mask token, so its block never ends; "
+            "decode with strict_reference=False"
+        )
+        self.index = index
+
+
+class DecodeMemoryError(RequestError, torch.OutOfMemoryError):
+    """Memory ran out while this request decoded alone."""
+
+    def __init__(self, index: int, positions: int, reason: str) -> None:
+        super().__init__(
+            f"request {index}: out of memory for its {positions} positions, decoding alone; "
+            "shorten the prompt or lower max_new_tokens, load the model in bfloat16, or free the "
+            f"device of other work ({reason})"
+        )
+        self.index = index
+
+
+class RefusedError(RequestError, ValueError):
+    """A prompt that cannot be decoded, in a call with errors="return"."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(reason)
+        self.index = index
+
+
+@dataclass
+class DecodeStats:
+    """Counts of one request.
+
+    forwards          step and KV-commit forwards that it took part in
+    prefill_forwards  forwards over its prompt, before the first step
+    tokens            generated tokens, up to and including the EOS
+    m2t_commits       masks that became tokens, in all of its blocks
+    t2t_edits         tokens that became other tokens, in all of its blocks
+    finish_reason     "eos", "stop", "length", "error" or "interrupted"
+    seed              the seed of its draws; used when temperature > 0
+    """
+
+    forwards: int = 0
+    prefill_forwards: int = 0
+    tokens: int = 0
+    m2t_commits: int = 0
+    t2t_edits: int = 0
+    finish_reason: str = "length"
+    seed: int = 0
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """TPF; 0.0 without a forward."""
+        return self.tokens / self.forwards if self.forwards else 0.0
+
+    @property
+    def edits_per_100_tokens(self) -> float:
+        """Edit intensity, E/100tok; 0.0 without a token."""
+        return 100.0 * self.t2t_edits / self.tokens if self.tokens else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field and both ratios, ready for JSON."""
+        return asdict(self) | {
+            "tokens_per_forward": self.tokens_per_forward,
+            "edits_per_100_tokens": self.edits_per_100_tokens,
+        }
+
+
+class _ByValue:
+    """Pickles tensors as arrays.
+
+    torch's own way between processes takes a file descriptor for each of them, and a sender that
+    lives until they have arrived.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: _converted(value, Tensor, _array) for name, value in vars(self).items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, _converted(value, np.ndarray, torch.from_numpy))
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
+
+
+def _converted(value: Any, kind: type, convert: Callable[[Any], Any]) -> Any:
+    if isinstance(value, list):
+        return [_converted(item, kind, convert) for item in value]
+    return convert(value) if isinstance(value, kind) else value
+
+
+@dataclass
+class Result(_ByValue):
+    """One request that has ended; what `Decoder.as_completed` yields.
+
+    index     the prompt's place in the call
+    sequence  generated ids, 1-D int64 on the CPU: prompt excluded, first EOS included
+    text      generated text without special tokens and stop text; None without a tokenizer
+    error     None, or what ended it before its time
+    """
+
+    index: int
+    sequence: Tensor
+    text: str | None
+    stats: DecodeStats
+    error: RequestError | None
+
+
+@dataclass
+class DecodeOutput(_ByValue):
+    """Results in the order of the prompts: the fields of `Result`, each as a list.
+
+    texts        None without a tokenizer
+    interrupted  whether Ctrl-C came, be it in the last step, when nothing was left to end
+    """
+
+    sequences: list[Tensor]
+    texts: list[str] | None
+    stats: list[DecodeStats]
+    errors: list[RequestError | None]
+    interrupted: bool = False
+
+
+@dataclass
+class Event:
+    """What `Decoder.stream` yields.
+
+    kind   "commit": text and ids that will never change again; "draft": the block as it stands,
+           it may change; "end": the last event, with the stats
+    text   commit: the next piece of the text, whole characters only; draft: the block's text
+    ids    commit: the next ids; draft: the block's ids, mask tokens included
+    block  index of the block, counted from the sequence's first token
+    step   forwards so far in this block; 0 in a draft that came with the block before (lookahead)
+    """
+
+    kind: str
+    text: str = ""
+    ids: list[int] = field(default_factory=list)
+    block: int = 0
+    step: int = 0
+    stats: DecodeStats | None = None
