@@ -284,12 +284,13 @@ class EntropyBound(Block):
         self.rows = read(logits, self.ids, self.mask, self.temperature())
         places = [i for i, free in enumerate(self.editable) if free]
         self.near = min(self.rows[i].gap for i in places)
-        total, self.accepted = 0.0, []
-        for i in sorted(places, key=lambda i: (self.rows[i].entropy, i)):
-            if self.accepted and self.above(total, single(self.bound)):
+        score = {i: -self.rows[i].entropy for i in places}
+        total, count = 0.0, 0
+        for surest in sorted(score.values(), reverse=True):
+            if count and self.above(total, single(self.bound)):
                 break
-            self.accepted.append(i)
-            total += self.rows[i].entropy
+            total, count = total - surest, count + 1
+        self.accepted = self.first(places, count, score, self.rows)
         self.forwards += 1
         canvas = [self.rows[i].token for i in places]
         mean = math.fsum(self.rows[i].entropy for i in places) / len(places)

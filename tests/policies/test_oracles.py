@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from functools import partial
 
 import oracles
+import policy_cases
 import pytest
 import torch
 from policy_cases import cases, up_to
@@ -74,67 +76,36 @@ def forward(model, asked: list[tuple[list[int], int]]) -> list[list]:
     return [logits[b, len(row) - size : len(row)].tolist() for b, (row, size) in enumerate(asked)]
 
 
-def joint_threshold(params):
-    names = ("threshold", "editing_threshold", "max_post_steps", "num_to_transfer")
-    return lambda *block: oracles.JointThreshold(*block, **{name: params[name] for name in names})
-
-
-def low_confidence(params):
-    steps = params.get("steps")
-    if steps:
-        steps = min(steps, params["gen_length"] // params["minimal_topk"])
-    options = {"threshold": params["threshold"], "steps": steps}
-    return lambda *block: oracles.LowConfidence(*block, **options)
-
-
-def remask(params):
-    options = {
-        "trigger": params["trigger"].removesuffix("_remask"),
-        "tau": params["remask_threshold"],
-        "cap": params["max_remask_per_pos"],
-        "share": params["max_remask_ratio"],
-    } | {name: params[name] for name in ("threshold", "max_post_steps", "num_to_transfer")}
-    return lambda *block: oracles.Remask(*block, **options)
-
-
-def check(model, these: list[dict], rule) -> None:
-    records = run(model, [decode(case, rule(case["params"])) for case in these])
-    for number, (case, record) in enumerate(zip(these, records, strict=True)):
-        assert record == {"inputs": case["block_inputs"], "output": case["output"]}, number
+def check(model, these: list[dict], rule, options) -> None:
+    """Inputs of the golden checkpoint's own cases do not say where their block begins."""
+    loops = [decode(case, partial(rule, **options(case["params"]))) for case in these]
+    for number, (case, record) in enumerate(zip(these, run(model, loops), strict=True)):
+        first = 0 if "id" in case else 1
+        inputs = [ids[first:] for ids in record["inputs"]]
+        assert (inputs, record["output"]) == (case["block_inputs"], case["output"]), number
 
 
 def test_joint_threshold(golden_model, golden_cases):
-    records = run(
-        golden_model, [decode(case, joint_threshold(case["params"])) for case in golden_cases]
-    )
-    for case, record in zip(golden_cases, records, strict=True):
-        assert [ids[1:] for ids in record["inputs"]] == case["block_inputs"]
-        assert record["output"] == case["output"]
+    check(golden_model, golden_cases, oracles.JointThreshold, policy_cases.joint_threshold)
 
 
 def test_low_confidence(golden_model):
-    check(golden_model, cases("low_confidence"), low_confidence)
+    these = cases("low_confidence")
+    check(golden_model, these, oracles.LowConfidence, policy_cases.low_confidence)
 
 
 @pytest.mark.parametrize("trigger", ["low_prob", "t2t_remask", "logit_diff"])
 def test_remask(golden_model, trigger):
-    check(golden_model, cases(f"t2m_{trigger}"), remask)
-
-
-RANKS = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
+    check(golden_model, cases(f"t2m_{trigger}"), oracles.Remask, policy_cases.remask)
 
 
 @pytest.mark.parametrize("name", ["ranking", "dream"])
 def test_ranks_and_schedules(name):
     for case in cases(name):
-        params, mask = case["params"], case["mask_id"]
-        options = {"steps": params["steps"], "threshold": 1.0}
-        if name == "ranking":
-            options |= {"rank": params["rank"]}
-        else:
-            options |= {"rank": RANKS[params["alg"]], "schedule": "dream", "eps": params["eps"]}
-        model, length = ScriptedLogits(**case["model"]), params["gen_length"]
-        block = oracles.LowConfidence([mask] * length, [True] * length, mask, **options)
+        options = getattr(policy_cases, name)(case["params"])
+        model, length = ScriptedLogits(**case["model"]), case["params"]["gen_length"]
+        masks = [model.mask] * length
+        block = oracles.LowConfidence(masks, [True] * length, model.mask, **options)
         inputs = []
         while not block.done:
             inputs.append(list(block.ids))
@@ -145,19 +116,12 @@ def test_ranks_and_schedules(name):
 
 def test_entropy_bound():
     for case in cases("entropy_bound"):
-        params, model = case["params"], ScriptedLogits(**case["model"])
+        options = policy_cases.entropy_bound(case["params"])
+        model = ScriptedLogits(**case["model"])
         for step in case["steps"]:
             ids = step["canvas"]
-            block = oracles.EntropyBound(
-                ids,
-                [True] * len(ids),
-                model.mask,
-                bound=params["entropy_bound"],
-                t_min=params["t_min"],
-                t_max=params["t_max"],
-                steps=params["num_inference_steps"],
-                forwards=step["timestep"],
-            )
+            block = oracles.EntropyBound(ids, [True] * len(ids), model.mask, **options)
+            block.forwards = step["timestep"]
             assert block.temperature() == pytest.approx(step["temperature"], abs=1e-9)
             block.step(model(input_ids=torch.tensor([ids])).logits[0].tolist())
             accepted = [i for i, bit in enumerate(step["accepted"]) if bit == "1"]
