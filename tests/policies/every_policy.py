@@ -14,8 +14,9 @@ REQUIRED: dict[str, dict[str, Any]] = {
 }
 # Ends soon, where nothing else is asked for.
 SMALL = {"max_post_steps": 3, "mask_steps": 4, "edit_steps": 3, "max_steps": 6, "patience": 2}
-# Rules that begin with random tokens, or draw some: their results depend on the seed.
-RANDOM = {"entropy_bound", "remdm"}
+# Rules that begin with random tokens, and those whose results depend on the seed in any case.
+NOISE = {"entropy_bound"}
+RANDOM = NOISE | {"remdm", "self_correction"}
 
 
 def small(name: str, **options: Any):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from every_policy import POLICIES, RANDOM, small
+from every_policy import NOISE, POLICIES, RANDOM, small
 
 from fastedit import DecodeConfig, Decoder
 
@@ -97,8 +99,7 @@ def test_stop_texts(decoder, prompts):
     """The first complete one ends the text before it, and the ids with the token that holds it."""
     full = decoder.generate(prompts[0])
     text, ids = full.texts[0], full.sequences[0].tolist()
-    stop = next(two for two in zip(text[6:], text[7:], strict=False) if "\ufffd" not in two)
-    stop = "".join(stop)
+    stop = next(a + b for a, b in pairwise(text[6:]) if "\ufffd" not in (a, b))
     out = decoder.generate(prompts[0], stop=stop)
     assert out.texts[0] == text[: text.index(stop)]
     assert out.stats[0].finish_reason == "stop"
@@ -137,7 +138,7 @@ def test_counts_are_what_the_drafts_show(decoder, name, prompts):
         if event.block in before:
             old = before[event.block]
         else:
-            noise = name in RANDOM
+            noise = name in NOISE
             width = LENGTH - (head if event.block == len(prompt) // LENGTH else 0)
             assert len(event.ids) == width
             old = event.ids if noise else [MASK] * width
