@@ -67,6 +67,29 @@ typedef struct {
     fe_sampling sampling;
 } fe_step_args;
 
+/* Per position, [blocks, length], but for count [blocks]. */
+typedef struct {
+    int64_t blocks, length;
+    const float* score;
+    const uint8_t* among;
+    const uint8_t* unless; /* NULL: the highest in any case */
+    const int64_t* count;
+    uint8_t* out;
+} fe_highest_args;
+
+/* Per position, [blocks, length]; `finished` and the planes of flags and counts [blocks]. */
+typedef struct {
+    int64_t blocks, length;
+    int64_t* ids;
+    const int64_t* wanted;
+    const uint8_t *may, *bad, *finished;
+    uint8_t* flags; /* done, dirty, bad */
+    int64_t flag_stride;
+    int32_t* counts; /* forwards, commits, edits, remasks */
+    int64_t count_stride;
+    int64_t mask_token_id, judges_tokens;
+} fe_write_blocks_args;
+
 /* [rows] each, but for n_err. The settings are those of `DraftOptions.settings`. */
 typedef struct {
     fe_logits logits; /* rows of one block */
@@ -103,6 +126,9 @@ int32_t fe_draft_and_corrupt(const fe_draft_args* args, int32_t threads);
 
 /* First word of Philox4x32-10 under `seed` at counter (c0, c1, c2, c3). */
 uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3);
+
+int32_t fe_highest(const fe_highest_args* args);
+int32_t fe_write_blocks(const fe_write_blocks_args* args);
 
 #ifdef __cplusplus
 }

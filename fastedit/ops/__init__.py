@@ -23,6 +23,7 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
+from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
 from fastedit.ops.row_partials import (
     RowPartials,
@@ -32,6 +33,7 @@ from fastedit.ops.row_partials import (
 )
 from fastedit.ops.row_stats import RowStats, row_stats
 from fastedit.ops.sampling import Sampling
+from fastedit.ops.write_blocks import write_blocks_
 
 # Where a folder and a function have one name, it is the function here.
 
@@ -45,10 +47,12 @@ __all__ = [
     "StepState",
     "backend_report",
     "draft_and_corrupt",
+    "highest",
     "joint_threshold_step_",
     "joint_threshold_step_from_partials_",
     "merge_partials",
     "row_partials",
     "row_stats",
     "use_backend",
+    "write_blocks_",
 ]

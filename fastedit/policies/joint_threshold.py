@@ -16,7 +16,7 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.policies.base import Buffer, Policy, Stats, Write, register
 from fastedit.policies.fields import integer, number
-from fastedit.policies.primitives import at_least
+from fastedit.policies.primitives import highest
 from fastedit.policies.state import State
 
 
@@ -49,7 +49,7 @@ class JointThreshold(Policy):
         had_mask = masked.any(-1)
         spent = ~had_mask & (view.buffers.post_steps >= p.max_post_steps)
         above = masked & (stats.prob > p.threshold[:, None])
-        commit = at_least(above, stats.prob, masked, p.num_to_transfer)
+        commit = highest(stats.prob, masked, p.num_to_transfer, unless=above)
         edit = ~masked & (stats.prob > p.editing_threshold[:, None])
         change = (commit | edit) & ~spent[:, None]
         ids = torch.where(change, stats.token, view.ids)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastedit.policies.base import Policy, Stats, Write, register
 from fastedit.policies.fields import choice, integer, number
-from fastedit.policies.primitives import at_least
+from fastedit.policies.primitives import highest
 from fastedit.policies.state import State
 
 
@@ -52,10 +52,10 @@ class LowConfidence(Policy):
         forward = view.counts.forwards
         if self.schedule == "even":
             count = view.length // steps + (forward < view.length % steps)
-            fill = at_least(above, score, masked, count)
+            fill = highest(score, masked, count, unless=above)
         else:
             count = _leaving(masked.sum(-1), forward, steps, p.eps)
-            fill = at_least(above, score, masked, count)
+            fill = highest(score, masked, count, unless=above)
         ids = torch.where(fill, stats.token, view.ids)
         return Write(ids, ~(masked & ~fill).any(-1))
 

@@ -1,30 +1,14 @@
-"""What rules share: ranks among the positions of a block, and noise."""
+"""What rules share: the best positions of a block, and noise."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from fastedit.ops import highest
 from fastedit.ops.sampling import NOISE, uniform
 
-
-def highest(score: Tensor, among: Tensor, count: Tensor | int) -> Tensor:
-    """The `count` highest scores among these positions, lowest position on ties, bool [n, L].
-
-    score: fp32 [n, L]; among: bool [n, L]; count: one number, or [n]. Fewer where there are fewer.
-    """
-    order = score.masked_fill(~among, -torch.inf).argsort(dim=-1, descending=True, stable=True)
-    rank = order.argsort(dim=-1)
-    # Positions that are not among them rank with a score of -inf, which others may have too.
-    if isinstance(count, Tensor):
-        count = count[:, None]
-    return among & (rank < count)
-
-
-def at_least(chosen: Tensor, score: Tensor, among: Tensor, least: Tensor) -> Tensor:
-    """`chosen` [n, L] in blocks where it has `least` [n] positions, else the highest of `among`."""
-    enough = chosen.sum(-1) >= least
-    return torch.where(enough[:, None], chosen, highest(score, among, least))
+__all__ = ["highest", "random_ids"]
 
 
 def random_ids(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, Write, register
 from fastedit.policies.fields import choice, integer, number
-from fastedit.policies.primitives import at_least, highest
+from fastedit.policies.primitives import highest
 from fastedit.policies.state import State
 
 
@@ -65,7 +65,7 @@ class Remask(Policy):
         remask = highest(-score, doubted, most)
 
         above = masked & (stats.prob > p.threshold[:, None])
-        fill = at_least(above, stats.prob, masked, p.num_to_transfer)
+        fill = highest(stats.prob, masked, p.num_to_transfer, unless=above)
         ids = torch.where(fill, stats.token, view.ids)
         ids = ids.masked_fill(remask, view.mask_token_id)
 

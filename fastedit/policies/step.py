@@ -164,29 +164,34 @@ _FIELDS: Sequence[str] = (
 
 
 def _apply(state: State, write: Write, stats: Stats) -> None:
-    """Write what may be written, and count what has changed."""
-    policy, old = state.policy, state.ids
+    """Write what may be written, and count what has changed; blocks that are done keep theirs."""
+    policy, ids, done = state.policy, write.ids, write.done
     active = ~state.done
-    may = state.may_change() & active[:, None]
-    new = torch.where(may, write.ids, old)
-    was, now = old == state.mask_token_id, new == state.mask_token_id
-    done = write.done & active & ~(now & may).any(-1)
     if policy.may_take_them_all:
-        over = active & ~done & (state.counts["forwards"] + 1 >= state.limit)
-        new = torch.where(over[:, None], torch.where(was & may, stats.token, old), new)
-        now = new == state.mask_token_id
-        done |= over
-        state.capped.logical_or_(over)
-    changed = new != old
-    visible = ~(was | now)
-    kinds = torch.stack((changed & was, changed & visible, changed & now))
-    state.count_rows[0].add_(active)
-    state.count_rows[1:4].add_(kinds.sum(-1, dtype=torch.int32))
-    state.dirty.copy_(torch.where(active, changed.any(-1), state.dirty))
-    judged = may if policy.judges_tokens else may & was
-    state.bad.logical_or_((stats.bad & judged).any(-1))
+        ids, done = _at_the_bound(state, write, stats, active)
     for name, value in write.buffers.items():
         kept = state.buffers[name]
-        kept.copy_(torch.where(active if kept.ndim == 1 else active[:, None], value, kept))
-    state.ids.copy_(new)
-    state.done.logical_or_(done)
+        torch.where(active if kept.ndim == 1 else active[:, None], value, kept, out=kept)
+    ops.write_blocks_(
+        state.ids,
+        ids,
+        state.may_change(),
+        done,
+        stats.bad,
+        state.flags,
+        state.count_rows,
+        mask_token_id=state.mask_token_id,
+        judges_tokens=policy.judges_tokens,
+    )
+
+
+def _at_the_bound(
+    state: State, write: Write, stats: Stats, active: Tensor
+) -> tuple[Tensor, Tensor]:
+    """In the last forward that a block may take, fill its masks and do nothing else."""
+    last = active & (state.counts["forwards"] + 1 >= state.limit)
+    left = ((write.ids == state.mask_token_id) & state.may_change()).any(-1)
+    over = last & ~(write.done & ~left)
+    state.capped.logical_or_(over)
+    filled = torch.where(state.masked(), stats.token, state.ids)
+    return torch.where(over[:, None], filled, write.ids), write.done | over
