@@ -22,7 +22,8 @@ from fastedit.policies.state import State
 class LowConfidence(Policy):
     """Fills a scheduled number of masks per forward, or all above a threshold where they are more.
 
-    threshold  masks with a higher confidence are filled together (strict); 1 = never
+    threshold  masks with a higher confidence are filled together (strict); 1 = never. Schedule
+               "dream" has none
     steps      forwards of a block's schedule; None = as many as it has positions
     rank       what makes a mask good: "confidence" p1, "entropy" (low), "margin" p1 - p2
     schedule   "even": the positions of a block over its steps, the first ones take one more;
@@ -46,15 +47,13 @@ class LowConfidence(Policy):
 
     def rule(self, stats: Stats, view: State) -> Write:
         p, masked = view.parameters, view.masked()
-        score = self._score(stats)
-        above = masked & (stats.prob > p.threshold[:, None])
+        score, forward = self._score(stats), view.counts.forwards
         steps = torch.where(p.steps > 0, p.steps, view.length)
-        forward = view.counts.forwards
-        if self.schedule == "even":
-            count = view.length // steps + (forward < view.length % steps)
-            fill = highest(score, masked, count, unless=above)
+        if self.schedule == "dream":
+            fill = highest(score, masked, _leaving(masked.sum(-1), forward, steps, p.eps))
         else:
-            count = _leaving(masked.sum(-1), forward, steps, p.eps)
+            above = masked & (stats.prob > p.threshold[:, None])
+            count = view.length // steps + (forward < view.length % steps)
             fill = highest(score, masked, count, unless=above)
         ids = torch.where(fill, stats.token, view.ids)
         return Write(ids, ~(masked & ~fill).any(-1))
