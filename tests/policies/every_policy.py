@@ -27,3 +27,10 @@ def small(name: str, **options: Any):
         **REQUIRED.get(name, {}),
         **{key: value for key, value in (SMALL | options).items() if key in fields},
     )
+
+
+def bound(policy: Any, length: int) -> int:
+    """Forwards that a block of `length` can take at most."""
+    if isinstance(policy, POLICIES["entropy_bound"]):
+        return policy.steps  # its `bound` is a parameter, of entropies
+    return policy.bound(length)
