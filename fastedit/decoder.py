@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from fastedit.engine.memory import capacity
 from fastedit.engine.prepare import as_requests, one_per_prompt
 from fastedit.engine.request import Request
 from fastedit.engine.threads import Threads, checked, number_of
+from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.prompts.inputs import one_by_one
 from fastedit.prompts.messages import ChatOptions
@@ -36,9 +36,10 @@ class Decoder:
     """Generates with a diffusion language model that drafts blocks of tokens and edits them.
 
     model      called as `model(input_ids=, attention_mask=, position_ids=, past_key_values=,
-               use_cache=)`, shapes in `fastedit.engine.plans.BlockForward`; returns `.logits`
+               use_cache=)`, shapes in `fastedit.engine.call.ModelCall`; returns `.logits`
     tokenizer  needed for texts, chats and stop strings; id tensors work without
     config     defaults of every call; `generate(..., name=value)` overrides single options
+    family     how the model reads its canvas; None: what the model is known as
     threads    of torch's operations on a CPU while it decodes: "auto" takes one for a small model,
                else as many as torch is set to use and the process has cores; None: as torch is set
     """
@@ -48,10 +49,12 @@ class Decoder:
         model: Callable[..., Any],
         tokenizer: Any = None,
         config: DecodeConfig | None = None,
+        family: Family | None = None,
         *,
         threads: Threads = "auto",
     ) -> None:
         self.threads = checked(threads)
+        self.family = family or family_of(model)
         self.model, self.tokenizer = model, tokenizer
         self.config = config or DecodeConfig()
 
@@ -102,7 +105,7 @@ class Decoder:
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then
                        committed ids per block; `put_draft`, where it has one, gets every step
         config         in place of the Decoder's; or one per prompt, which must share the options
-                       in `Engine.SHARED`: requests with different ones decode together
+                       in `prepare.shared`: requests with different ones decode together
         max_batch      requests that decode together; the next one enters as one ends. "auto": on
                        CUDA as many as the free memory holds of the longest one, up to 128, else 32.
                        Out of memory, half as many go on, with the same results
@@ -286,14 +289,10 @@ class Decoder:
     ) -> tuple[list[Request], Engine]:
         each = one_by_one(prompts, attention_mask)
         given = self.config if config is None else config
-        configs = one_per_prompt(given, overrides, len(each), self.model)
-        if any(one.temperature > 0.0 for one in configs):
-            warnings.warn(
-                "temperature > 0 draws anew at every forward, so blocks keep changing until "
-                "max_post_steps",
-                stacklevel=3,
-            )
-        requests, mask = as_requests(each, configs, self.model, self.tokenizer, **options)
+        configs = one_per_prompt(given, overrides, len(each), self.model, self.family)
+        requests, mask = as_requests(
+            each, configs, self.model, self.tokenizer, self.family, **options
+        )
         room = capacity(max_batch, self.model, configs[0] if configs else self.config, self.device)
         threads = number_of(self.threads, self.model) if self.device.type == "cpu" else None
         return requests, Engine(self.model, requests, mask, self.device, room, threads)

@@ -15,6 +15,7 @@ from torch import Tensor
 # The purpose keeps the random words of different uses apart.
 DRAFT = 0
 DECODE = 3
+NOISE = 4
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85

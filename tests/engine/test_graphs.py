@@ -58,14 +58,14 @@ def test_a_cache_that_grows_leaves_its_graphs(model, taped, monkeypatch):
 
 def test_free_slots_are_left_alone(model, taped, monkeypatch):
     """Rows of a graph without a request are done, even where it had only come to an EOS."""
-    run, outnumbered = engine.Engine._step_late, []
+    run, outnumbered = engine.Engine._round, []
 
-    def watched(self, number, finished):
-        run(self, number, finished)
-        assert self.canvas.state.done[len(self.live) :].all()
-        outnumbered.append(0 < len(self.live) < self.canvas.live.ids.shape[0])
+    def watched(self, finished):
+        run(self, finished)
+        assert self.slots.blocks.done[len(self.live) :].all()
+        outnumbered.append(0 < len(self.live) < self.slots.live.blocks.ids.shape[0])
 
-    monkeypatch.setattr(engine.Engine, "_step_late", watched)
+    monkeypatch.setattr(engine.Engine, "_round", watched)
     out = Decoder(model).generate(PROMPTS, **GOLDEN | {"max_batch": 7, "max_new_tokens": 60})
     assert any(stats.finish_reason == "eos" for stats in out.stats) and any(outnumbered)
 
