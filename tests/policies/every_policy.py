@@ -17,6 +17,8 @@ SMALL = {"max_post_steps": 3, "mask_steps": 4, "edit_steps": 3, "max_steps": 6, 
 # Rules that begin with random tokens, and those whose results depend on the seed in any case.
 NOISE = {"entropy_bound"}
 RANDOM = NOISE | {"remdm", "self_correction"}
+# Rules with temperatures of their own take no other.
+HEATED = {"entropy_bound", "self_correction"}
 
 
 def small(name: str, **options: Any):
@@ -29,8 +31,6 @@ def small(name: str, **options: Any):
     )
 
 
-def bound(policy: Any, length: int) -> int:
-    """Forwards that a block of `length` can take at most."""
-    if isinstance(policy, POLICIES["entropy_bound"]):
-        return policy.steps  # its `bound` is a parameter, of entropies
-    return policy.bound(length)
+def drawing(name: str) -> dict[str, float]:
+    """Options that make the rule draw its tokens."""
+    return {} if name in HEATED else {"temperature": 1.0}

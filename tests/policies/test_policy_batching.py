@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from every_policy import NOISE, POLICIES, RANDOM, small
+from every_policy import NOISE, POLICIES, RANDOM, drawing, small
 
 from fastedit import DecodeConfig, Decoder
 
@@ -46,11 +46,11 @@ def results(out) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("draws", [False, True])
 @pytest.mark.filterwarnings("ignore:temperature")
-def test_a_batch_gives_every_request_its_own_result(decoder, prompts, temperature):
+def test_a_batch_gives_every_request_its_own_result(decoder, name, prompts, draws):
     """Two at a time as well: the others wait and take over used slots. A cache changes no token."""
-    options = {"temperature": temperature}
+    options = drawing(name) if draws else {}
     alone = [results(decoder.generate(prompt, **options))[0] for prompt in prompts]
     assert results(decoder.generate(prompts, **options)) == alone
     assert results(decoder.generate(prompts[::-1], max_batch=2, **options)) == alone[::-1]
@@ -61,7 +61,7 @@ def test_a_batch_gives_every_request_its_own_result(decoder, prompts, temperatur
 @pytest.mark.filterwarnings("ignore:temperature")
 def test_seeds_are_of_the_request(decoder, name, prompts):
     """One seed gives one result, in whatever company; another one gives another."""
-    prompt, options = prompts[0], {"temperature": 1.0}
+    prompt, options = prompts[0], drawing(name)
     seeds = [1, 2, 3]
     out = decoder.generate([prompt] * 3, seed=seeds, **options)
     for seed, ids, stats in zip(seeds, out.sequences, out.stats, strict=True):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from every_policy import POLICIES, bound, small
+from every_policy import POLICIES, small
 from torch import Tensor, nn
 
 from fastedit import BadLogitsError, DecodeConfig, Decoder
@@ -121,7 +121,7 @@ def most_forwards(name: str, attention: str, prompt: int, **options) -> int:
     """The bound of every block, and a forward that commits its keys and values."""
     head = prompt % LENGTH if attention == "block_causal" else 0
     blocks = -(-(head + TOKENS) // LENGTH)
-    return blocks * (bound(small(name, **options), LENGTH) + 1)
+    return blocks * (small(name, **options).most_forwards(LENGTH) + 1)
 
 
 @pytest.mark.parametrize("attention", ["block_causal", "full"])
@@ -183,6 +183,6 @@ def test_all_requests_may_be_bad(name):
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_bound_is_a_number_of_forwards(name):
     """It grows with the block, and no block is free."""
-    bounds = [bound(small(name), length) for length in (1, 4, 32)]
+    bounds = [small(name).most_forwards(length) for length in (1, 4, 32)]
     assert all(type(most) is int and most >= 1 for most in bounds)
     assert bounds == sorted(bounds)
