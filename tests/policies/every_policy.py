@@ -7,8 +7,9 @@ from typing import Any
 
 from fastedit.policies import POLICIES
 
-# What a rule cannot do without, of a vocabulary of eight tokens or more.
-REQUIRED: dict[str, dict[str, Any]] = {
+# What a rule cannot do without, of a vocabulary of eight tokens or more, or takes long without.
+GIVEN: dict[str, dict[str, Any]] = {
+    "entropy_bound": {"steps": 8},
     "joint_threshold_indel": {"delete_token_id": 5, "insert_token_id": 6},
     "correction": {"scorer": "confidence"},
 }
@@ -25,10 +26,8 @@ def small(name: str, **options: Any):
     """The policy of that name; of `options`, those that it has."""
     kind = POLICIES[name]
     fields = {field.name for field in dataclasses.fields(kind)}
-    return kind(
-        **REQUIRED.get(name, {}),
-        **{key: value for key, value in (SMALL | options).items() if key in fields},
-    )
+    wanted = {key: value for key, value in (SMALL | options).items() if key in fields}
+    return kind(**GIVEN.get(name, {}) | wanted)
 
 
 def drawing(name: str) -> dict[str, float]:
