@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastedit import policies
+from fastedit import ops, policies
 
 # Below this, fp32 may decide otherwise: some ulp of a probability, more of an entropy.
 CLOSE = 1e-5
@@ -230,9 +230,13 @@ def test_a_forward_that_sees_no_token_clears_the_counts():
 
 
 def test_an_entropy_sum_at_the_bound_is_accepted():
-    """Rows without any doubt add nothing to the sum: with a bound of 0 all of them pass."""
-    policy = policies.EntropyBound(bound=0.0)
-    draws = torch.tensor([[1, 2, 1]])
-    state = policies.open(policy, torch.tensor([[0, 0, 0]]), mask_token_id=3)
-    policies.step_(state, torch.tensor([[SURE, SURE, SURE]]), draws=draws)
-    assert state.ids.equal(draws)
+    """Before the second of three equal rows stands the entropy of one, before the third of two."""
+    logits = torch.tensor([HALF] * 3)
+    entropy = ops.row_stats(logits, torch.zeros(3).long(), forbid=(3,), entropy=True).entropy
+    policy = policies.EntropyBound(bound=entropy[0].item(), t_min=1.0, t_max=1.0)
+    new = []
+    for token in (0, 1):
+        state = policies.open(policy, torch.tensor([[2, 2, 2]]), mask_token_id=3)
+        policies.step_(state, logits[None], draws=torch.full((1, 3), token))
+        new.append(state.ids[0])
+    assert (new[0] != new[1]).tolist() == [True, True, False]
