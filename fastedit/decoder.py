@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fastedit.config import DecodeConfig
 from fastedit.engine.engine import Engine
-from fastedit.engine.interrupt import Interrupt
 from fastedit.engine.memory import capacity
 from fastedit.engine.prepare import as_requests, one_per_prompt
 from fastedit.engine.request import Request
@@ -120,9 +119,9 @@ class Decoder:
                        is continued; without it, such a chat is refused. See `prompts.messages`
         overrides      options of `DecodeConfig` for this call, on top of `config`
 
-        Ctrl-C returns what there is of several prompts, after the step under way: requests that
-        had not ended have finish_reason "interrupted" and their committed tokens; `interrupted` of
-        the output is set. A second one raises, as does the first with a single prompt.
+        A KeyboardInterrupt, as Ctrl-C raises it, returns what there is of several prompts: requests
+        that had not ended have finish_reason "interrupted" and their committed tokens, and
+        `interrupted` of the output is set. With a single prompt it is raised.
         """
         if errors not in ("raise", "return"):
             raise ValueError(f'errors must be "raise" or "return"; got {errors!r}')
@@ -140,8 +139,7 @@ class Decoder:
             attach_streamer(streamer, requests)
         raising, alone = errors == "raise", len(requests) == 1
         fatal: RequestError | None = None
-        interrupt = Interrupt()
-        steps = engine.run() if alone else interrupt.until(engine.run())
+        interrupted, steps = False, engine.run()
         try:
             with self._evaluating(), contextlib.closing(steps):
                 for finished in steps:
@@ -150,6 +148,10 @@ class Decoder:
                             fatal = error
                     if fatal:
                         break
+        except KeyboardInterrupt:
+            if alone:
+                raise
+            interrupted = True
         except Exception as error:  # of the model, most likely: what has ended is not lost
             if getattr(error, "output", None) is None:  # some have one of their own
                 error.output = self._output(requests, False)  # type: ignore[attr-defined]
@@ -159,7 +161,7 @@ class Decoder:
         finally:
             if streamer is not None:
                 streamer.end()
-        out = self._output(requests, interrupt.asked)
+        out = self._output(requests, interrupted)
         if fatal is not None:
             fatal.output = out
             raise fatal
@@ -199,8 +201,8 @@ class Decoder:
         """Decode one prompt or many and yield the result of each as it ends, in that order.
 
         Arguments as of `generate`; the result of a request is the same. One that fails, as
-        `errors="return"` says, has its error in its `Result`. Ctrl-C in a step ends the iteration
-        with KeyboardInterrupt, behind the results of that step; a second one does at once.
+        `errors="return"` says, has its error in its `Result`. A KeyboardInterrupt in a step, as
+        Ctrl-C raises it, is raised behind the results that were there by then.
         """
         requests, engine = self._prepare(
             prompts,
@@ -212,21 +214,25 @@ class Decoder:
             allow_mask=allow_mask_in_prompt,
             keep_refused=True,
         )
-        return self._results(engine, [request for request in requests if request.finished])
+        return self._results(engine, requests)
 
-    def _results(self, engine: Engine, finished: list[Request]) -> Iterator[Result]:
-        """Of `finished` requests, then of those that `engine` decodes."""
-        yield from map(_result, finished)
-        interrupt, steps = Interrupt(), engine.run()
-        step: list[Request] | None = []
+    def _results(self, engine: Engine, requests: list[Request]) -> Iterator[Result]:
+        """Of requests as they finish: those that were refused first."""
+        seen = {id(request) for request in requests if request.finished}
+        yield from (_result(request) for request in requests if id(request) in seen)
+        steps = engine.run()
         with self._evaluating(), contextlib.closing(steps):
-            while step is not None and not interrupt.asked:
-                step = None
-                with interrupt:  # not while the caller has a result: it may keep it for long
-                    step = next(steps, None)
-                yield from map(_result, step or ())
-        if interrupt.asked:
-            raise KeyboardInterrupt
+            while True:
+                try:
+                    finished = next(steps, None)
+                except KeyboardInterrupt:
+                    ended = (r for r in requests if r.finished and id(r) not in seen)
+                    yield from map(_result, ended)
+                    raise
+                if finished is None:
+                    return
+                seen.update(map(id, finished))
+                yield from map(_result, finished)
 
     def stream(
         self,

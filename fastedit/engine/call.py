@@ -24,7 +24,8 @@ class ModelCall:
         renamed = "cache" in forward and "past_key_values" not in forward
         self.cache_name = "cache" if renamed else "past_key_values"
         # A prefill needs no logits; transformers' models can leave most of them out.
-        self.last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in forward else {}
+        keeps = "logits_to_keep" in forward
+        self.last_logits_only: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
         # The decision reads logits of any dtype as fp32: a copy in fp32 would cost three reads.
         self.options: dict[str, Any] = (
             {"upcast_logits": False} if "upcast_logits" in forward else {}
@@ -33,16 +34,30 @@ class ModelCall:
         for name, plain in (("output_attentions", False), ("output_hidden_states", False)):
             if getattr(getattr(model, "config", None), name, plain) != plain:
                 self.options[name] = plain
+        # What a model may be told of a cache that lays keys by position; see `LLaDA2MoeModelLM`.
+        self.told = [name for name in ("keys_by_position", "key_lengths") if name in forward]
         if getattr(getattr(model, "config", None), "return_dict", True) is False:
             self.options["return_dict"] = True
 
     def __call__(
-        self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Any, **options: int
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        seen: Tensor | None = None,
+        **options: Any,
     ) -> Tensor:
-        """Logits [B, Q, V]."""
+        """Logits [B, Q, V].
+
+        seen: int32 [B], where every query of a row sees just that many first positions.
+        """
+        lengths = None if seen is None else (seen, cache.length)
+        layout = {"keys_by_position": cache is not None, "key_lengths": lengths}
         return self.model(
             **options,
             **self.options,
+            **{name: layout[name] for name in self.told},
             input_ids=ids,
             attention_mask=mask,
             position_ids=positions,

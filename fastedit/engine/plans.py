@@ -151,8 +151,8 @@ class Block(Plan):
         stored = begin + self.columns[:width]
         visible = reach + width - length
         relative = self.columns[:visible] - begin  # of every column to the row's block
-        seen = live.start.to(torch.int32) + length if not self.extra else None
-        self.cache.place(live.rows, stored, reach - length, level, seen)
+        self.seen = live.start.to(torch.int32) + length if not self.extra else None
+        self.cache.place(live.rows, stored, reach - length, level)
         self.positions = stored
         shape = (len(begin), 1, length, visible)
         self.mask = (relative < length)[:, None, None, :].expand(shape)
@@ -165,7 +165,7 @@ class Block(Plan):
         ids = self.slots.live.blocks.ids
         if self.extra:
             ids = torch.cat((ids, torch.full_like(ids, self.slots.mask_token_id)), dim=1)
-        logits = self.call(ids, self.mask, self.positions, self.cache)
+        logits = self.call(ids, self.mask, self.positions, self.cache, self.seen)
         return self._split(logits)
 
     def _split(self, logits: Tensor) -> Logits:
@@ -284,7 +284,7 @@ class Full(Plan):
 def plan_for(call: ModelCall, slots: Slots, request: Request) -> Plan:
     """The plan of `request` and of all that decode together with it."""
     family, shadow = request.family, request.policy.plan == "shadow"
-    if family.attention == "full" or not request.config.use_cache:
+    if not request.cached:
         everything = family.attention == "full"
         return Full(call, slots, shadow, everything, family.shift)
     ahead = request.config.lookahead and not shadow

@@ -20,7 +20,7 @@ from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
 from fastedit.prompts.tracker import TextTracker
 from fastedit.results import RefusedError
 
-# Options that requests which decode together have in common, beside the static part of their policy:
+# Options that requests which decode together share, beside the static part of their policy:
 # one model call serves them all.
 SHARED = (
     "block_length",
@@ -78,7 +78,7 @@ def with_block_length(
 ) -> list[DecodeConfig]:
     """`configs` with the block length of `model` where they leave it open; warns of another one."""
     sizes = getattr(model, "config", None)
-    trained = family.block_length
+    trained: Any = family.block_length
     if trained is None:
         trained = getattr(sizes, "block_size", None)
     if not trained:

@@ -78,6 +78,11 @@ class Request:
         return self.config.block_length
 
     @property
+    def cached(self) -> bool:
+        """Whether keys and values of committed blocks are kept; full attention changes them all."""
+        return self.config.use_cache and self.family.attention != "full"
+
+    @property
     def end(self) -> int:
         """One past the last generated position that is returned."""
         return len(self.prompt) + self.config.max_new_tokens
@@ -116,7 +121,7 @@ class Request:
                 return False
             self._count(record, row)
             self.commit(record.ids[row].tolist())
-            if self.finished or (record.dirty[row] and self.config.use_cache):
+            if self.finished or (record.dirty[row] and self.cached):
                 return False
         self.next_block(record.step)
         return True

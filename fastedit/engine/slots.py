@@ -34,7 +34,7 @@ class Slots:
     ) -> None:
         config = request.config
         self.block_length, self.mask_token_id = request.block_length, mask_token_id
-        self.cached = config.use_cache
+        self.cached = request.cached
         self.offsets = torch.arange(self.block_length, device=device)
 
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:

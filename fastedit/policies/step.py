@@ -103,11 +103,11 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
     heat = policy.temperature(state)
     samples = "sample" in policy.needs
     drawn = (samples or state.draws) and draws is None
-    options: dict[str, Any] = {
-        "forbid": state.forbidden(logits.shape[-1]),
-        "entropy": "entropy" in policy.needs,
-        "top_k": 2 if "top_k" in policy.needs else 0,
-    }
+    options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1])}
+    if "entropy" in policy.needs:
+        options["entropy"] = True
+    if "top_k" in policy.needs:
+        options["top_k"] = 2
     if heat is None and state.draws:
         heat = state.sampling.temperature
         heat = torch.where(heat > 0.0, heat, 1.0)
