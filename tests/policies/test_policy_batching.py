@@ -6,12 +6,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from every_policy import NOISE, POLICIES, RANDOM, small
+from every_policy import NOISE, POLICIES, RANDOM, drawing, small
 
 from fastedit import DecodeConfig, Decoder
 
 MASK, LENGTH, TOKENS = 127, 8, 20
-LENGTHS = (17, 1, 40, 8, 3)
+LENGTHS = (17, 1, 24, 3)
 
 
 @pytest.fixture(scope="module")
@@ -46,45 +46,35 @@ def results(out) -> list[tuple]:
     ]
 
 
-@pytest.mark.parametrize("cache", ["exact", "none"])
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("draws", [False, True])
 @pytest.mark.filterwarnings("ignore:temperature")
-def test_a_batch_gives_every_request_its_own_result(decoder, prompts, temperature, cache):
-    """Two at a time as well: the others wait and take over used slots."""
-    options = {"temperature": temperature, "cache": cache}
+def test_a_batch_gives_every_request_its_own_result(decoder, name, prompts, draws):
+    """Two at a time as well: the others wait and take over used slots. A cache changes no token."""
+    options = drawing(name) if draws else {}
     alone = [results(decoder.generate(prompt, **options))[0] for prompt in prompts]
     assert results(decoder.generate(prompts, **options)) == alone
     assert results(decoder.generate(prompts[::-1], max_batch=2, **options)) == alone[::-1]
-
-
-@pytest.mark.filterwarnings("ignore:temperature")
-def test_cached_equals_uncached(decoder, prompts):
-    for temperature in (0.0, 1.0):
-        out = [
-            decoder.generate(prompts, temperature=temperature, cache=cache)
-            for cache in ("exact", "none")
-        ]
-        for cached, plain in zip(out[0].sequences, out[1].sequences, strict=True):
-            assert cached.equal(plain)
+    plain = decoder.generate(prompts, cache="none", **options)
+    assert [ids.tolist() for ids in plain.sequences] == [ids for ids, _, _ in alone]
 
 
 @pytest.mark.filterwarnings("ignore:temperature")
 def test_seeds_are_of_the_request(decoder, name, prompts):
     """One seed gives one result, in whatever company; another one gives another."""
-    prompt, options = prompts[0], {"temperature": 1.0}
-    seeds = list(range(5))
-    out = decoder.generate([prompt] * 5, seed=seeds, **options)
+    prompt, options = prompts[0], drawing(name)
+    seeds = [1, 2, 3]
+    out = decoder.generate([prompt] * 3, seed=seeds, **options)
     for seed, ids, stats in zip(seeds, out.sequences, out.stats, strict=True):
         assert stats.seed == seed
         assert decoder.generate(prompt, seed=seed, **options).sequences[0].equal(ids)
     assert len({tuple(ids.tolist()) for ids in out.sequences}) > 1
     if name not in RANDOM:
-        greedy = decoder.generate([prompt] * 5, seed=seeds)
+        greedy = decoder.generate([prompt] * 3, seed=seeds)
         assert len({tuple(ids.tolist()) for ids in greedy.sequences}) == 1
 
 
 def test_a_stream_is_what_generate_returns(decoder, prompts):
-    for prompt in prompts[:3]:
+    for prompt in prompts[:2]:
         (want,) = results(decoder.generate(prompt))
         events = list(decoder.stream(prompt))
         commits = [event for event in events if event.kind == "commit"]

@@ -184,5 +184,5 @@ def test_all_requests_may_be_bad(name):
 def test_a_bound_is_a_number_of_forwards(name):
     """It grows with the block, and no block is free."""
     bounds = [small(name).most_forwards(length) for length in (1, 4, 32)]
-    assert all(type(bound) is int and bound >= 1 for bound in bounds)
+    assert all(type(most) is int and most >= 1 for most in bounds)
     assert bounds == sorted(bounds)

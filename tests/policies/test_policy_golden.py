@@ -40,73 +40,66 @@ def blocks_of(case: dict) -> int:
     return len({ids[0] for ids in case["block_inputs"]})
 
 
+def commits(case: dict, cache: str) -> int:
+    """Forwards that commit keys and values, at most: of all blocks but the last one."""
+    return blocks_of(case) - 1 if cache == "exact" else 0
+
+
 def wanted(case: dict) -> list[int]:
     return up_to(case["output"], case["params"].get("eos_id"))
 
 
-def together(decoder: Decoder, these: list[dict], **options) -> list[tuple[list[int], object]]:
-    """(ids, stats) of each case; all of them live in one engine, each under its own config."""
-    with decoder.engine() as engine:
-        numbers = [
-            engine.add(torch.tensor(case["prompt"]), config=config_of(case, **options))
-            for case in these
-        ]
-        ids: dict[int, list[int]] = {number: [] for number in numbers}
-        stats: dict[int, object] = {}
-        for _ in range(sum(case["forwards"] + blocks_of(case) + 2 for case in these)):
-            for event in engine.step():
-                assert event.error is None
-                if event.kind == "commit":
-                    ids[event.request] += event.ids
-                elif event.kind == "end":
-                    stats[event.request] = event.stats
-            if len(stats) == len(numbers):
-                break
-    return [(ids[number], stats[number]) for number in numbers]
+def together(these: list[dict]) -> list[list[dict]]:
+    """The cases that one forward can serve: of one rule, trigger and block length."""
+    groups: dict[tuple, list[dict]] = {}
+    for case in these:
+        key = (case["params"].get("trigger"), case["params"]["block_length"])
+        groups.setdefault(key, []).append(case)
+    return list(groups.values())
 
 
-@pytest.mark.parametrize("name", T2M)
-def test_remasking_takes_the_forwards_of_the_released_loop(golden_model, name):
-    """That loop keeps no KV, so it has no forward that commits it."""
-    decoder = Decoder(golden_model)
-    for case in cases(name):
-        config = config_of(case, cache="none")
-        out = decoder.generate(torch.tensor(case["prompt"]), config=config)
-        stats = out.stats[0]
-        got = (out.sequences[0].tolist(), stats.forwards, stats.remasks, stats.t2t_edits)
-        assert got == (wanted(case), case["forwards"], case["remasks"], 0), case["id"]
+def check(case: dict, ids: torch.Tensor, stats, most_commits: int = 0) -> None:
+    """The ids of a case, and the forwards of the released loop.
 
-
-def test_low_confidence_takes_the_forwards_of_the_released_loops(golden_model):
-    """SGLang's spends one more on every block, to find it without masks. LLaDA2.0's may leave a
-    block early, which changes no id up to the EOS."""
-    decoder = Decoder(golden_model)
-    for case in cases("low_confidence"):
-        config = config_of(case, cache="none")
-        out = decoder.generate(torch.tensor(case["prompt"]), config=config)
-        assert out.sequences[0].tolist() == wanted(case), case["id"]
-        forwards = out.stats[0].forwards
-        if "sglang" in case["source"]:
-            assert forwards == case["forwards"] - blocks_of(case), case["id"]
-        elif case["eos_stop"] is None:
-            assert forwards == case["forwards"], case["id"]
-        elif case["eos_stop"] == "eos after block":
-            assert forwards <= case["forwards"], case["id"]
-        else:
-            assert forwards >= case["forwards"], case["id"]
+    T2M's takes the same ones, but for those that commit keys and values: it keeps none. SGLang's
+    spends one more on every block, to find it without masks. LLaDA2.0's may leave a block early,
+    which changes no id up to the EOS.
+    """
+    assert ids.tolist() == wanted(case), case["id"]
+    forwards = case["forwards"]
+    if "sglang" in case.get("source", ""):
+        forwards -= blocks_of(case)
+    more = stats.forwards - forwards
+    if case.get("eos_stop") is None:
+        assert 0 <= more <= most_commits, case["id"]
+    else:  # the released flag may be off, or stop inside a block
+        inside = case["eos_stop"] == "inside block"
+        assert more >= 0 if inside else more <= most_commits, case["id"]
+    assert (stats.remasks, stats.t2t_edits) == (case.get("remasks", 0), 0), case["id"]
 
 
 @pytest.mark.parametrize("cache", ["exact", "none"])
-def test_all_cases_together_equal_themselves_alone(golden_model, cache):
-    """Rules, block lengths and prompt lengths mixed; a commit forward is all that a cache adds."""
+@pytest.mark.parametrize("name", [*T2M, "low_confidence"])
+def test_cases_alone(golden_model, name, cache):
+    """Every fourth; all of them are in the batches."""
+    decoder = Decoder(golden_model)
+    for case in cases(name)[::4]:
+        config = config_of(case, cache=cache)
+        out = decoder.generate(torch.tensor(case["prompt"]), config=config)
+        check(case, out.sequences[0], out.stats[0], commits(case, cache))
+
+
+@pytest.mark.parametrize("cache", ["exact", "none"])
+def test_cases_in_batches(golden_model, cache):
+    """All settings and prompt lengths mixed; a commit forward is all that a cache adds."""
+    decoder = Decoder(golden_model)
     these = [case for name in (*T2M, "low_confidence") for case in cases(name)]
-    for case, (ids, stats) in zip(
-        these, together(Decoder(golden_model), these, cache=cache), strict=True
-    ):
-        assert ids == wanted(case), case["id"]
-        if "trigger" in case["params"]:
-            commits = blocks_of(case) - 1 if cache == "exact" else 0
-            assert 0 <= stats.forwards - case["forwards"] <= commits, case["id"]
+    for group in together(these):
+        prompts = [torch.tensor(case["prompt"]) for case in group]
+        configs = [config_of(case, cache=cache) for case in group]
+        out = decoder.generate(prompts, config=configs)
+        for case, ids, stats in zip(group, out.sequences, out.stats, strict=True):
+            check(case, ids, stats, commits(case, cache))
 
 
 def scripted(case: dict, name: str) -> tuple[Decoder, ScriptedLogits]:
