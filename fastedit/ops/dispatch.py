@@ -30,6 +30,7 @@ OPERATIONS = {  # and the folder of each
     "row_partials": "row_partials",
     "joint_threshold_step_": "joint_threshold",
     "draft_and_corrupt": "draft_and_corrupt",
+    "uniform": "uniform",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
