@@ -6,6 +6,7 @@
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+| `uniform` | random numbers that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
 in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs it on the CPU in C++
@@ -32,7 +33,8 @@ from fastedit.ops.row_partials import (
     row_partials,
 )
 from fastedit.ops.row_stats import RowStats, row_stats
-from fastedit.ops.sampling import Sampling
+from fastedit.ops.sampling import RowDraws, Sampling
+from fastedit.ops.uniform import uniform
 from fastedit.ops.write_blocks import write_blocks_
 
 # Where a folder and a function have one name, it is the function here.
@@ -41,6 +43,7 @@ __all__ = [
     "DraftKey",
     "DraftOptions",
     "Drafted",
+    "RowDraws",
     "RowPartials",
     "RowStats",
     "Sampling",
@@ -53,6 +56,7 @@ __all__ = [
     "merge_partials",
     "row_partials",
     "row_stats",
+    "uniform",
     "use_backend",
     "write_blocks_",
 ]

@@ -32,6 +32,7 @@ OPERATIONS = {  # and the folder of each
     "draft_and_corrupt": "draft_and_corrupt",
     "highest": "highest",
     "write_blocks_": "write_blocks",
+    "uniform": "uniform",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
