@@ -23,8 +23,8 @@ def write_blocks_(
     judges_tokens: bool,
 ) -> None:
     """Contract: `fastedit.ops.write_blocks_`."""
-    dense, held = ids.contiguous(), (wanted, may, bad, finished)
-    held = tuple(map(Tensor.contiguous, held))
+    dense = ids.contiguous()
+    held = [tensor.contiguous() for tensor in (wanted, may, bad, finished)]
     planes = [p if p.stride(1) == 1 else p.contiguous() for p in (flags, counts)]
     arguments = _ARGUMENTS.pack(
         *ids.shape,
