@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PRINTS = {
-    "policy.py": ["hurried:share=0.2", "tokens per forward", "#### -14"],
-    "own_loop.py": ["joint_threshold {'forwards'", "remask:tau=0.5 {'forwards'", "#### -14"],
+    "policy.py": ["hurried:share=0.2", "tokens per forward", "#### -014"],
+    "own_loop.py": ["joint_threshold {'forwards'", "remask:tau=0.5 {'forwards'", "#### -014"],
 }
 
 
