@@ -160,8 +160,8 @@ class DecodeConfig:
                     "set it in the policy"
                 )
             return self.policy
-        text = self.policy or default
-        policy = checked("policy", text, parse)
+        text = default if self.policy is None else self.policy
+        policy = parse(text)
         known, spelled = policy.parameters(), re.findall(r"[:,]\s*(\w+)\s*=", text)
         if policy.name == DEFAULT_POLICY:
             given.pop("steps", None)
@@ -253,7 +253,6 @@ def _policy(value: Any) -> str | Policy | None:
         return value
     if not isinstance(value, str):
         raise ValueError(f"None, a policy, or its text: one of {', '.join(sorted(POLICIES))}")
-    parse(value)
     return value
 
 

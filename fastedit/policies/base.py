@@ -178,19 +178,26 @@ def parse(text: str) -> Policy:
     """
     name, _, settings = text.strip().partition(":")
     if name not in POLICIES:
-        raise ValueError(f"one of {', '.join(sorted(POLICIES))}")
+        raise ValueError(f"policy must be one of {', '.join(sorted(POLICIES))}; got {text!r}")
     kind = POLICIES[name]
     known = kind.parameters()
     values: dict[str, Any] = {}
     for setting in filter(None, settings.split(",")):
         field, equals, value = (part.strip() for part in setting.partition("="))
         if field not in known:
-            raise ValueError(f"{name} without {field!r}; its parameters are {', '.join(known)}")
+            raise ValueError(
+                f"policy {text!r}: {name} has no {field!r}; its parameters are {', '.join(known)}"
+            )
         if not equals or field in values:
-            raise ValueError(f"{name} with one {field}=value for each parameter, apart by commas")
+            raise ValueError(f"policy {text!r}: give {field}=value, once, and commas between them")
         try:
             values[field] = from_text(value, known[field])
         except ValueError:
-            kind_of = known[field].type.__name__
-            raise ValueError(f"{name} with {field}={kind_of}, not {value!r}") from None
-    return kind(**values)
+            wanted = known[field].type.__name__
+            raise ValueError(
+                f"policy {text!r}: {field} is of type {wanted}, not {value!r}"
+            ) from None
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"policy {text!r}: {error}") from None

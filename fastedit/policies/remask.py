@@ -53,32 +53,30 @@ class Remask(Policy):
     def rule(self, stats: Stats, view: State) -> Write:
         p, kept = view.parameters, view.buffers
         masked = view.masked()
-        tokens = view.may_change() & ~masked
-        had_mask, had_token = masked.any(-1), tokens.any(-1)
-        spent = ~had_mask & (kept.post_steps >= p.max_post_steps)
+        tokens = view.may_change() ^ masked
+        had_mask, had_token = masked.any(-1), tokens.any(-1)[:, None]
+        spent = (kept.post_steps >= p.max_post_steps) > had_mask  # of booleans: and not
 
         doubted, score = self._doubts(stats, view, p.tau[:, None])
-        doubted = doubted & tokens & (kept.remasked < p.cap[:, None]) & ~spent[:, None]
-        number = tokens.sum(-1)
-        most = (number * p.share).long().clamp(min=1)
-        most = torch.where(p.share < 1.0, most, number)
-        remask = highest(-score, doubted, most)
+        doubted = (doubted & tokens & (kept.remasked < p.cap[:, None])) > spent[:, None]
+        most = (tokens.sum(-1) * p.share).long().clamp_(min=1)
+        remask = highest(score, doubted, most)
 
         above = masked & (stats.prob > p.threshold[:, None])
         fill = highest(stats.prob, masked, p.num_to_transfer, unless=above)
         ids = torch.where(fill, stats.token, view.ids)
-        ids = ids.masked_fill(remask, view.mask_token_id)
+        ids = ids.masked_fill_(remask, view.mask_token_id)
 
-        post = kept.post_steps + (~had_mask & ~spent).int()
-        done = (~had_mask & ~remask.any(-1)) | (post >= p.max_post_steps)
+        post = kept.post_steps + ~(had_mask | spent)
+        done = ~(had_mask | remask.any(-1)) | (post >= p.max_post_steps)
         held = torch.where(fill, stats.prob, stats.prob_current)
         return Write(
             ids,
             done,
             {
                 "post_steps": post,
-                "remasked": (kept.remasked + remask.int()) * had_token[:, None],
-                "before": held.masked_fill(~had_token[:, None], -1.0),
+                "remasked": (kept.remasked + remask) * had_token,
+                "before": torch.where(had_token, held, -1.0),
             },
         )
 
@@ -86,11 +84,11 @@ class Remask(Policy):
         return length * (1 + self.cap) * (1 + self.max_post_steps) + self.max_post_steps
 
     def _doubts(self, stats: Stats, view: State, tau: Tensor) -> tuple[Tensor, Tensor]:
-        """Which tokens the trigger would remask, and a score [n, L] whose lowest go first."""
+        """Which tokens the trigger would remask, and a score [n, L] whose highest go first."""
         if self.trigger == "low_prob":
-            return stats.prob_current < tau, stats.prob_current
+            return stats.prob_current < tau, -stats.prob_current
         if self.trigger == "t2t":
-            return (stats.prob > tau) & (stats.token != view.ids), 1.0 - stats.prob
+            return (stats.prob > tau) & (stats.token != view.ids), stats.prob
         before = view.buffers.before
         drop = before - stats.prob_current
-        return (drop > tau) & (before >= 0.0), -drop
+        return (drop > tau) & (before >= 0.0), drop
