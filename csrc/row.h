@@ -152,7 +152,12 @@ inline bool forbidden(const fe_logits& logits, int64_t id) {
 // `count` logits from id `begin` on, finite, with -inf for what may not be chosen.
 inline void allowed_logits(const void* row, const fe_logits& logits, int64_t begin, int64_t count,
                            float* out) {
-    for (int64_t i = 0; i < count; ++i) out[i] = finite(logit_at(row, logits.dtype, begin + i));
+    const auto copy = [&](int64_t dtype) {  // a loop for each, with nothing to decide inside
+        for (int64_t i = 0; i < count; ++i) out[i] = finite(logit_at(row, dtype, begin + i));
+    };
+    if (logits.dtype == FE_FP32) copy(FE_FP32);
+    if (logits.dtype == FE_BF16) copy(FE_BF16);
+    if (logits.dtype == FE_FP16) copy(FE_FP16);
     for (int64_t f = 0; f < logits.forbid_count; ++f) {
         const int64_t place = logits.forbid[f] - begin;
         if (place >= 0 && place < count) out[place] = -kInf;

@@ -22,16 +22,26 @@ struct Row {
     const fe_logits& logits;
     float max, temperature;
 
-    // f(first id, how many, z, exp(z)) for every tile, z = (x - max) / temperature.
-    template <class Visit>
-    void tiles(Visit visit) const {
+    // Of one tile: its ids, z = (x - max) / temperature, exp(z).
+    struct Tile {
+        int64_t begin = -1, count = 0;
         float z[kTile], weight[kTile];
-        for (int64_t at = 0; at < logits.vocab; at += kTile) {
-            const int64_t count = std::min(kTile, logits.vocab - at);
-            allowed_logits(data, logits, at, count, z);
-            for (int64_t i = 0; i < count; ++i) z[i] = (z[i] - max) / temperature;
-            row_reader().exponentials(z, count, weight);
-            visit(at, count, z, weight);
+    };
+
+    void read(int64_t begin, Tile& tile) const {
+        if (tile.begin == begin) return;
+        tile.begin = begin;
+        tile.count = std::min(kTile, logits.vocab - begin);
+        allowed_logits(data, logits, begin, tile.count, tile.z);
+        for (int64_t i = 0; i < tile.count; ++i) tile.z[i] = (tile.z[i] - max) / temperature;
+        row_reader().exponentials(tile.z, tile.count, tile.weight);
+    }
+
+    template <class Visit>
+    void tiles(Tile& tile, Visit visit) const {
+        for (int64_t begin = 0; begin < logits.vocab; begin += kTile) {
+            read(begin, tile);
+            visit();
         }
     }
 };
@@ -40,6 +50,19 @@ struct Row {
 struct Cut {
     uint32_t key = 0;
     int64_t ties = std::numeric_limits<int64_t>::max();
+
+    // visit(i) for what is left of `tile`; `seen` counts the ties.
+    template <class Visit>
+    void survivors(const Row::Tile& tile, int64_t& seen, Visit visit) const {
+        if (key == 0) {  // below every number's
+            for (int64_t i = 0; i < tile.count; ++i) visit(i);
+            return;
+        }
+        for (int64_t i = 0; i < tile.count; ++i) {
+            const uint32_t mine = key_of(tile.z[i]);
+            if (mine > key || (mine == key && seen++ < ties)) visit(i);
+        }
+    }
 };
 
 constexpr int kDigits[] = {11, 11, 10};
@@ -47,7 +70,7 @@ constexpr int kDigits[] = {11, 11, 10};
 // The highest key at which the keys from the top down pass `budget`, measured by `amount(weight)`,
 // and how many ids with that key still fit: those whose predecessors measure at most `budget`.
 template <class Amount>
-Cut cut_at(const Row& row, const Cut& before, double budget, Amount amount) {
+Cut cut_at(const Row& row, Row::Tile& tile, const Cut& before, double budget, Amount amount) {
     uint32_t prefix = 0;
     int shift = 32;
     double above = 0.0, last = 0.0;  // measure of higher keys; of one id at the cut
@@ -57,13 +80,13 @@ Cut cut_at(const Row& row, const Cut& before, double budget, Amount amount) {
         std::vector<double> measure(bins, 0.0);
         std::vector<int64_t> count(bins, 0);
         shift -= digits;
-        row.tiles([&](int64_t, int64_t n, const float* z, const float* weight) {
-            for (int64_t i = 0; i < n; ++i) {
-                const uint32_t key = key_of(z[i]);
+        row.tiles(tile, [&] {
+            for (int64_t i = 0; i < tile.count; ++i) {
+                const uint32_t key = key_of(tile.z[i]);
                 if (key < before.key) continue;
                 if (uint64_t(key) >> (shift + digits) != prefix) continue;
                 const uint32_t bin = key >> shift & (bins - 1);
-                measure[bin] += amount(weight[i]);
+                measure[bin] += amount(tile.weight[i]);
                 ++count[bin];
             }
         });
@@ -85,40 +108,43 @@ Cut cut_at(const Row& row, const Cut& before, double budget, Amount amount) {
 Draw draw(const void* data, const fe_logits& logits, float max, float temperature, int64_t top_k,
           float top_p, float uniform) {
     const Row row{data, logits, max, temperature};
+    Row::Tile tile;
     Cut cut;
     if (top_k > 0 && top_k < logits.vocab) {
-        cut = cut_at(row, cut, double(top_k - 1), [](float) { return 1.0; });
+        cut = cut_at(row, tile, cut, double(top_k - 1), [](float) { return 1.0; });
         cut.ties = std::numeric_limits<int64_t>::max();  // ties at the k-th all stay
     }
     if (top_p < 1.0f) {
         double mass = 0.0;
-        row.tiles([&](int64_t, int64_t n, const float* z, const float* weight) {
-            for (int64_t i = 0; i < n; ++i)
-                if (key_of(z[i]) >= cut.key) mass += weight[i];
-        });
-        cut = cut_at(row, cut, std::max(0.0, double(top_p)) * mass, [](float weight) { return double(weight); });
+        int64_t seen = 0;
+        row.tiles(tile, [&] { cut.survivors(tile, seen, [&](int64_t i) { mass += tile.weight[i]; }); });
+        const double budget = std::max(0.0, double(top_p)) * mass;
+        cut = cut_at(row, tile, cut, budget, [](float weight) { return double(weight); });
     }
 
-    // First the mass of what is left, then the id at which the running mass passes the uniform.
-    const auto survivors = [&](auto visit) {
-        int64_t ties = cut.ties;
-        row.tiles([&](int64_t at, int64_t n, const float* z, const float* weight) {
-            for (int64_t i = 0; i < n; ++i) {
-                const uint32_t key = key_of(z[i]);
-                if (key > cut.key || (key == cut.key && ties-- > 0)) visit(at + i, weight[i]);
-            }
-        });
+    // First the mass of what is left, up to every tile, then the id at which it passes the uniform.
+    struct Before {
+        double mass;
+        int64_t seen;
     };
-    double total = 0.0, running = 0.0;
-    survivors([&](int64_t, float weight) { total += weight; });
-    const double target = double(uniform) * total;
+    std::vector<Before> before;
+    Before now{0.0, 0};
+    row.tiles(tile, [&] {
+        before.push_back(now);
+        cut.survivors(tile, now.seen, [&](int64_t i) { now.mass += tile.weight[i]; });
+    });
+    const double total = now.mass, target = double(uniform) * total;
+    const auto past = std::partition_point(before.begin(), before.end(),
+                                           [&](const Before& b) { return b.mass <= target; });
+    now = *std::prev(past);  // the first has no mass before it
+    row.read((past - before.begin() - 1) * kTile, tile);
     Draw drawn{-1, 0.0f};
     bool passed = false;
-    survivors([&](int64_t id, float weight) {
-        if (passed || weight <= 0.0f) return;
-        running += weight;
-        passed = running > target;
-        drawn = {id, float(weight / total)};  // the last one, should rounding let none pass
+    cut.survivors(tile, now.seen, [&](int64_t i) {
+        if (passed || tile.weight[i] <= 0.0f) return;
+        now.mass += tile.weight[i];
+        passed = now.mass > target;
+        drawn = {tile.begin + i, float(tile.weight[i] / total)};
     });
     return drawn;
 }

@@ -96,7 +96,8 @@ def row_stats_kernel(
     first = tl.program_id(0) % groups * per_program
     row = logits + r.to(tl.int64) * stride
     if PER_ROW:
-        heat = tl.minimum(tl.maximum(tl.load(temperature + r), 1e-30), 1e30)
+        heat = tl.load(temperature + r)
+        heat = tl.where(heat > 1e-30, tl.minimum(heat, 1e30), 1e-30)  # NaN is not above
     else:
         heat = temperature
     scale = LOG2E / heat

@@ -58,14 +58,15 @@ def rank(
     lane,
     forbid,
     n_forbid,
-    ranks,
-    rank_ids,
+    numbers,
+    tokens,
+    spot,
     spots,
     TILES: tl.constexpr,
     TILE: tl.constexpr,
     TOP_K: tl.constexpr,
 ):
-    """Store the TOP_K best allowed logits of `tiles`, and their ids, `spots` apart.
+    """Store the TOP_K best allowed logits of `tiles`, and their ids, in their planes at `spot`.
 
     Each is the best of those that come after the one before, by logit and then by id; a forbidden
     one is passed over. -inf fills up where there are no more.
@@ -87,8 +88,8 @@ def rank(
         for k in range(n_forbid):
             allowed = tl.where(tl.load(forbid + k) == start + at, 0, allowed)
         if (allowed > 0) | (x == -float("inf")):
-            tl.store(ranks + found * spots, x)
-            tl.store(rank_ids + found * spots, start + at)
+            tl.store(numbers + (4 + found) * spots + spot, x)
+            tl.store(tokens + (1 + found) * spots + spot, start + at)
             found += 1
 
 
@@ -100,8 +101,9 @@ def reduce_split(
     scale,
     forbid,
     n_forbid,
-    ranks,
-    rank_ids,
+    numbers,
+    tokens,
+    spot,
     spots,
     SPLIT: tl.constexpr,
     TILE: tl.constexpr,
@@ -112,7 +114,7 @@ def reduce_split(
 
     top is the largest logit, total = sum exp2((x - top) * scale), weighted the same sum weighted
     with (x - top); best and token are the largest allowed logit and the lowest id that has it.
-    With TOP_K the best allowed logits, and their ids, go to TOP_K planes of `spots` each.
+    With TOP_K, that many of the best go to the workspace.
     """
     TILES: tl.constexpr = (SPLIT + TILE - 1) // TILE
     lane = tl.arange(0, TILE)
@@ -139,7 +141,7 @@ def reduce_split(
             weighted += tl.where(e > 0.0, (tiles[t] - base) * e, 0.0)
 
     if TOP_K > 0:
-        rank(tiles, start, lane, forbid, n_forbid, ranks, rank_ids, spots, TILES, TILE, TOP_K)
+        rank(tiles, start, lane, forbid, n_forbid, numbers, tokens, spot, spots, TILES, TILE, TOP_K)
 
     # Few splits hold a forbidden id; those are read again, from the cache.
     banned = False
@@ -185,7 +187,6 @@ def reduce_splits(
     for the best allowed logits; tokens one for the best token, and then TOP_K for theirs.
     """
     for k in range(first, last):
-        here = numbers + spot + k
         top, total, weighted, best, token, bad = reduce_split(
             row,
             k * SPLIT,
@@ -193,14 +194,16 @@ def reduce_splits(
             scale,
             forbid,
             n_forbid,
-            here + 4 * spots,
-            tokens + spot + k + spots,
+            numbers,
+            tokens,
+            spot + k,
             spots,
             SPLIT,
             TILE,
             ENTROPY,
             TOP_K,
         )
+        here = numbers + spot + k
         tl.store(here, top)
         tl.store(here + spots, total)
         tl.store(here + 2 * spots, best)

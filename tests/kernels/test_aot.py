@@ -29,7 +29,8 @@ def code() -> list[dict]:
 
 
 def test_every_kernel_compiles_for_every_target(code):
-    for kernel in ("row_stats", "joint_threshold", "draft_and_corrupt"):
+    everything = "row_stats with top_k and sampling"
+    for kernel in ("row_stats", everything, "joint_threshold", "draft_and_corrupt"):
         targets = {row["target"] for row in code if row["kernel"] == kernel}
         assert targets == {"sm_80", "sm_90", "sm_100", "gfx942"}
 
@@ -40,9 +41,9 @@ def test_nothing_spills(code):
 
 def test_aligned_logits_are_read_sixteen_bytes_at_a_time(code):
     for row in code:
-        if row["aligned"]:  # a single number, the current or the drawn token's, stays narrow
+        if row["aligned"]:  # single numbers, those of the current and the drawn token, stay narrow
             least = 10 if row["logits"] == "fp32" else 5 if row["vocab"] > 100_000 else 1
-            assert row["wide"] >= least and row["narrow"] <= 1, row
+            assert row["wide"] >= least and row["narrow"] <= 2, row
         else:
             assert row["wide"] == 0 and row["narrow"] >= 40, row
 
@@ -80,7 +81,10 @@ def test_results_are_published_before_arrival(code):
 
 
 def test_four_blocks_of_threads_fit_a_multiprocessor(code):
-    """Enough loads in flight: 4 * 128 threads at 128 of 65,536 registers, greedy on NVIDIA."""
+    """Enough loads in flight: 4 * 128 threads at 128 of 65,536 registers, greedy on NVIDIA.
+
+    Rows that draw or rank take more, three blocks of them fit.
+    """
     for row in code:
         if row["target"].startswith("sm_") and row["vocab"] == 157184:
-            assert row["registers"] <= 128 or "sampling" in row["kernel"], row
+            assert row["registers"] <= (168 if "with" in row["kernel"] else 128), row

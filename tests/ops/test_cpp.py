@@ -121,7 +121,7 @@ def test_rows_that_jump(instruction_set, level, temperature):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("vocab", [5, 100, 2047, 2049, 16385, 40001])
+@pytest.mark.parametrize("vocab", [5, 2047, 2049, 16385])
 def test_requests_of_every_set_are_answered_as_the_reference_does(instruction_set, vocab, dtype):
     """The best tokens exactly; draws but for those within rounding of a boundary between two."""
     generator = torch.Generator().manual_seed(vocab)

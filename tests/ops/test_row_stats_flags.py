@@ -235,7 +235,7 @@ def distribution(logits, forbid, temperature, top_k, top_p):
     return p / p.sum()
 
 
-@pytest.mark.parametrize("temperature", [0.6, 1.0, 2.0])
+@pytest.mark.parametrize("temperature", [0.6, 2.0])
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (2, 1.0), (0, 0.7), (4, 0.8), (99, 0.0)])
 def test_samples_follow_the_filtered_distribution(backend, temperature, top_k, top_p):
     """Chi-square over 8,000 draws; the probability that comes with each is that of its token."""
