@@ -74,8 +74,8 @@ lint: $(READY)
 	$(BIN)/mypy
 
 tiny: $(READY)  # less than two hours on two cores; goes on where it stopped
-	$(BIN)/python -m fastedit.training.tiny --output build/tiny --resume
-	$(BIN)/fastedit train --config fastedit/training/tiny.yaml --resume \
+	$(BIN)/python -m recipes.tiny --output build/tiny --resume
+	$(BIN)/fastedit train --config recipes/tiny/second_stage.yaml --resume \
 		--checkpoint build/tiny/checkpoint --output build/tiny/edited
 
 study: $(READY)  # an hour on two cores; goes on where it stopped

@@ -20,7 +20,7 @@ from fastedit.locks import locked_folder
 from fastedit.tasks import task_names
 
 if TYPE_CHECKING:
-    from fastedit.training.errors.survey import Answers, Survey
+    from fastedit.evaluation.errors.survey import Answers, Survey
 
 _DATA = "Samples"
 
@@ -74,8 +74,8 @@ def errors_command(
         raise UserError("nothing to compare with: pass --after or --adapter")
     if task is not None and data is not None:
         raise UserError("--task and --data exclude each other")
-    from fastedit.training.errors import plots
-    from fastedit.training.errors.survey import Survey
+    from fastedit.evaluation.errors import plots
+    from fastedit.evaluation.errors.survey import Survey
 
     with one_line(ValueError, ImportError):
         if output is not None:
@@ -143,7 +143,7 @@ def _finite(value: Any) -> Any:
 
 
 def _write(report: dict[str, Any], text: str, folder: Path) -> None:
-    from fastedit.training.errors.plots import draw
+    from fastedit.evaluation.errors.plots import draw
 
     with one_line(OSError):
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")

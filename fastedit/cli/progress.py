@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 from fastedit.cli.terminal import printable, stderr_console
 
 if TYPE_CHECKING:
-    from fastedit.training.samples import Sample
+    from fastedit.training.runs.samples import Sample
 
 LINES = 20  # of a run without a terminal
 

@@ -11,7 +11,7 @@ import typer
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 
 if TYPE_CHECKING:
-    from fastedit.training.settings import RunOptions
+    from fastedit.training.runs.settings import RunOptions
 
 
 def _option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
@@ -152,7 +152,7 @@ def _merged(
 
 
 def _run_options(values: dict[str, Any]) -> RunOptions:
-    from fastedit.training.settings import RunOptions
+    from fastedit.training.runs.settings import RunOptions
 
     required = ("checkpoint", "data")
     missing = [name for name in required if values.get(name) in (None, "", [])]
@@ -167,10 +167,10 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
     try:
         from fastedit.cli.progress import TrainingProgress
         from fastedit.engine.memory import out_of_memory
-        from fastedit.training.checkpoints import checkpoints
-        from fastedit.training.data import DataError
-        from fastedit.training.folder import first_process
-        from fastedit.training.run import run
+        from fastedit.training.data.texts import DataError
+        from fastedit.training.runs.checkpoints import checkpoints
+        from fastedit.training.runs.folder import first_process
+        from fastedit.training.runs.run import run
     except ImportError as error:
         raise UserError(f"{error}; training needs: pip install 'fastedit-dlm[train]'") from error
     from transformers.utils import logging
@@ -212,7 +212,7 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:
     """What to change, the cheapest first: what --resume allows, then what needs a new run."""
-    from fastedit.training.documents import LONGEST
+    from fastedit.training.data.documents import LONGEST
 
     rows, _ = options.micro_batches(int(os.environ.get("WORLD_SIZE", "1")))
     advice = []

@@ -10,16 +10,29 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .corruption import Noisy, corrupt
-from .drafts import Logits, decoding_step, fill_with_drafts, masks_to_draft, no_drafts, unread
-from .draws import Draws
-from .head import entropy_of_right, predictions, readable, vocabulary, weighted_cross_entropy
-from .layout import Tokens
-from .metrics import Tally, kinds_of, no_tally, tally
-from .options import EditOptions
-from .passes import DoubledClean, Passes, SharedClean
-from .sharing import why_not_shared, without_dropout
-from .weights import confident_rows, denominator, position_weights
+from fastedit.training.loss.head import (
+    entropy_of_right,
+    predictions,
+    readable,
+    vocabulary,
+    weighted_cross_entropy,
+)
+from fastedit.training.loss.metrics import Tally, kinds_of, no_tally, tally
+from fastedit.training.loss.weights import confident_rows, denominator, position_weights
+from fastedit.training.noise.corruption import Noisy, corrupt
+from fastedit.training.noise.drafts import (
+    Logits,
+    decoding_step,
+    fill_with_drafts,
+    masks_to_draft,
+    no_drafts,
+    unread,
+)
+from fastedit.training.noise.draws import Draws
+from fastedit.training.options import EditOptions
+from fastedit.training.passes.layout import Tokens
+from fastedit.training.passes.passes import DoubledClean, Passes, SharedClean
+from fastedit.training.passes.sharing import why_not_shared, without_dropout
 
 
 class StepOutput(NamedTuple):

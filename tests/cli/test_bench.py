@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 
 from fastedit import ops
-from fastedit.cli import machine
-from fastedit.cli.bench import clock, measure, peers
-from fastedit.cli.bench.case import EDITING_THRESHOLD, PROMPT, THRESHOLD, make_case
-from fastedit.cli.bench.table import columns, remarks, rich_table
+from fastedit.cli.bench_table import columns, remarks, rich_table
+from fastedit.evaluation import machine
+from fastedit.evaluation.bench import clock, measure, peers
+from fastedit.evaluation.bench.case import EDITING_THRESHOLD, PROMPT, THRESHOLD, make_case
 
 CPU = torch.device("cpu")
 VOCAB = 200
@@ -171,7 +171,7 @@ def test_missing_peers_are_named_with_the_reason(run, monkeypatch):
 
 
 def forget_sglang():
-    from fastedit.cli.bench.sglang_step import joint_threshold
+    from fastedit.evaluation.bench.sglang_step import joint_threshold
 
     joint_threshold.cache_clear()
 
@@ -218,7 +218,7 @@ def test_times_have_three_digits(microseconds, text):
 def test_sglang_leaves_no_stand_in_behind():
     forget_sglang()
     before = {name for name in sys.modules if name.startswith("sglang")}
-    from fastedit.cli.bench.sglang_step import joint_threshold
+    from fastedit.evaluation.bench.sglang_step import joint_threshold
 
     assert (
         joint_threshold().JointThreshold.__module__ == "sglang.srt.dllm.algorithm.joint_threshold"

@@ -8,8 +8,8 @@ import json
 import pytest
 
 from fastedit.cli import demo
-from fastedit.cli.evaluate import evaluate, wilson_interval
 from fastedit.cli.report import comparison, result_lines
+from fastedit.evaluation.accuracy import evaluate, wilson_interval
 
 pytest.importorskip("reasoning_gym")
 OPTIONS = {"max_new_tokens": 24}

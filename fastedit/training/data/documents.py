@@ -1,0 +1,149 @@
+"""Examples as tokens: truncated, ended with EOS, padded to whole blocks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastedit.prompts.text import spell_out
+from fastedit.training.data.texts import BadLines, Example
+
+LONGEST = 2048  # tokens of a row where nothing else is said and the model has the positions
+EOS_TAIL_CAP = 32  # `eos_tail_cap` of czg1225/DMax: EOS tokens that are learnt at the end
+
+
+class Document(NamedTuple):
+    """An example in tokens. The length n is a multiple of the block size."""
+
+    example: int  # index of the example
+    ids: np.ndarray  # int32 [n]
+    response: np.ndarray  # bool [n], True: maskable
+
+
+class Documents(NamedTuple):
+    """All documents, and how many of them were cut off at the largest length."""
+
+    items: list[Document]
+    truncated: int
+
+    def fingerprint(self) -> str:
+        """A digest of every token, response and index."""
+        digest = hashlib.sha256()
+        for document in self.items:
+            digest.update(np.int64(document.example).tobytes())
+            digest.update(document.ids.tobytes() + document.response.tobytes())
+        return digest.hexdigest()
+
+
+def row_length(asked: int | None, positions: int, block_size: int) -> int:
+    """Tokens of a row: `asked`, or up to 2048 in whole blocks.
+
+    Raises ValueError for more than the model has positions.
+    """
+    if asked is None:
+        return min(LONGEST, positions) // block_size * block_size
+    if asked > positions:
+        raise ValueError(f"max_length={asked} is beyond the model's {positions} positions")
+    return asked
+
+
+def tokenise(
+    examples: Iterable[Example],
+    tokenizer: Any,
+    bad: BadLines,
+    *,
+    block_size: int,
+    max_length: int,
+    eos_token_id: int,
+    mask_token_id: int,
+) -> Documents:
+    """Tokenise part by part, join, add EOS up to the end of a block.
+
+    An example that does not fit with an EOS behind it loses its end, and has none. One without a
+    response token left goes to `bad`. Text that spells the mask token is read as plain text, as in
+    a prompt. Raises ValueError where nothing is left.
+    """
+    if max_length < block_size or max_length % block_size:
+        fitting = max(1, max_length // block_size) * block_size
+        raise ValueError(
+            f"max_length={max_length} must be a multiple of the model's block size {block_size}, "
+            f"such as {fitting}"
+        )
+    examples = list(examples)
+    documents: list[Document] = []
+    truncated = 0
+    tokenised = _tokenised(examples, tokenizer, mask_token_id)
+    for example, parts in zip(examples, tokenised, strict=True):
+        ids = np.concatenate(parts)
+        response = np.repeat([part.response for part in example.parts], [len(p) for p in parts])
+        if not response[:max_length].any():
+            bad.add(
+                example.where,
+                f"its prompt of {int(response.argmax()) or len(ids)} tokens leaves nothing of the "
+                f"response within {max_length} tokens: raise --max-length",
+            )
+            continue
+        truncated += len(ids) >= max_length
+        documents.append(
+            _document(example.index, ids, response, block_size, max_length, eos_token_id)
+        )
+    bad.check()
+    if not documents:
+        raise ValueError("the data holds no examples")
+    return Documents(documents, truncated)
+
+
+def _tokenised(
+    examples: Sequence[Example], tokenizer: Any, mask_token_id: int
+) -> list[list[np.ndarray]]:
+    """Ids of every part of every example; all texts in two calls, which use all cores."""
+    texts: dict[bool, list[str]] = {False: [], True: []}
+    for example in examples:
+        for number, part in enumerate(example.parts):
+            texts[example.special_tokens and number == 0].append(part.text)
+    encoded = {
+        special: iter(_encoded(batch, tokenizer, special, mask_token_id))
+        for special, batch in texts.items()
+    }
+    return [
+        [
+            np.asarray(next(encoded[example.special_tokens and number == 0]), dtype=np.int32)
+            for number in range(len(example.parts))
+        ]
+        for example in examples
+    ]
+
+
+def _encoded(
+    texts: list[str], tokenizer: Any, special_tokens: bool, mask_token_id: int
+) -> list[list[int]]:
+    if not texts:
+        return []
+    encoded = tokenizer(
+        texts,
+        add_special_tokens=special_tokens,
+        return_attention_mask=False,  # a list of ones per text, a tenth of the time
+        return_token_type_ids=False,
+    )
+    return [spell_out(ids, tokenizer, mask_token_id) for ids in encoded["input_ids"]]
+
+
+def _document(
+    index: int,
+    ids: np.ndarray,
+    response: np.ndarray,
+    block_size: int,
+    max_length: int,
+    eos_token_id: int,
+) -> Document:
+    ids, response = ids[:max_length], response[:max_length]
+    tail = min(max_length, -(-(len(ids) + 1) // block_size) * block_size) - len(ids)
+    learnt = np.arange(tail) < EOS_TAIL_CAP
+    return Document(
+        index,
+        np.concatenate([ids, np.full(tail, eos_token_id, dtype=np.int32)]),
+        np.concatenate([response, learnt]),
+    )
