@@ -1,4 +1,4 @@
-// Drafts of a model and their corruption. Contract: fastedit/ops/draft_and_corrupt.py.
+// Drafts of a model and their corruption. Contract: fastedit/ops/draft_and_corrupt.
 #include <algorithm>
 
 #include "parallel.h"

@@ -1,6 +1,6 @@
 /* C ABI of the CPU back end. Plain pointers and sizes: one library serves every torch version.
  *
- * Contracts: row_stats.py, partials.py, joint_threshold.py and draft_and_corrupt.py in fastedit/ops.
+ * Contracts: the folders of fastedit/ops.
  * Shapes and strides are in elements; rows of logits are contiguous over the vocabulary. Every
  * function returns 0, or -1 for an argument it cannot serve (unknown dtype, empty vocabulary).
  * Nothing is kept between calls.

@@ -1,4 +1,4 @@
-// The joint-threshold step on a batch of blocks. Contract: fastedit/ops/joint_threshold.py.
+// The joint-threshold step on a batch of blocks. Contract: fastedit/ops/joint_threshold.
 #include <algorithm>
 #include <numeric>
 

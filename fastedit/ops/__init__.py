@@ -1,24 +1,30 @@
-"""The one door to the kernels: per operation a contract, a readable reference, the dispatch.
+"""The one door to the kernels: per operation a contract, a readable reference, the fast paths.
 
-| module | what is in it |
+| folder | the operations |
 |---|---|
-| `row_stats` | contract of the row statistics: one read of the logits, a few numbers per row |
-| `joint_threshold` | contract of the decision step: M2T commits and T2T edits, in place |
-| `draft_and_corrupt` | contract of the drafts of training: masks become the model's own tokens |
-| `partials` | statistics and step from shards of the vocabulary: a few numbers per row and rank |
-| `sampling` | what a sampled draw depends on, and the random words behind it |
-| `reference` | the operations in plain torch: the truth for other back ends, and the fallback |
-| `cpp` | the operations on the CPU in C++ (`csrc/`) |
-| `triton` | the operations as Triton kernels (`kernels/`) |
-| `registration` | the operations as `torch.ops.fastedit.*`, for `torch.compile` |
+| `row_stats` | row statistics: one read of the logits, a few numbers per row |
+| `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
+| `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
+| `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+
+In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
+in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs it on the CPU in C++
+(`csrc/`), `triton.py` as a Triton kernel (`kernels/`).
+
+| module | what several of them share |
+|---|---|
 | `dispatch` | which back end serves which operation, and why the others do not |
+| `registration` | the operations as `torch.ops.fastedit.*`, for `torch.compile` |
+| `logits` | which logits they take |
+| `sampling` | what a sampled draw depends on, and the random words behind it |
+| `plain`, `library`, `launch` | the back ends: plain torch, the C++ library, Triton |
 """
 
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
-from fastedit.ops.partials import (
+from fastedit.ops.row_partials import (
     RowPartials,
     joint_threshold_step_from_partials_,
     merge_partials,
@@ -26,6 +32,8 @@ from fastedit.ops.partials import (
 )
 from fastedit.ops.row_stats import RowStats, row_stats
 from fastedit.ops.sampling import Sampling
+
+# Where a folder and a function have one name, it is the function here.
 
 __all__ = [
     "DraftKey",

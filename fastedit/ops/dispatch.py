@@ -1,6 +1,7 @@
 """Which back end serves which operation.
 
-A back end is a module with functions named like the operations, `DEVICES`, the device types it
+What back end B does for the operations of folder F is in `fastedit/ops/F/B.py`, under the name of
+the operation. Whether B can run is said by its module in `ORDER`: `DEVICES`, the device types it
 serves by default, and `why_not(device)`, which returns None where it can run on tensors there and
 else the reason. The first back end in `ORDER` that serves the device, can run and has the operation
 is taken; `FASTEDIT_BACKEND` or `use_backend` overrules that choice.
@@ -20,11 +21,16 @@ import torch
 
 # Fastest first. The names are those of the design; a name without a module is reported as such.
 ORDER = {
-    "triton": "fastedit.ops.triton",
-    "cpp": "fastedit.ops.cpp",
-    "reference": "fastedit.ops.reference",
+    "triton": "fastedit.ops.launch",
+    "cpp": "fastedit.ops.library",
+    "reference": "fastedit.ops.plain",
 }
-OPERATIONS = ("row_stats", "row_partials", "joint_threshold_step_", "draft_and_corrupt")
+OPERATIONS = {  # and the folder of each
+    "row_stats": "row_stats",
+    "row_partials": "row_partials",
+    "joint_threshold_step_": "joint_threshold",
+    "draft_and_corrupt": "draft_and_corrupt",
+}
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
 
@@ -36,11 +42,11 @@ def implementation(op: str, device: str) -> Callable:
     """
     name = demanded()
     if name is None:
-        return _default(op, device)
+        return function(op, _default(op, device))
     reason = _why_not(name, op, device)
     if reason:
         raise RuntimeError(f"back end {name!r} cannot run here: {reason}")
-    return getattr(_module(name), op)
+    return function(op, name)
 
 
 def demanded() -> str | None:
@@ -78,39 +84,49 @@ def backend_report(device: str | None = None) -> dict[str, dict[str, str]]:
     report: dict[str, dict[str, str]] = {}
     demand = demanded()
     for op in OPERATIONS:
-        serving = ORDER[demand] if demand else _default(op, device).__module__
+        serving = demand or _default(op, device)
         report[op] = {}
-        for name, path in ORDER.items():
+        for name in ORDER:
             reason = _why_not(name, op, device)
             if name == demand and reason:
                 reason = f"demanded, but cannot run: {reason}"
-            state = "in use" if path == serving else "available, not chosen"
+            state = "in use" if name == serving else "available, not chosen"
             report[op][name] = reason or state
     return report
 
 
 @cache
-def _default(op: str, device: str) -> Callable:
-    for name in ORDER:
-        if not _why_not(name, op, device) and device in getattr(_module(name), "DEVICES", ()):
-            return getattr(_module(name), op)
-    return getattr(_module("reference"), op)
+def _default(op: str, device: str) -> str:
+    able = (name for name in ORDER if not _why_not(name, op, device))
+    serving = (name for name in able if device in importlib.import_module(ORDER[name]).DEVICES)
+    return next(serving, "reference")
 
 
 @cache
 def _why_not(name: str, op: str | None, device: str) -> str | None:
-    module = _module(name)
-    if isinstance(module, str):
-        return module
-    if op is not None and not hasattr(module, op):
-        return f"does not have {op}"
-    return module.why_not(device)
+    back_end = _module(ORDER[name])
+    if isinstance(back_end, str):
+        return back_end
+    reason = back_end.why_not(device)
+    if reason or op is None:
+        return reason
+    reason = _module(_home(op, name))
+    return reason if isinstance(reason, str) else None
 
 
 @cache
-def _module(name: str) -> ModuleType | str:
-    """A back end's module, or the reason why there is none."""
-    path = ORDER[name]
+def function(op: str, name: str) -> Callable:
+    """What back end `name` has for `op`; ModuleNotFoundError where it has nothing or cannot run."""
+    return getattr(importlib.import_module(_home(op, name)), op)
+
+
+def _home(op: str, name: str) -> str:
+    return f"{__package__}.{OPERATIONS[op]}.{name}"
+
+
+@cache
+def _module(path: str) -> ModuleType | str:
+    """The module at `path`, or the reason why there is none."""
     try:
         return importlib.import_module(path)
     except ModuleNotFoundError as error:

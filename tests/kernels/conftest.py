@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from fastedit.ops import triton as back_end
+from fastedit.ops import launch
 
 
 @pytest.fixture(scope="session")
 def triton() -> str:
     """The name of the back end, where it can run on the CPU: under Triton's interpreter."""
-    reason = back_end.why_not("cpu")
+    reason = launch.why_not("cpu")
     if reason:
         pytest.skip(reason)
     return "triton"

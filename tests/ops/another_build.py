@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from fastedit.ops import cpp
+from fastedit.ops import library
 
-cpp.LIBRARY = Path(sys.argv[1]).resolve()
-if cpp.why_not():
-    sys.exit(f"{cpp.LIBRARY}: {cpp.why_not()}")
+library.LIBRARY = Path(sys.argv[1]).resolve()
+if library.why_not():
+    sys.exit(f"{library.LIBRARY}: {library.why_not()}")
 
 
 def demand(names: list[str]) -> None:
-    if names and cpp.instruction_set() not in names:
-        sys.exit(f"{cpp.LIBRARY} runs on {cpp.instruction_set()}, not on {names[0]}")
+    if names and library.instruction_set() not in names:
+        sys.exit(f"{library.LIBRARY} runs on {library.instruction_set()}, not on {names[0]}")
 
 
 demand(sys.argv[2:])
 failed = pytest.main(["-q", str(Path(__file__).parent), "-k", "cpp and not another_release"])
 demand(sys.argv[2:])
-print(f"{cpp.LIBRARY.name} of {cpp.LIBRARY.parent} served on {cpp.instruction_set()}")
+print(f"{library.LIBRARY.name} of {library.LIBRARY.parent} served on {library.instruction_set()}")
 sys.exit(failed)

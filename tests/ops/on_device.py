@@ -14,17 +14,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastedit.ops import dispatch, triton
+from fastedit.ops import dispatch, launch
 
 
 @contextlib.contextmanager
 def cpu_tensors_served(device: str):
     """Inside, back end `triton` takes CPU tensors as well, by way of `device`."""
-    why_not = triton.why_not
+    why_not = launch.why_not
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton, "why_not", lambda kind=None: why_not(None if kind == "cpu" else kind))
-        for name in dispatch.OPERATIONS:
-            patch.setattr(triton, name, by_way_of(device, getattr(triton, name)))
+        patch.setattr(launch, "why_not", lambda kind=None: why_not(None if kind == "cpu" else kind))
+        function = dispatch.function
+
+        def function_for_cpu_tensors(op, name):
+            there = function(op, name)
+            return by_way_of(device, there) if name == "triton" else there
+
+        patch.setattr(dispatch, "function", function_for_cpu_tensors)
         forget()
         yield
     forget()

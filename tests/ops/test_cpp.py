@@ -12,35 +12,37 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastedit import ops
-from fastedit.ops import cpp
+from fastedit.ops import library
 from fastedit.ops.dispatch import ORDER, demanded
 from fastedit.ops.sampling import DECODE, philox
 
-pytestmark = pytest.mark.skipif(bool(cpp.why_not()), reason=f"C++ back end: {cpp.why_not()}")
+pytestmark = pytest.mark.skipif(
+    bool(library.why_not()), reason=f"C++ back end: {library.why_not()}"
+)
 ALL_SETS = ["avx512", "avx2", "portable"]
 STATS = ["token", "prob", "prob_current", "lse", "entropy", "bad"]
 
 
 def works(name: str) -> bool:
-    before = cpp.instruction_set()
+    before = library.instruction_set()
     try:
-        cpp.use_instruction_set(name)
+        library.use_instruction_set(name)
     except ValueError:
         return False
-    cpp.use_instruction_set(before)
+    library.use_instruction_set(before)
     return True
 
 
 # `make emulate-avx512` has the first on every x86 with AVX2.
-SETS = [] if cpp.why_not() else [name for name in ALL_SETS if works(name)]
+SETS = [] if library.why_not() else [name for name in ALL_SETS if works(name)]
 
 
 @pytest.fixture(params=SETS)
 def instruction_set(request):
-    before = cpp.instruction_set()
-    cpp.use_instruction_set(request.param)
+    before = library.instruction_set()
+    library.use_instruction_set(request.param)
     yield request.param
-    cpp.use_instruction_set(before)
+    library.use_instruction_set(before)
 
 
 def stats_of(logits, current=None, backend="cpp", **options):
@@ -58,13 +60,13 @@ def same(one, other, but="") -> bool:
 
 
 def test_the_fastest_set_of_this_processor_is_in_use():
-    chosen = cpp.instruction_set()
+    chosen = library.instruction_set()
     for better in ALL_SETS[: ALL_SETS.index(chosen)]:
         with pytest.raises(ValueError, match=better):
-            cpp.use_instruction_set(better)
-    assert cpp.instruction_set() == chosen
+            library.use_instruction_set(better)
+    assert library.instruction_set() == chosen
     with pytest.raises(ValueError, match="sse9"):
-        cpp.use_instruction_set("sse9")
+        library.use_instruction_set("sse9")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -132,14 +134,14 @@ def test_all_sets_decide_alike(seed, blocks, length, vocab, dtype):
     for name in settings:
         kind = torch.float32 if "threshold" in name else torch.int32
         settings[name] = settings[name].to(kind)
-    results, before = [], cpp.instruction_set()
+    results, before = [], library.instruction_set()
     for name in SETS[SETS.index(before) :]:
-        cpp.use_instruction_set(name)
+        library.use_instruction_set(name)
         mine, now = ids.clone(), ops.StepState(*(field.clone() for field in state.fields()))
         with ops.use_backend("cpp"):
             ops.joint_threshold_step_(mine, logits, editable, now, mask_token_id=mask, **settings)
         results.append((mine.tolist(), values(now)))
-    cpp.use_instruction_set(before)
+    library.use_instruction_set(before)
     assert results[0] == results[-1]
 
 
@@ -163,12 +165,12 @@ def test_threads_of_their_own_give_the_same(two_threads):
     logits = torch.randn(16, 70_001)
     two_threads(True)
     want = stats_of(logits)
-    library = cpp._library()
-    library.fe_use_openmp(None)
+    loaded = library.load()
+    loaded.fe_use_openmp(None)
     try:
         assert same(stats_of(logits), want)
     finally:
-        library.fe_use_openmp(ctypes.c_void_p(cpp._openmp()))
+        loaded.fe_use_openmp(ctypes.c_void_p(library._openmp()))
 
 
 def test_huge_logits_keep_their_order_and_shares(instruction_set):
@@ -199,12 +201,12 @@ def test_tensors_that_are_not_dense_are_written_all_the_same():
 
 
 def test_random_words_are_those_of_the_reference():
-    library = cpp._library()
+    loaded = library.load()
     for seed, position, forward in [(0, 0, 0), (-1, 2**31, 7), (2**63 - 1, 12, 2**32 - 1)]:
         word, *_ = philox(
             torch.tensor(seed), torch.tensor(0), torch.tensor(position), torch.tensor(forward), 3
         )
-        assert library.fe_philox(seed % 2**64, 0, position, forward, DECODE) == int(word)
+        assert loaded.fe_philox(seed % 2**64, 0, position, forward, DECODE) == int(word)
 
 
 def test_draws_are_those_of_the_reference():
@@ -277,14 +279,14 @@ def test_it_serves_the_cpu_by_default():
 
 
 def test_a_library_of_another_release_is_refused(monkeypatch):
-    monkeypatch.setattr(cpp, "ABI", cpp.ABI + 1)
-    cpp._library.cache_clear()
+    monkeypatch.setattr(library, "ABI", library.ABI + 1)
+    library.load.cache_clear()
     try:
-        assert "another release" in cpp.why_not()
+        assert "another release" in library.why_not()
     finally:
-        cpp._library.cache_clear()
+        library.load.cache_clear()
 
 
 def test_a_missing_library_is_explained(monkeypatch, tmp_path):
-    monkeypatch.setattr(cpp, "LIBRARY", tmp_path / "libfastedit_cpu.so")
-    assert "no C++ compiler" in cpp.why_not()
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libfastedit_cpu.so")
+    assert "no C++ compiler" in library.why_not()

@@ -1,5 +1,7 @@
 """Which back end serves an operation, and what happens to one that cannot."""
 
+import importlib
+import importlib.util
 import math
 
 import pytest
@@ -24,7 +26,7 @@ def report():
 @pytest.fixture
 def broken(monkeypatch):
     """A back end whose module does not exist."""
-    monkeypatch.setattr(dispatch, "ORDER", {"broken": "fastedit.ops.broken"} | dispatch.ORDER)
+    monkeypatch.setattr(dispatch, "ORDER", {"broken": "fastedit.ops.nowhere"} | dispatch.ORDER)
     remembered = (dispatch._default, dispatch._why_not, dispatch._module)
     for cached in remembered:
         cached.cache_clear()
@@ -38,6 +40,17 @@ def test_the_report_names_one_back_end_in_use_and_a_reason_for_each_other():
     for row in report().values():
         assert list(row.values()).count("in use") == 1
         assert set(row) == {"triton", "cpp", "reference"} and all(row.values())
+
+
+def test_every_operation_has_all_back_ends_and_goes_by_its_own_name():
+    """Folders are named after operations, and importing a folder must not hide the function."""
+    for op, folder in dispatch.OPERATIONS.items():
+        for name in dispatch.ORDER:
+            module = f"fastedit.ops.{folder}.{name}"
+            if name != "triton" or importlib.util.find_spec("triton"):
+                assert callable(getattr(importlib.import_module(module), op))
+        assert callable(getattr(ops, op))
+    assert {row["reference"] for row in report().values()} <= {"in use", "available, not chosen"}
 
 
 def test_use_backend_holds_inside_the_block_only(monkeypatch):

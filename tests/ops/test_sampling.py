@@ -9,7 +9,7 @@ import torch
 from blocks import interpreted
 
 from fastedit import ops
-from fastedit.ops import reference
+from fastedit.ops.joint_threshold import reference
 from fastedit.ops.sampling import DECODE, philox, uniform
 
 MASK = 6  # of a vocabulary of 7

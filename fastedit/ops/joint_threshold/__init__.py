@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastedit.ops.dispatch import implementation
-from fastedit.ops.row_stats import check_forbid, check_logits
+from fastedit.ops.logits import check_forbid, check_logits
 from fastedit.ops.sampling import Sampling
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fastedit.ops.dispatch import implementation
 from fastedit.ops.joint_threshold import StepState, step_settings
-from fastedit.ops.reference import decide_
-from fastedit.ops.row_stats import check_logits
+from fastedit.ops.joint_threshold.reference import decide_
+from fastedit.ops.logits import check_logits
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastedit.ops.dispatch import implementation
-from fastedit.ops.row_stats import check_forbid, check_logits
+from fastedit.ops.logits import check_forbid, check_logits
 
 KEEP, MASK, EDIT, RANDOM = 0, 1, 2, 4  # RANDOM is a bit beside EDIT
 UNLABELLED = -100

@@ -1,0 +1,88 @@
+"""The C++ library of the CPU (`csrc/`): loaded through its C ABI, which takes pointers and sizes.
+
+An operation's `cpp.py` packs the argument block of `csrc/fastedit.h` that is its own.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastedit.ops.logits import LOGIT_DTYPES
+
+DEVICES = ("cpu",)
+ABI = 3
+LIBRARY = Path(__file__).with_name(
+    "libfastedit_cpu.dylib" if sys.platform == "darwin" else "libfastedit_cpu.so"
+)
+LOGITS = "P3qP2q"  # fe_logits, in the machine's own sizes and alignment
+_DTYPES = {dtype: code for code, dtype in enumerate(LOGIT_DTYPES)}
+
+
+def why_not(device: str = "cpu") -> str | None:
+    if device not in DEVICES:
+        return f"serves tensors on the CPU, not on {device}"
+    if not LIBRARY.exists():
+        return "not compiled: no C++ compiler was found when fastedit was installed"
+    try:
+        load()
+    except OSError as error:
+        return f"does not load: {error}"
+    return None
+
+
+def instruction_set() -> str:
+    """The vector instructions in use: "avx512", "avx2" or "portable"."""
+    return load().fe_instruction_set().decode()
+
+
+def use_instruction_set(name: str) -> None:
+    """Use other vector instructions. Raises ValueError where processor or build lack them."""
+    if load().fe_use_instruction_set(name.encode()):
+        raise ValueError(f"this processor or this build of fastedit does not have {name!r}")
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """Raises OSError where it cannot be loaded or is that of another release."""
+    library = ctypes.CDLL(str(LIBRARY))
+    if library.fe_abi_version() != ABI:
+        raise OSError(f"{LIBRARY.name} is of another release: install fastedit again")
+    library.fe_instruction_set.restype = ctypes.c_char_p
+    library.fe_philox.restype = ctypes.c_uint32
+    library.fe_philox.argtypes = [ctypes.c_uint64, *[ctypes.c_uint32] * 4]
+    library.fe_use_openmp(ctypes.c_void_p(_openmp()))
+    return library
+
+
+def _openmp() -> int | None:
+    """Address of GOMP_parallel in the OpenMP runtime that torch itself runs on, if it has one."""
+    suffix = LIBRARY.suffix
+    try:
+        # A look-up in a library goes on in those it was linked with.
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu{suffix}"))
+        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None
+
+
+def logits_fields(logits: Tensor, forbid: tuple[int, ...]) -> tuple[int, ...]:
+    """`fe_logits` of [B, L, V], or of [R, V] as one block; the last dimension is dense."""
+    block, row, _ = (0, *logits.stride())[-3:]
+    ids, vocab = ctypes.addressof(_id_array(forbid)), logits.shape[-1]
+    return logits.data_ptr(), vocab, block, row, ids, len(forbid), _DTYPES[logits.dtype]
+
+
+@cache
+def _id_array(forbid: tuple[int, ...]) -> ctypes.Array:
+    return (ctypes.c_int64 * len(forbid))(*forbid)
+
+
+def check(status: int) -> None:
+    if status:
+        raise RuntimeError("the C++ back end refused arguments that passed the contract's checks")
