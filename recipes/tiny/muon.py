@@ -1,8 +1,8 @@
-"""Muon for matrices and stacks of matrices, such as the experts of a layer."""
+"""Muon for matrices and stacks of matrices, such as the experts of a layer, beside AdamW."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,28 +27,27 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
-class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, orthogonalised per matrix. Parameters [m, n] or [experts, m, n].
+class Muon(torch.optim.AdamW):
+    """Nesterov momentum, orthogonalised per matrix, for groups with a `momentum`; else AdamW.
 
-    `torch.optim.Muon` takes 2-D parameters only; stacked experts are 3-D.
+    Parameters of such groups are [m, n] or [experts, m, n]; `torch.optim.Muon` takes the first
+    kind only, and nothing beside it.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
-        if any(p.ndim < 2 for group in self.param_groups for p in group["params"]):
-            raise ValueError("Muon takes matrices and stacks of matrices")
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         for group in self.param_groups:
-            beta = group["momentum"]
+            if "momentum" not in group:
+                continue
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 state = self.state[p]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p)
-                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - beta)
-                update = orthogonalise(p.grad.lerp(buffer, beta))
+                buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
+                update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
                 scale = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
                 p.add_(update, alpha=-group["lr"] * scale)
+                p.grad = None  # AdamW passes over it
+        return super().step(closure)

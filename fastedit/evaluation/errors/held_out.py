@@ -56,7 +56,7 @@ def read_held_out(
     max_length = row_length(max_length, model.config.max_position_embeddings, size)
     bad, source = BadLines(on_bad_line), os.fspath(source)
     if source.startswith(TASK_PREFIX):
-        examples = held_out_examples(source, tokenizer, count)
+        examples = held_out_examples(source, tokenizer, count, raw=fields.get("raw", False))
     else:
         lines = read_examples([source], tokenizer, bad, **fields)
         examples = list(itertools.islice(lines, count))

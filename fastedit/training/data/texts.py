@@ -67,12 +67,11 @@ def read_examples(
     first = 0
     for source in [os.fspath(source) for source in sources]:
         if source.startswith(TASK_PREFIX):
-            task, count, seed = parse_task(source)
-            problems = itertools.islice(task.training(seed=seed), count)
-            for number, problem in enumerate(problems):
+            asked = parse_task(source)
+            for number, problem in enumerate(asked.problems()):
                 where = f"{source}:{number + 1}"
-                yield _problem(first + number, where, task, problem, tokenizer)
-            first += count
+                yield asked.example(first + number, where, problem, tokenizer, raw)
+            first += asked.count
             continue
         lines = read_lines(source)
         for number, line in enumerate(lines):
@@ -101,47 +100,65 @@ def check_sources(sources: Sequence[str | os.PathLike[str]]) -> None:
             check_kind(source)
 
 
-def held_out_examples(source: str, tokenizer: Any, count: int) -> list[Example]:
+def held_out_examples(
+    source: str, tokenizer: Any, count: int, *, raw: bool = False
+) -> list[Example]:
     """The first `count` held-out problems of a task source, which training never sees."""
-    task, _, _ = parse_task(source)
+    asked = parse_task(source)
     return [
-        _problem(number, f"{source}:{number + 1}, held out", task, problem, tokenizer)
-        for number, problem in enumerate(task.test_set(count))
+        asked.example(number, f"{source}:{number + 1}, held out", problem, tokenizer, raw)
+        for number, problem in enumerate(asked.task.test_set(count))
     ]
 
 
-def parse_task(source: str) -> tuple[Task, int, int]:
-    """`task:chain_sum,examples=2000,seed=3,min_terms=3` -> (task, examples, seed).
+class TaskSource(NamedTuple):
+    """Problems of a task as data. `raw`: questions stay texts; None: as the run says."""
 
-    examples (10000) and seed (0) say which problems; other options are those of the task.
+    task: Task
+    count: int
+    seed: int
+    raw: bool | None
+
+    def problems(self) -> Iterator[Problem]:
+        return itertools.islice(self.task.training(seed=self.seed), self.count)
+
+    def example(self, index: int, where: str, problem: Problem, tokenizer: Any, raw: bool) -> Example:
+        """`raw` is that of the run."""
+        prompt = problem.question
+        if not (raw if self.raw is None else self.raw):
+            prompt = render(as_chat(self.task.messages(prompt)), tokenizer)
+        return Example(index, where, [Part(prompt, False), Part(problem.solution, True)])
+
+
+def parse_task(source: str) -> TaskSource:
+    """`task:chain_sum,examples=2000,seed=3,min_terms=3`: a task, and which problems of it.
+
+    examples (10000) and seed (0) say which; raw is that of `read_examples`, of this source alone;
+    other options are those of the task.
     """
     name, *pairs = source.removeprefix(TASK_PREFIX).split(",")
-    options: dict[str, Any] = {"examples": 10_000, "seed": 0}
+    options: dict[str, Any] = {"examples": 10_000, "seed": 0, "raw": None}
     for pair in pairs:
         key, _, value = pair.partition("=")
         try:
             options[key] = json.loads(value)
         except ValueError:
             raise ValueError(f"{source}: {pair!r} must be option=number") from None
-    examples, seed = options.pop("examples"), options.pop("seed")
+    examples, seed, raw = (options.pop(key) for key in ("examples", "seed", "raw"))
     for key, given, least in (("examples", examples, 1), ("seed", seed, 0)):
         if type(given) is not int or given < least:
             raise ValueError(f"{source}: {key} must be an integer of at least {least}")
+    if raw not in (None, True, False):
+        raise ValueError(f"{source}: raw must be true or false")
     names = get_task(name).option_names()
     unknown = [key for key in options if key not in names]
     if unknown:
-        known = ", ".join(["examples", "seed", *names])
+        known = ", ".join(["examples", "seed", "raw", *names])
         raise ValueError(f"{source}: unknown option {unknown[0]!r}; known: {known}")
     try:
-        return get_task(name, **options), examples, seed
+        return TaskSource(get_task(name, **options), examples, seed, raw)
     except (TypeError, AssertionError) as error:  # reasoning-gym's own checks
         raise ValueError(f"{source}: {' '.join(str(error).split())}") from None
-
-
-def _problem(index: int, where: str, task: Task, problem: Problem, tokenizer: Any) -> Example:
-    prompt = render(as_chat(task.messages(problem.question)), tokenizer)
-    parts = [Part(prompt, False), Part(problem.solution, True)]
-    return Example(index, where, parts)
 
 
 class _Form(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from fastedit.config import DecodeConfig
@@ -58,12 +59,15 @@ def run(
     say: Callable[[str], None] = lambda line: None,
     show: Callable[[Sample], None] = lambda sample: None,
     callbacks: Sequence[TrainerCallback] = (),
+    optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] | None = None,
 ) -> Path:
     """Train; returns the folder of the result, `output/adapter` or `output/checkpoint`.
 
     resume  go on from the last complete checkpoint in `output`, or start where there is none; a
             path must be that of `output` or of this checkpoint
     say     gets remarks, a line each; show gets decoded examples; both in the first process only
+    optimizer  (module, learning rate) -> its optimiser, in place of AdamW; the rates of its groups
+            warm up and fall as that of AdamW would
 
     Every process of a distributed run calls this with the same options; the first one holds
     `output`, see `fastedit.locks`. Raises BlockingIOError where another run has it, FileExistsError
@@ -76,7 +80,7 @@ def run(
     output = Path(options.output)
     check_writable(output)
     with held(output):
-        return _run(options, output, resume, say, show, callbacks)
+        return _run(options, output, resume, say, show, callbacks, optimizer)
 
 
 def _run(
@@ -86,6 +90,7 @@ def _run(
     say: Callable[[str], None],
     show: Callable[[Sample], None],
     callbacks: Sequence[TrainerCallback],
+    optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] | None,
 ) -> Path:
     check_sources([*options.data, *([options.eval_data] if options.eval_data else [])])
     # Processes first wait for each other in _arguments: until then none of them writes.
@@ -151,6 +156,7 @@ def _run(
         log=StepLog(output / METRICS, done) if first else None,
         validation_log=StepLog(output / VALIDATION, done) if first else None,
         samples_log=samples_log,
+        optimizer=optimizer,
     )
     trainer.remove_callback(PrinterCallback)
     # A sharded model decodes in all processes or none; text without a prompt asks for nothing.
@@ -218,7 +224,9 @@ class _Data(NamedTuple):
         validation: list[Document] = []
         source = options.eval_data or options.data[0]
         if _validates(options) and source.startswith(TASK_PREFIX):
-            held_out = held_out_examples(source, tokenizer, options.eval_examples)
+            held_out = held_out_examples(
+                source, tokenizer, options.eval_examples, raw=options.raw
+            )
             validation = tokenise(held_out, tokenizer, BadLines(), **form).items
         elif _validates(options):
             validation = documents([source]).items[: options.eval_examples]

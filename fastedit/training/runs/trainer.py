@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,10 @@ class EditTrainer(Trainer):
         log: StepLog | None = None,
         validation_log: StepLog | None = None,
         samples_log: StepLog | None = None,
+        optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] | None = None,
         **kwargs: Any,
     ) -> None:
+        self.make_optimizer = optimizer
         super().__init__(*args, **kwargs)
         self.model_accepts_loss_kwargs = True  # the loss is divided in compute_loss, and only there
         # In the first process; the samples' is written by their callback.
@@ -59,6 +62,13 @@ class EditTrainer(Trainer):
     def trained(self) -> Any:
         """The model, or `PeftModel`, inside the step."""
         return self.accelerator.unwrap_model(self.model).model
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The one that was asked for, or the Trainer's own AdamW."""
+        if self.optimizer is None and self.make_optimizer is not None:
+            module = self.model if model is None else model
+            self.optimizer = self.make_optimizer(module, self.args.learning_rate)
+        return super().create_optimizer(model)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         order: Any = train_dataset or self.train_dataset

@@ -31,7 +31,7 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
+def build_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> Any:
     """A `PreTrainedTokenizerFast` trained on `texts`, at most `vocab_size` tokens.
 
     Any UTF-8 text can be encoded: all 256 bytes are tokens. eos = pad, as in LLaDA2.
