@@ -28,7 +28,7 @@ from typing import Any
 
 from conftest import machine
 
-from fastedit.locks import locked_folder
+from fastedit.files.locks import locked_folder
 
 ARMS = ("none", "random", "self")
 TASKS = ("chain_sum", "leg_counting")

@@ -16,11 +16,11 @@ from fastedit.cli.ids import check_ids
 from fastedit.cli.jsonl import Finished, finished, write_record
 from fastedit.cli.made_from import made_from, model_part
 from fastedit.cli.output import held
-from fastedit.cli.prompts import as_prompt
-from fastedit.cli.requests import Form, Row, place, read_rows
+from fastedit.cli.requests import Form, Row, read_rows
 from fastedit.cli.terminal import counting, stderr_console
-from fastedit.locks import locked
-from fastedit.prompts.jsonl import STDIN, BadLines, DataError
+from fastedit.files.jsonl import STDIN, BadLines, DataError, place
+from fastedit.files.locks import locked
+from fastedit.prompts.template import as_user
 
 if TYPE_CHECKING:
     from fastedit.config import DecodeConfig
@@ -187,16 +187,12 @@ def _checked_prompts(
     for row in rows:
         try:
             # Checks prompt and options; nothing runs until the first event is asked for.
-            decoder.stream(_prompt(row, decoder, raw), **row.options)
+            decoder.stream(as_user(row.prompt, decoder.tokenizer, raw), **row.options)
         except Exception as error:
             reason = str(error).removeprefix("prompt 0").lstrip(": ")
             row = row.refused(bad.add(place(source, row.line), reason))
         checked.append(row)
     return checked
-
-
-def _prompt(row: Row, decoder: Decoder, raw: bool) -> Any:
-    return as_prompt(decoder, row.prompt, raw) if isinstance(row.prompt, str) else row.prompt
 
 
 def _results(
@@ -222,7 +218,7 @@ def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str,
         shared = [getattr(config, name) for name in Engine.SHARED]
         groups.setdefault(repr(shared), []).append((row, config))
     for group in groups.values():
-        prompts = [_prompt(row, decoder, raw) for row, _ in group]
+        prompts = [as_user(row.prompt, decoder.tokenizer, raw) for row, _ in group]
         for result in decoder.as_completed(prompts, config=[config for _, config in group]):
             row, _ = group[result.index]
             stats = {"stats": result.stats.as_dict()}

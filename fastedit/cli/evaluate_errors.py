@@ -16,7 +16,7 @@ from fastedit.cli.error_tables import report_lines
 from fastedit.cli.errors import UserError, one_line
 from fastedit.cli.output import held
 from fastedit.cli.terminal import counting, plain, stdout_console
-from fastedit.locks import locked_folder
+from fastedit.files.locks import locked_folder
 from fastedit.tasks import task_names
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
+from fastedit.files.jsonl import DataError, as_line
 
 if TYPE_CHECKING:
     from fastedit.training.runs.settings import RunOptions
@@ -131,7 +132,7 @@ def _merged(
         except OSError as error:
             raise UserError(f"cannot read {config}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeError) as error:
-            raise UserError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+            raise UserError(f"{config} is not YAML: {as_line(error)}") from error
         if not isinstance(values, dict) or not isinstance(values.get("edit", {}), dict):
             raise UserError(f"{config} must hold `option: value` lines; `edit` holds its own")
     edit = dict(values.get("edit", {}))
@@ -144,7 +145,7 @@ def _merged(
             target[name.removeprefix("edit.")] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(
-                f"--set {setting!r}: the value is not YAML: {' '.join(str(error).split())}"
+                f"--set {setting!r}: the value is not YAML: {as_line(error)}"
             ) from error
     if t2t is not None:
         edit["t2t"] = t2t
@@ -167,7 +168,6 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
     try:
         from fastedit.cli.progress import TrainingProgress
         from fastedit.engine.memory import out_of_memory
-        from fastedit.training.data.texts import DataError
         from fastedit.training.runs.checkpoints import checkpoints
         from fastedit.training.runs.folder import first_process
         from fastedit.training.runs.run import run
@@ -204,7 +204,7 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
         left = f"goes on from {saved[-1]}" if saved else "starts anew, since no checkpoint is saved"
         raise InterruptedRunError(f"interrupted: the same command with --resume {left}") from None
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(as_line(error)) from error
     progress.say(f"result in {result}")
     base = f"--checkpoint {options.checkpoint} --adapter " if options.lora_rank else "--checkpoint "
     progress.say(f"try it: fastedit generate {base}{result} ...")

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-from fastedit.training.data.texts import parse_task
+from fastedit.training.data.problems import parse_task
 from fastedit.training.options import EditOptions
 from fastedit.training.runs.checkpoints import UNFINISHED, publish
 from fastedit.training.runs.run import run

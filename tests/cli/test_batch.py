@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fastedit import Decoder
-from fastedit.locks import locked
+from fastedit.files.locks import locked
 
 LENGTH = 16
 

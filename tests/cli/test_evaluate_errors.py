@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from fastedit.evaluation.errors import plots
-from fastedit.locks import locked_folder
+from fastedit.files.locks import locked_folder
 
 pytest.importorskip("reasoning_gym")
 

@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
-from fastedit.locks import locked_folder
+from fastedit.files.locks import locked_folder
 from fastedit.training.runs.settings import RunOptions
 
 

@@ -6,9 +6,11 @@ import itertools
 import os
 from typing import Any, NamedTuple
 
+from fastedit.files.jsonl import BadLines
 from fastedit.prompts.tokens import resolve_eos, resolve_mask
 from fastedit.training.data.documents import Document, row_length, tokenise
-from fastedit.training.data.texts import TASK_PREFIX, BadLines, held_out_examples, read_examples
+from fastedit.training.data.problems import TASK_PREFIX
+from fastedit.training.data.texts import held_out_examples, read_examples
 
 
 class HeldOut(NamedTuple):

@@ -2,7 +2,9 @@
 
 | module | what is in it |
 |---|---|
-| `texts` | lines and problems as examples: texts that are read or learnt |
+| `texts` | files and tasks as examples, one after another |
+| `lines` | a line as texts that are learnt or only read |
+| `problems` | the same of a problem of a task |
 | `documents` | examples as tokens, in whole blocks |
 | `packing` | documents as rows |
 | `order` | which row comes when |

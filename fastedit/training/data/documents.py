@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastedit.files.jsonl import BadLines
 from fastedit.prompts.text import spell_out
-from fastedit.training.data.texts import BadLines, Example
+from fastedit.training.data.texts import Example
 
 LONGEST = 2048  # tokens of a row where nothing else is said and the model has the positions
 EOS_TAIL_CAP = 32  # `eos_tail_cap` of czg1225/DMax: EOS tokens that are learnt at the end

@@ -12,8 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from fastedit.disk import full
-from fastedit.locks import locked_folder
+from fastedit.files.disk import full
+from fastedit.files.locks import locked_folder
 from fastedit.training.runs.checkpoints import PREFIX, UNFINISHED, checkpoints, write_text
 from fastedit.training.runs.settings import RunOptions
 
@@ -44,7 +44,7 @@ def check_writable(output: Path) -> None:
 
 @contextmanager
 def held(output: Path) -> Iterator[None]:
-    """Hold the folder of a run, by the first of its processes, see `fastedit.locks`.
+    """Hold the folder of a run, by the first of its processes, see `fastedit.files.locks`.
 
     Raises BlockingIOError where another run has it. Where the disk fills up, an OSError says what
     there is to go on from, and what was half written is removed: it takes the room of the rest.

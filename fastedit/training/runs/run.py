@@ -16,6 +16,7 @@ from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
 from fastedit.config import DecodeConfig
+from fastedit.files.jsonl import BadLines
 from fastedit.models.identity import identity
 from fastedit.models.load import load
 from fastedit.prompts.tokens import resolve_mask
@@ -23,13 +24,8 @@ from fastedit.training.data.collator import Collator
 from fastedit.training.data.documents import Document, Documents, row_length, tokenise
 from fastedit.training.data.order import RunOrder, Turn
 from fastedit.training.data.packing import pack
-from fastedit.training.data.texts import (
-    TASK_PREFIX,
-    BadLines,
-    check_sources,
-    held_out_examples,
-    read_examples,
-)
+from fastedit.training.data.problems import TASK_PREFIX
+from fastedit.training.data.texts import check_sources, held_out_examples, read_examples
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
 from fastedit.training.runs.folder import (
     ADAPTER,
@@ -70,10 +66,10 @@ def run(
             warm up and fall as that of AdamW would
 
     Every process of a distributed run calls this with the same options; the first one holds
-    `output`, see `fastedit.locks`. Raises BlockingIOError where another run has it, FileExistsError
-    where it holds a run and `resume` is off, or files that are no run's; ValueError for options or
-    data that cannot be trained on, DataError for bad lines, ImportError without peft for LoRA,
-    FloatingPointError where the loss diverges, OSError where the disk fills up.
+    `output`, see `fastedit.files.locks`. Raises BlockingIOError where another run has it,
+    FileExistsError where it holds a run and `resume` is off, or files that are no run's; ValueError
+    for options or data that cannot be trained on, DataError for bad lines, ImportError without peft
+    for LoRA, FloatingPointError where the loss diverges, OSError where the disk fills up.
     """
     if options.lora_rank and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
@@ -224,9 +220,7 @@ class _Data(NamedTuple):
         validation: list[Document] = []
         source = options.eval_data or options.data[0]
         if _validates(options) and source.startswith(TASK_PREFIX):
-            held_out = held_out_examples(
-                source, tokenizer, options.eval_examples, raw=options.raw
-            )
+            held_out = held_out_examples(source, tokenizer, options.eval_examples, raw=options.raw)
             validation = tokenise(held_out, tokenizer, BadLines(), **form).items
         elif _validates(options):
             validation = documents([source]).items[: options.eval_examples]

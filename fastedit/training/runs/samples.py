@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from fastedit.config import DecodeConfig
 from fastedit.decoder import Decoder
+from fastedit.files.jsonl import as_line
 from fastedit.training.data.documents import Document
 from fastedit.training.runs.checkpoints import StepLog
 
@@ -86,5 +87,5 @@ class Samples(TrainerCallback):
         except Exception as error:  # whatever it is, the weights are fine
             if not self._said:
                 self._said = True
-                self.say(f"the example cannot be decoded: {' '.join(str(error).split())}")
+                self.say(f"the example cannot be decoded: {as_line(error)}")
             return f"({error})"

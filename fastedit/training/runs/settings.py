@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from fastedit.files.jsonl import ON_BAD_LINE
 from fastedit.training.options import EditOptions
 from fastedit.training.runs.lora import TARGETS
 from fastedit.training.typed import set_types
@@ -105,7 +106,7 @@ class RunOptions:
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"weight_decay={self.weight_decay} must not be negative")
         choices = {
-            "on_bad_line": ("stop", "skip"),
+            "on_bad_line": ON_BAD_LINE,
             "dtype": ("auto", "float32", "bfloat16", "float16"),
             "precision": ("auto", "bf16", "fp32"),
             "device": ("auto", "cpu"),

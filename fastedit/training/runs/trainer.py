@@ -66,7 +66,7 @@ class EditTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The one that was asked for, or the Trainer's own AdamW."""
         if self.optimizer is None and self.make_optimizer is not None:
-            module = self.model if model is None else model
+            module: Any = self.model if model is None else model
             self.optimizer = self.make_optimizer(module, self.args.learning_rate)
         return super().create_optimizer(model)
 

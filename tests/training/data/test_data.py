@@ -15,11 +15,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastedit.files.jsonl import BadLines, DataError
 from fastedit.training.data.collator import Collator
 from fastedit.training.data.documents import tokenise
 from fastedit.training.data.order import RunOrder, Turn
 from fastedit.training.data.packing import pack
-from fastedit.training.data.texts import BadLines, DataError, read_examples
+from fastedit.training.data.texts import read_examples
 
 EOS, MASK, BLOCK = 0, 1, 32
 CHAT = [

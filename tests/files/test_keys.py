@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastedit.prompts.keys import is_note, refuse_unread
+from fastedit.files.keys import is_note, refuse_unread
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 
-from fastedit.prompts.jsonl import BadLines, DataError, parse, read_lines
+from fastedit.files.jsonl import BadLines, DataError, parse, read_lines
 
 LINES = b'{"a": 1}\n\n{"a": "\xc3\xa9"}\n'
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastedit.prompts.keys import empty
-from fastedit.prompts.messages import BESIDE, from_sharegpt
+from fastedit.files.keys import BESIDE, empty
 
 # Keys that belong to the prompt of a line, whatever the field of the prompt is called.
 CHAT_FIELDS = ("messages", "conversations", "system", *BESIDE)
+_SHAREGPT = {"human": "user", "gpt": "assistant", "observation": "tool"}
 
 
 def holds_chat(record: Mapping[str, Any]) -> bool:
@@ -65,3 +65,24 @@ def _with_fields(messages: list[dict[str, Any]], record: Mapping[str, Any]) -> A
         messages = [{"role": "system", "content": system}, *messages]
     beside = {name: record[name] for name in BESIDE if not empty(record.get(name))}
     return {"messages": messages, **beside} if beside else messages
+
+
+def from_sharegpt(value: Any) -> list[dict[str, Any]]:
+    """`from` and `value` of ShareGPT's `conversations` -> messages; others stay as they are.
+
+    Raises ValueError.
+    """
+    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
+        raise ValueError("`conversations` must be a list of objects with `from` and `value`")
+    messages = []
+    for turn in value:
+        message = dict(turn)
+        if "from" in message and "value" in message and "role" not in message:
+            speaker = message.pop("from")
+            message = {
+                "role": _SHAREGPT.get(speaker, speaker),
+                "content": message.pop("value"),
+                **message,
+            }
+        messages.append(message)
+    return messages

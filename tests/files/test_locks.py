@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from fastedit.locks import locked, locked_folder
+from fastedit.files.locks import locked, locked_folder
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from fastedit.locks import locked, locked_folder
+from fastedit.files.locks import locked, locked_folder
 with {lock}(Path(sys.argv[1])):
     print("held", flush=True)
     {then}
@@ -89,7 +89,7 @@ def test_a_forked_process_does_not_let_go_either(output):
 
 
 def _ends_its_copy() -> bool:
-    from fastedit import locks
+    from fastedit.files import locks
 
     return not locks._held
 

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+# What stands beside `messages` in a chat that is an object, or in a line.
+BESIDE = ("tools", "chat_template_kwargs", "continue_final_message", "add_generation_prompt")
 # They say where something comes from, or describe it, and change nothing of it.
 _NOTES = frozenset(
     "id uuid guid key hash sha sha1 sha256 md5 idx index number row line "

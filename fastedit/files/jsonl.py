@@ -10,11 +10,15 @@ import re
 import sys
 import warnings
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 SHOWN_ERRORS = 10
 STDIN = "-"
+ON_BAD_LINE = ("stop", "skip")
+# What `parse` may raise, and what goes through the object of a line.
+UNREADABLE = (ValueError, TypeError, RecursionError)
 _GZIP = b"\x1f\x8b"
 # How files of other kinds begin.
 _KINDS = {
@@ -59,14 +63,14 @@ class BadLines:
         policy: str = "stop",
         advice: str = "mend or remove these lines, or pass --on-bad-line skip",
     ) -> None:
-        if policy not in ("stop", "skip"):
+        if policy not in ON_BAD_LINE:
             raise ValueError(f"on_bad_line must be 'stop' or 'skip'; got {policy!r}")
         self.policy, self.advice = policy, advice
         self.found: list[str] = []
 
     def add(self, where: str, reason: Exception | str) -> str:
         """Returns the finding as one line."""
-        self.found.append(f"{where}: {' '.join(str(reason).split())}")
+        self.found.append(f"{where}: {as_line(reason)}")
         return self.found[-1]
 
     def check(self) -> None:
@@ -82,6 +86,11 @@ class BadLines:
         raise DataError("\n".join([*lines, *([self.advice] if self.advice else [])]))
 
 
+def as_line(reason: Exception | str) -> str:
+    """What an error says, in one line; what kind it is where it says nothing."""
+    return " ".join(str(reason).split()) or type(reason).__name__
+
+
 def read_lines(source: str | os.PathLike[str]) -> list[bytes]:
     """The lines of a file, of a gzipped one, or of standard input ("-"), as UTF-8 without its BOM.
 
@@ -90,17 +99,31 @@ def read_lines(source: str | os.PathLike[str]) -> list[bytes]:
     """
     name = os.fspath(source)
     data = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
-    shown = "standard input" if name == STDIN else name
     if data.startswith(_GZIP):
         try:
             data = gzip.decompress(data)
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{shown} is no whole gzip file: {error}") from error
+            raise DataError(f"{shown(source)} is no whole gzip file: {error}") from error
     data = data.removeprefix(b"\xef\xbb\xbf")
     kind, advice = _other_kind(data, Path(name).suffix.lower())
     if kind:
-        raise DataError(f"{shown} is {kind}, not JSON Lines: {advice}")
+        raise DataError(f"{shown(source)} is {kind}, not JSON Lines: {advice}")
     return data.split(b"\n")
+
+
+def numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, and their numbers from 1, as editors count."""
+    return ((number, line) for number, line in enumerate(lines, start=1) if line.strip())
+
+
+def shown(source: str | os.PathLike[str]) -> str:
+    """What messages call a file."""
+    return "standard input" if os.fspath(source) == STDIN else os.fspath(source)
+
+
+def place(source: str | os.PathLike[str], number: int) -> str:
+    """What messages call a line."""
+    return f"{shown(source)}:{number}"
 
 
 def check_kind(path: str | os.PathLike[str]) -> None:
