@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from fastedit.training.loss.head import (
     entropy_of_right,
     predictions,
-    readable,
     vocabulary,
     weighted_cross_entropy,
 )
@@ -24,6 +23,7 @@ from fastedit.training.noise.drafts import (
     Logits,
     decoding_step,
     fill_with_drafts,
+    logits_of,
     masks_to_draft,
     no_drafts,
     unread,
@@ -209,8 +209,8 @@ class EditStep(nn.Module):
             return noisy, *no_drafts(batch.clean.device)
         with self._drafting():
             where = masks_to_draft(noisy, self.mask_token_id)
-            hidden, head = passes.hidden(noisy.ids, where), self.base.lm_head
-            return self._filled(batch, noisy, copy, lambda rows: readable(head(hidden[rows])))
+            logits = logits_of(passes.hidden(noisy.ids, where), self.base.lm_head)
+            return self._filled(batch, noisy, copy, logits)
 
     def _corrupted(self, batch: Batch, copy: int) -> Noisy:
         return corrupt(

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fastedit import ops
 from fastedit.evaluation.errors.held_out import HeldOut
 from fastedit.evaluation.errors.rules import Rules
 from fastedit.evaluation.errors.written import Written, nearest_visible
 from fastedit.ops.draft_and_corrupt import EDIT
 from fastedit.training.data.collator import Collator
 from fastedit.training.data.order import Turn
-from fastedit.training.loss.head import chunks, readable, vocabulary
+from fastedit.training.loss.head import vocabulary
 from fastedit.training.noise.corruption import corrupt
-from fastedit.training.noise.drafts import draft_options
+from fastedit.training.noise.drafts import decide, draft_options, logits_of
 from fastedit.training.noise.draws import Draws
 from fastedit.training.options import EditOptions
 from fastedit.training.passes.layout import Tokens
@@ -83,40 +80,25 @@ def drafted(
                 candidates=clean.new_empty(0),  # of random ids, of which there are none
             ).ids
             masks = xt == held.mask_token_id
-            y, prob = _fill(
-                passes.hidden(xt, masks),
-                model.lm_head,
+            hidden, head = passes.hidden(xt, masks), model.lm_head
+            found = decide(
+                logits_of(hidden, head),
+                xt[masks],
                 clean[masks],
                 draft_options(options, held.mask_token_id),
                 draws.draft_key(masks, group + key * len(RATES)),
+                vocabulary(head),
             )
-            z = xt.masked_scatter(masks, y)
-            arrays = [tensor.cpu().numpy() for tensor in (clean, response, masks, z, prob)]
+            if bool(found.bad.any() | (found.kinds != EDIT).any()):
+                raise ValueError(
+                    "bad logits (NaN, +inf or nothing finite): run it with --dtype float32"
+                )
+            z = xt.masked_scatter(masks, found.z)
+            tensors = (clean, response, masks, z, found.p_draft)
+            arrays = [tensor.cpu().numpy() for tensor in tensors]
             parts.append(_table(start, group, arrays, held.block_size, rules))
         on_batch(len(numbers))
     return Written.joined(parts)
-
-
-def _fill(
-    hidden: Tensor, head: Any, clean: Tensor, options: ops.DraftOptions, key: ops.DraftKey
-) -> tuple[Tensor, Tensor]:
-    """Drafts and their probabilities for hidden states [N, H]: int64 and fp32, [N]."""
-    y, prob = torch.empty_like(clean), torch.empty(clean.shape, device=clean.device)
-    for rows in chunks(len(clean), vocabulary(head)):
-        part = ops.draft_and_corrupt(
-            readable(head(hidden[rows])),
-            torch.full_like(clean[rows], options.mask_token_id),
-            clean[rows],
-            torch.ones_like(clean[rows], dtype=torch.bool),
-            options,
-            replace(key, example=key.example[rows], position=key.position[rows]),
-        )
-        if bool(part.bad.any() | (part.kinds != EDIT).any()):
-            raise ValueError(
-                "bad logits (NaN, +inf or nothing finite): run it with --dtype float32"
-            )
-        y[rows], prob[rows] = part.z, part.p_draft
-    return y, prob
 
 
 def _table(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from fastedit.prompts.tokens import special_ids
+
 RULES_VERSION = 1
 
 KINDS = (
@@ -35,8 +37,7 @@ class Rules:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self.special = {*tokenizer.all_special_ids, *added}
+        self.special = special_ids(tokenizer)
         self.size = len(tokenizer)
         self.text = cache(
             lambda token: tokenizer.decode([token], clean_up_tokenization_spaces=False)

@@ -76,18 +76,7 @@ class Survey:
         `on_samples(k)` is called after each k samples of a pass. Raises what `read_held_out`,
         `drafted` and `decoded` raise.
         """
-        held = read_held_out(
-            self.source,
-            self.samples,
-            model,
-            tokenizer,
-            max_length=self.max_length,
-            on_bad_line=self.on_bad_line,
-            raw=self.raw,
-            prompt_field=self.prompt_field,
-            completion_field=self.completion_field,
-            ignore_fields=self.ignore_fields,
-        )
+        held = read_held_out(self, model, tokenizer)
         rules = Rules(tokenizer)
 
         def draft(key: int) -> Written:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,10 +12,47 @@ import numpy as np
 
 from fastedit.files.jsonl import BadLines
 from fastedit.prompts.text import spell_out
-from fastedit.training.data.texts import Example
+from fastedit.prompts.tokens import resolve_mask
+from fastedit.training.data.problems import TASK_PREFIX
+from fastedit.training.data.texts import Example, held_out_examples, read_examples
 
 LONGEST = 2048  # tokens of a row where nothing else is said and the model has the positions
+# Options of a run, or of a survey, that say how its data is read.
+FIELDS = ("on_bad_line", "raw", "prompt_field", "completion_field", "ignore_fields")
 EOS_TAIL_CAP = 32  # `eos_tail_cap` of czg1225/DMax: EOS tokens that are learnt at the end
+
+
+class Form(NamedTuple):
+    """What documents are made for: tokens per block and per row, and the ids of a model."""
+
+    block_size: int
+    max_length: int
+    eos_token_id: int
+    mask_token_id: int
+
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any, max_length: int | None) -> Form:
+        """max_length  tokens of a row; None: up to 2048 in whole blocks, as the model has positions
+
+        Raises ValueError for a model without what documents need, and for rows beyond its
+        positions.
+        """
+        config: Any = getattr(model, "config", None)
+        size = getattr(config, "block_size", None)
+        if size is None or tokenizer is None:
+            lacks = "block_size in its config" if size is None else "tokenizer"
+            raise ValueError(f"no examples can be made for this checkpoint: it has no {lacks}")
+        eos = tokenizer.eos_token_id
+        if eos is None:
+            eos = config.eos_token_id
+        if not isinstance(eos, int):
+            raise ValueError("neither the tokenizer nor the model's config names one EOS token")
+        positions = config.max_position_embeddings
+        if max_length is None:
+            max_length = min(LONGEST, positions) // size * size
+        if max_length > positions:
+            raise ValueError(f"max_length={max_length} is beyond the model's {positions} positions")
+        return cls(size, max_length, eos, resolve_mask(None, model, tokenizer))
 
 
 class Document(NamedTuple):
@@ -39,27 +78,42 @@ class Documents(NamedTuple):
         return digest.hexdigest()
 
 
-def row_length(asked: int | None, positions: int, block_size: int) -> int:
-    """Tokens of a row: `asked`, or up to 2048 in whole blocks.
+def read(
+    sources: Sequence[str | os.PathLike[str]], tokenizer: Any, form: Form, options: Any
+) -> Documents:
+    """The documents of files and tasks; `options` has the fields `FIELDS`.
 
-    Raises ValueError for more than the model has positions.
+    Raises what `read_examples` and `tokenise` raise.
     """
-    if asked is None:
-        return min(LONGEST, positions) // block_size * block_size
-    if asked > positions:
-        raise ValueError(f"max_length={asked} is beyond the model's {positions} positions")
-    return asked
+    bad = BadLines(options.on_bad_line)
+    return tokenise(
+        read_examples(sources, tokenizer, bad, **_fields(options)), tokenizer, bad, form
+    )
+
+
+def held_out(
+    source: str | os.PathLike[str], count: int, tokenizer: Any, form: Form, options: Any
+) -> Documents:
+    """The first `count` held-out problems of `task:NAME`, or lines of a file; else as `read`."""
+    bad, source, fields = BadLines(options.on_bad_line), os.fspath(source), _fields(options)
+    examples: Iterable[Example]
+    if source.startswith(TASK_PREFIX):
+        examples = held_out_examples(source, tokenizer, count, raw=options.raw)
+    else:
+        lines = read_examples([source], tokenizer, bad, **fields)
+        examples = itertools.islice(lines, count)
+    return tokenise(examples, tokenizer, bad, form)
+
+
+def _fields(options: Any) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in FIELDS if name != "on_bad_line"}
 
 
 def tokenise(
     examples: Iterable[Example],
     tokenizer: Any,
     bad: BadLines,
-    *,
-    block_size: int,
-    max_length: int,
-    eos_token_id: int,
-    mask_token_id: int,
+    form: Form,
 ) -> Documents:
     """Tokenise part by part, join, add EOS up to the end of a block.
 
@@ -67,6 +121,7 @@ def tokenise(
     response token left goes to `bad`. Text that spells the mask token is read as plain text, as in
     a prompt. Raises ValueError where nothing is left.
     """
+    block_size, max_length, _, mask_token_id = form
     if max_length < block_size or max_length % block_size:
         fitting = max(1, max_length // block_size) * block_size
         raise ValueError(
@@ -88,9 +143,7 @@ def tokenise(
             )
             continue
         truncated += len(ids) >= max_length
-        documents.append(
-            _document(example.index, ids, response, block_size, max_length, eos_token_id)
-        )
+        documents.append(_document(example.index, ids, response, form))
     bad.check()
     if not documents:
         raise ValueError("the data holds no examples")
@@ -136,10 +189,9 @@ def _document(
     index: int,
     ids: np.ndarray,
     response: np.ndarray,
-    block_size: int,
-    max_length: int,
-    eos_token_id: int,
+    form: Form,
 ) -> Document:
+    block_size, max_length, eos_token_id, _ = form
     ids, response = ids[:max_length], response[:max_length]
     tail = min(max_length, -(-(len(ids) + 1) // block_size) * block_size) - len(ids)
     learnt = np.arange(tail) < EOS_TAIL_CAP

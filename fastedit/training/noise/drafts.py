@@ -34,6 +34,11 @@ def draft_options(options: EditOptions, mask_token_id: int) -> ops.DraftOptions:
     )
 
 
+def logits_of(hidden: Tensor, head: nn.Module) -> Logits:
+    """Of hidden states [N, H], as they are asked for."""
+    return lambda rows: readable(head(hidden[rows]))
+
+
 def unread(vocab: int, device: torch.device) -> Logits:
     """Logits for rows whose logits do not matter; they take no memory."""
     row = torch.zeros(1, vocab, device=device)
@@ -71,8 +76,10 @@ def fill_with_drafts(
     kinds = torch.zeros_like(ids, dtype=torch.uint8)
     # Visible positions take part (they may become random), but nothing of theirs is read.
     for where, source in ((masks, logits), (noisy.drafted & ~masks, unread(vocab, ids.device))):
-        part = _decide(noisy, clean, draws, settings, copy, where, source, vocab)
-        ids[where], labelled[where], kinds[where], prob[where] = part
+        key = draws.draft_key(where, copy)
+        part = decide(source, noisy.ids[where], clean[where], settings, key, vocab)
+        ids[where], labelled[where] = part.z, part.labels >= 0
+        kinds[where], prob[where] = part.kinds, part.p_draft
     ids = torch.where(kinds & RANDOM > 0, random_tokens(draws, clean, candidates, copy), ids)
     drafted = kinds == EDIT
     wrong = drafted & (ids != clean)
@@ -83,35 +90,32 @@ def fill_with_drafts(
     return replace(noisy, ids=ids, labelled=labelled), *counts
 
 
-def _decide(
-    noisy: Noisy,
-    clean: Tensor,
-    draws: Draws,
-    settings: ops.DraftOptions,
-    copy: int,
-    where: Tensor,
+def decide(
     logits: Logits,
+    xt: Tensor,
+    x0: Tensor,
+    settings: ops.DraftOptions,
+    key: ops.DraftKey,
     vocab: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ids, labelled, kinds and draft probabilities of the rows at `where`, in order."""
-    xt, x0, key = noisy.ids[where], clean[where], draws.draft_key(where, copy)
-    everyone = torch.ones_like(xt, dtype=torch.bool)
-    z, labelled = torch.empty_like(xt), torch.empty_like(everyone)
-    kinds = torch.empty_like(xt, dtype=torch.uint8)
-    prob = torch.empty(xt.shape, device=xt.device)
+) -> ops.Drafted:
+    """`ops.draft_and_corrupt` of n rows, all eligible, whose logits are asked for by chunks."""
+    drafted = ops.Drafted(
+        z=torch.empty_like(xt),
+        labels=torch.empty_like(xt),
+        kinds=torch.empty_like(xt, dtype=torch.uint8),
+        p_draft=torch.empty(xt.shape, device=xt.device),
+        n_err=torch.zeros((), dtype=torch.int64, device=xt.device),
+        bad=torch.empty_like(xt, dtype=torch.bool),
+    )
     for rows in chunks(len(xt), vocab):
         rows = slice(rows.start, min(rows.stop, len(xt)))
-        part = ops.draft_and_corrupt(
-            logits(rows),
-            xt[rows],
-            x0[rows],
-            everyone[rows],
-            settings,
-            replace(key, example=key.example[rows], position=key.position[rows]),
-        )
-        z[rows], labelled[rows], kinds[rows] = part.z, part.labels >= 0, part.kinds
-        prob[rows] = part.p_draft
-    return z, labelled, kinds, prob
+        everyone = torch.ones_like(xt[rows], dtype=torch.bool)
+        own = replace(key, example=key.example[rows], position=key.position[rows])
+        part = ops.draft_and_corrupt(logits(rows), xt[rows], x0[rows], everyone, settings, own)
+        for name in ("z", "labels", "kinds", "p_draft", "bad"):
+            getattr(drafted, name)[rows] = getattr(part, name)
+        drafted.n_err.add_(part.n_err)
+    return drafted
 
 
 def lowest_share(prob: Tensor, drafted: Tensor, example: Tensor, share: float) -> Tensor:

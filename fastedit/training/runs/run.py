@@ -8,25 +8,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from accelerate import PartialState
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from fastedit.config import DecodeConfig
-from fastedit.files.jsonl import BadLines
 from fastedit.models.identity import identity
 from fastedit.models.load import load
-from fastedit.prompts.tokens import resolve_mask
-from fastedit.training.data.collator import Collator
-from fastedit.training.data.documents import Document, Documents, row_length, tokenise
-from fastedit.training.data.order import RunOrder, Turn
-from fastedit.training.data.packing import pack
-from fastedit.training.data.problems import TASK_PREFIX
-from fastedit.training.data.texts import check_sources, held_out_examples, read_examples
+from fastedit.prompts.tokens import special_ids
+from fastedit.training.data.documents import Form
+from fastedit.training.data.order import RunOrder
+from fastedit.training.data.texts import check_sources
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
+from fastedit.training.runs.data import RunData, validates
 from fastedit.training.runs.folder import (
     ADAPTER,
     METRICS,
@@ -42,7 +38,7 @@ from fastedit.training.runs.folder import (
     run_to_go_on,
 )
 from fastedit.training.runs.lora import add_lora, trainable
-from fastedit.training.runs.samples import Sample, Samples, prompt_length
+from fastedit.training.runs.samples import Sample, Samples
 from fastedit.training.runs.settings import RunOptions
 from fastedit.training.runs.trainer import EditTrainer
 from fastedit.training.step import EditStep
@@ -94,16 +90,15 @@ def _run(
     last = checkpoints(output)[-1] if before and checkpoints(output) else None
     if not isinstance(resume, bool):
         check_resumed(Path(resume), output, last)
-    arguments = _arguments(options, validate=_validates(options))
+    arguments = _arguments(options, validate=validates(options))
     first = arguments.process_index == 0
     say = say if first else lambda line: None
     origin = identity(options.checkpoint)
     model, tokenizer = _load(options, last, arguments.device)
-    sizes = model.config
-    length = row_length(options.max_length, sizes.max_position_embeddings, sizes.block_size)
-    options = replace(options, max_length=length)
-    data = _Data.read(options, tokenizer, model)
-    say(data.describe(options))
+    form = Form.of(model, tokenizer, options.max_length)
+    options = replace(options, max_length=form.max_length)
+    data = RunData.read(options, tokenizer, form)
+    say(data.describe())
     if options.steps is None:
         options = replace(options, steps=-(-len(data.rows) // options.batch_size))
         say(f"steps={options.steps}: the data is read once; --steps trains for longer")
@@ -131,8 +126,8 @@ def _run(
         model,
         options.edit,
         seed=options.seed,
-        mask_token_id=data.mask_token_id,
-        forbid_ids=_special_ids(tokenizer, model.config.vocab_size),
+        mask_token_id=form.mask_token_id,
+        forbid_ids=_never_drawn(tokenizer, model.config.vocab_size),
     )
     done = int(last.name.rpartition("-")[2]) if last else 0
     order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
@@ -163,8 +158,8 @@ def _run(
                 tokenizer,
                 samples_log,
                 options.eval_every,
-                data.collator.block_size,
-                data.mask_token_id,
+                form.block_size,
+                form.mask_token_id,
                 say,
                 show,
             )
@@ -180,85 +175,6 @@ def _run(
     if first:
         clean(output)
     return result
-
-
-class _Data(NamedTuple):
-    """Documents, their rows, and the validation documents behind the training documents."""
-
-    training: Documents
-    validation: list[Document]
-    rows: list[list[int]]
-    collator: Collator
-    mask_token_id: int
-
-    @classmethod
-    def read(cls, options: RunOptions, tokenizer: Any, model: Any) -> _Data:
-        if tokenizer is None:
-            raise ValueError(f"{options.checkpoint} has no tokenizer, which training needs")
-        config = DecodeConfig()
-        form: dict[str, Any] = {
-            "block_size": model.config.block_size,
-            "max_length": options.max_length,
-            "eos_token_id": _eos(tokenizer, model),
-            "mask_token_id": resolve_mask(config.mask_token_id, model, tokenizer),
-        }
-
-        def documents(sources: Sequence[str]) -> Documents:
-            bad = BadLines(options.on_bad_line)
-            examples = read_examples(
-                sources,
-                tokenizer,
-                bad,
-                raw=options.raw,
-                prompt_field=options.prompt_field,
-                completion_field=options.completion_field,
-                ignore_fields=options.ignore_fields,
-            )
-            return tokenise(examples, tokenizer, bad, **form)
-
-        training = documents(options.data)
-        validation: list[Document] = []
-        source = options.eval_data or options.data[0]
-        if _validates(options) and source.startswith(TASK_PREFIX):
-            held_out = held_out_examples(source, tokenizer, options.eval_examples, raw=options.raw)
-            validation = tokenise(held_out, tokenizer, BadLines(), **form).items
-        elif _validates(options):
-            validation = documents([source]).items[: options.eval_examples]
-        rows = pack(
-            [len(document.ids) for document in training.items],
-            cast(int, options.max_length),
-            together=options.packing,
-        )
-        collator = Collator(
-            training.items + validation,
-            examples=1 + max(document.example for document in training.items),
-            eos_token_id=form["eos_token_id"],
-            block_size=form["block_size"],
-        )
-        return cls(training, validation, rows, collator, form["mask_token_id"])
-
-    @property
-    def example(self) -> Document | None:
-        """The first document with a prompt in validation, or else in training; None: text alone."""
-        documents = self.validation or self.training.items
-        return next((d for d in documents if prompt_length(d)), None)
-
-    def validation_rows(self, multiple: int) -> list[Turn] | None:
-        """A row per document, and empty rows up to a multiple, so that all processes take part."""
-        if not self.validation:
-            return None
-        start = len(self.training.items)
-        rows = [Turn((start + number,), 0) for number in range(len(self.validation))]
-        return rows + [Turn((), 0)] * (-len(rows) % multiple)
-
-    def describe(self, options: RunOptions) -> str:
-        tokens = sum(len(document.ids) for document in self.training.items)
-        cut = self.training.truncated
-        return (
-            f"{len(self.training.items):,} examples of {tokens:,} tokens in {len(self.rows):,} rows"
-            + (f", {cut:,} cut off at {options.max_length} tokens" if cut else "")
-            + f"; {len(self.validation)} for validation"
-        )
 
 
 def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
@@ -310,22 +226,6 @@ def _checkpoint_layers(model: Any) -> None:
     enable({"use_reentrant": False})  # the other kind cuts the gradient of shared clean keys
 
 
-def _validates(options: RunOptions) -> bool:
-    given = options.eval_data or options.data[0].startswith(TASK_PREFIX)
-    return bool(options.eval_examples and given)
-
-
-def _eos(tokenizer: Any, model: Any) -> int:
-    eos = tokenizer.eos_token_id
-    if eos is None:
-        eos = model.config.eos_token_id
-    if not isinstance(eos, int):
-        raise ValueError("neither the tokenizer nor the model's config names one EOS token")
-    return eos
-
-
-def _special_ids(tokenizer: Any, vocab_size: int) -> list[int]:
-    """Special tokens, and ids that no token has: never drawn as a wrong token."""
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    unused = range(len(tokenizer), vocab_size)
-    return sorted({*tokenizer.all_special_ids, *special, *unused})
+def _never_drawn(tokenizer: Any, vocab_size: int) -> list[int]:
+    """What is no wrong token: special ids, and ids that no token has."""
+    return sorted({*special_ids(tokenizer), *range(len(tokenizer), vocab_size)})

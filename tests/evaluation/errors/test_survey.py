@@ -34,7 +34,7 @@ def spoil(model):
 
 @pytest.fixture
 def held(tiny_model, tiny_tokenizer):
-    return read_held_out(SOURCE, SAMPLES, tiny_model, tiny_tokenizer)
+    return read_held_out(Survey(SOURCE, SAMPLES), tiny_model, tiny_tokenizer)
 
 
 @pytest.fixture
@@ -216,30 +216,28 @@ def test_files_are_read_as_in_training(tmp_path, tiny_model, tiny_tokenizer):
     path = tmp_path / "data.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)) + "\nbroken\n")
     fields = {"prompt_field": "ask", "completion_field": "say"}
-    held = read_held_out(str(path), 3, tiny_model, tiny_tokenizer, **fields)
+    held = read_held_out(Survey(str(path), 3, **fields), tiny_model, tiny_tokenizer)
     assert len(held.documents) == 3
     with pytest.raises(ValueError, match=r"data.jsonl:5: is not JSON"):
-        read_held_out(str(path), 9, tiny_model, tiny_tokenizer, **fields)
+        read_held_out(Survey(str(path), 9, **fields), tiny_model, tiny_tokenizer)
     with pytest.warns(match="skipped 1 bad lines"):
-        options = {"on_bad_line": "skip", **fields}
-        assert (
-            len(read_held_out(str(path), 9, tiny_model, tiny_tokenizer, **options).documents) == 4
-        )
+        survey = Survey(str(path), 9, on_bad_line="skip", **fields)
+        assert len(read_held_out(survey, tiny_model, tiny_tokenizer).documents) == 4
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"count": 1}, "at least 2"),
+        ({"samples": 1}, "at least 2"),
         ({"max_length": 2048}, "beyond the model's 1024 positions"),
         ({"max_length": 33}, "multiple of the model's block size"),
         ({"source": "task:none"}, "unknown task"),
     ],
 )
 def test_refusals(tiny_model, tiny_tokenizer, options, message):
-    form = {"source": SOURCE, "count": 2} | options
+    survey = Survey(**({"source": SOURCE, "samples": 2} | options))
     with pytest.raises(ValueError, match=message):
-        read_held_out(model=tiny_model, tokenizer=tiny_tokenizer, **form)
+        read_held_out(survey, tiny_model, tiny_tokenizer)
 
 
 def test_models_must_be_asked_the_same(tiny_model, tiny_tokenizer):

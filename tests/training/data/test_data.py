@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fastedit.files.jsonl import BadLines, DataError
 from fastedit.training.data.collator import Collator
-from fastedit.training.data.documents import tokenise
+from fastedit.training.data.documents import Form, tokenise
 from fastedit.training.data.order import RunOrder, Turn
 from fastedit.training.data.packing import pack
 from fastedit.training.data.texts import read_examples
@@ -47,15 +47,7 @@ def documents(tiny_tokenizer):
     def build(*sources, policy="stop", max_length=128, **options):
         bad = BadLines(policy)
         examples = read_examples(sources, tiny_tokenizer, bad, **options)
-        return tokenise(
-            examples,
-            tiny_tokenizer,
-            bad,
-            block_size=BLOCK,
-            max_length=max_length,
-            eos_token_id=EOS,
-            mask_token_id=MASK,
-        )
+        return tokenise(examples, tiny_tokenizer, bad, Form(BLOCK, max_length, EOS, MASK))
 
     return build
 

@@ -15,7 +15,7 @@ pytest.importorskip("accelerate")
 
 from fastedit.files.jsonl import BadLines
 from fastedit.training.data.collator import Collator
-from fastedit.training.data.documents import tokenise
+from fastedit.training.data.documents import Form, tokenise
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import read_examples
 from fastedit.training.options import EditOptions
@@ -59,10 +59,7 @@ def test_the_loss_is_divided_once_by_all_labels(train, tiny_model, tiny_tokenize
         read_examples([str(train.data)], tiny_tokenizer, bad),
         tiny_tokenizer,
         bad,
-        block_size=32,
-        max_length=64,
-        eos_token_id=0,
-        mask_token_id=1,
+        Form(32, 64, 0, 1),
     ).items
     order = RunOrder([[n] for n in range(6)], batch_size=6, steps=1, seed=0)
     collate = Collator(documents, examples=6, eos_token_id=0, block_size=32)
