@@ -13,12 +13,12 @@ import typer
 
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 from fastedit.cli.ids import check_ids
-from fastedit.cli.jsonl import Finished, finished, write_record
 from fastedit.cli.made_from import made_from, model_part
 from fastedit.cli.output import held
 from fastedit.cli.requests import Form, Row, read_rows
+from fastedit.cli.results import Finished, finished
 from fastedit.cli.terminal import counting, stderr_console
-from fastedit.files.jsonl import STDIN, BadLines, DataError, place
+from fastedit.files.jsonl import STDIN, BadLines, DataError, place, write_line
 from fastedit.files.locks import locked
 from fastedit.prompts.template import as_user
 
@@ -89,7 +89,7 @@ def _decode_rows(
         with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
             for record in _results(refused, left, decoder, raw):
                 decoding = False
-                write_record(file, _with_origin(record, origins))
+                write_line(file, _with_origin(record, origins))
                 decoding = True
                 written += 1
                 failed += "error" in record

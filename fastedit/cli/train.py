@@ -6,17 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
+from fastedit.cli.options import option
 from fastedit.files.jsonl import DataError, as_line
 
 if TYPE_CHECKING:
     from fastedit.training.runs.settings import RunOptions
-
-
-def _option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
 
 
 _RUN, _DATA, _MODEL = "Run", "Data", "Model and optimiser"
@@ -24,11 +19,11 @@ _RUN, _DATA, _MODEL = "Run", "Data", "Model and optimiser"
 
 def train_command(
     checkpoint: Annotated[
-        str | None, _option("Folder, Hub id, or 'tiny'.", _RUN, metavar="PATH|ID")
+        str | None, option("Folder, Hub id, or 'tiny'.", _RUN, metavar="PATH|ID")
     ] = None,
     data: Annotated[
         list[str] | None,
-        _option(
+        option(
             "JSON Lines (.gz too) of messages, prompt and completion, or text; or task:NAME. "
             "Repeatable.",
             _RUN,
@@ -37,53 +32,53 @@ def train_command(
     ] = None,
     output: Annotated[
         Path | None,
-        _option("Folder of checkpoints, metrics.jsonl and the result; default: run.", _RUN),
+        option("Folder of checkpoints, metrics.jsonl and the result; default: run.", _RUN),
     ] = None,
     t2t: Annotated[
         str | None,
-        _option(
+        option(
             "Wrong tokens to repair: none, random or the model's own drafts.",
             _RUN,
             metavar="none|random|self",
         ),
     ] = None,
-    steps: Annotated[int | None, _option("Optimiser steps; default: the data once.", _RUN)] = None,
-    seed: Annotated[int | None, _option("Of order, noise and the adapter's start.", _RUN)] = None,
+    steps: Annotated[int | None, option("Optimiser steps; default: the data once.", _RUN)] = None,
+    seed: Annotated[int | None, option("Of order, noise and the adapter's start.", _RUN)] = None,
     config: Annotated[
-        Path | None, _option("YAML with any option of docs/training.md; flags win.", _RUN)
+        Path | None, option("YAML with any option of docs/training.md; flags win.", _RUN)
     ] = None,
     resume: Annotated[
-        bool, _option("Go on from the last checkpoint, if there is one.", _RUN, "--resume")
+        bool, option("Go on from the last checkpoint, if there is one.", _RUN, "--resume")
     ] = False,
     set: Annotated[
         list[str] | None,
-        _option("Any other option; edit.NAME for the step's.", _RUN, metavar="NAME=VALUE"),
+        option("Any other option; edit.NAME for the step's.", _RUN, metavar="NAME=VALUE"),
     ] = None,
     eval_data: Annotated[
-        str | None, _option("As --data; tasks give held-out problems.", _DATA)
+        str | None, option("As --data; tasks give held-out problems.", _DATA)
     ] = None,
     on_bad_line: Annotated[
-        str | None, _option("What a bad line does.", _DATA, metavar="stop|skip")
+        str | None, option("What a bad line does.", _DATA, metavar="stop|skip")
     ] = None,
     max_length: Annotated[
         int | None,
-        _option(
+        option(
             "Tokens per row; longer is cut off. Default: 2048, or the model's positions.", _DATA
         ),
     ] = None,
     packing: Annotated[
-        bool | None, _option("Several documents in a row.", _DATA, "--packing/--no-packing")
+        bool | None, option("Several documents in a row.", _DATA, "--packing/--no-packing")
     ] = None,
-    batch_size: Annotated[int | None, _option("Rows per step, all processes.", _MODEL)] = None,
-    micro_batch: Annotated[int | None, _option("Rows per forward, if not all.", _MODEL)] = None,
-    learning_rate: Annotated[float | None, _option("The highest.", _MODEL)] = None,
-    lora_rank: Annotated[int | None, _option("0: train every weight.", _MODEL)] = None,
-    full: Annotated[bool, _option("As --lora-rank 0.", _MODEL, "--full")] = False,
-    dtype: Annotated[str | None, _option("Of the weights; auto: as stored.", _MODEL)] = None,
-    device: Annotated[str | None, _option("Where it runs.", _MODEL, metavar="auto|cpu")] = None,
-    save_every: Annotated[int | None, _option("Steps between checkpoints.", _RUN)] = None,
+    batch_size: Annotated[int | None, option("Rows per step, all processes.", _MODEL)] = None,
+    micro_batch: Annotated[int | None, option("Rows per forward, if not all.", _MODEL)] = None,
+    learning_rate: Annotated[float | None, option("The highest.", _MODEL)] = None,
+    lora_rank: Annotated[int | None, option("0: train every weight.", _MODEL)] = None,
+    full: Annotated[bool, option("As --lora-rank 0.", _MODEL, "--full")] = False,
+    dtype: Annotated[str | None, option("Of the weights; auto: as stored.", _MODEL)] = None,
+    device: Annotated[str | None, option("Where it runs.", _MODEL, metavar="auto|cpu")] = None,
+    save_every: Annotated[int | None, option("Steps between checkpoints.", _RUN)] = None,
     eval_every: Annotated[
-        int | None, _option("Steps between validations and example decodes.", _RUN)
+        int | None, option("Steps between validations and example decodes.", _RUN)
     ] = None,
 ) -> None:
     """Train a LoRA adapter, or all weights, on wrong tokens as well as on masks.

@@ -10,9 +10,9 @@ import re
 import sys
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 SHOWN_ERRORS = 10
 STDIN = "-"
@@ -133,6 +133,12 @@ def check_kind(path: str | os.PathLike[str]) -> None:
     kind, advice = _foreign(head)
     if kind:
         raise DataError(f"{os.fspath(path)} is {kind}, not JSON Lines: {advice}")
+
+
+def write_line(file: IO[str], record: Mapping[str, Any]) -> None:
+    """One line, in the file before this returns."""
+    file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    file.flush()
 
 
 def parse(line: bytes) -> dict[str, Any]:

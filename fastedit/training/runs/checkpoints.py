@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fastedit.files.jsonl import write_line
+
 UNFINISHED = ".unfinished"  # what is being written or removed; never read
 PREFIX = "checkpoint-"
 
@@ -62,11 +64,11 @@ class StepLog:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if 0 < _step(line) <= steps]
         write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8")
+        # What cannot be encoded stands as its escape, which JSON reads as the same.
+        self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def add(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        write_line(self._file, record)
 
     def flush(self) -> None:
         """To the disk, before a checkpoint says that these steps are done."""

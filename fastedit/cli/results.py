@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import NamedTuple
 
 from fastedit.cli.errors import UserError
 from fastedit.cli.ids import key
 from fastedit.cli.made_from import differences, is_made_from
 from fastedit.cli.requests import Row
+from fastedit.files.jsonl import parse
 
 _OUR_LINES_BEGIN = b'{"index": '
 
@@ -88,7 +88,7 @@ def _written(
     where = f"{path}:{number}"
     advice = "choose another --output, or remove this file"
     try:
-        value = json.loads(line)
+        value = parse(line)
         index, _ = value["index"], value["error" if "error" in value else "text"]
         origin = value.get("made_from")
         name = key(value.get("id"))
@@ -107,9 +107,3 @@ def _written(
             f"belongs to another input; {advice}"
         )
     return index, origin, "error" in value
-
-
-def write_record(file: IO[str], record: dict[str, Any]) -> None:
-    """One line, in the file before this returns."""
-    file.write(json.dumps(record, ensure_ascii=False) + "\n")
-    file.flush()
