@@ -48,7 +48,7 @@ def _visible(char: str) -> str:
 
 
 def progress_bar(
-    label: str, *columns: Any, visible: bool = True, transient: bool = True
+    label: str, *columns: str, visible: bool = True, transient: bool = True
 ) -> Progress:
     """A bar on stderr, where that is a terminal; `columns` stand behind it."""
     console = stderr_console()

@@ -45,6 +45,7 @@ class Muon(torch.optim.AdamW):
                 state = self.state[p]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p)
+                    state["step"] = torch.zeros(())  # AdamW looks for one when it loads a state
                 buffer = state["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
                 update = orthogonalise(p.grad.lerp(buffer, group["momentum"]))
                 scale = max(1.0, p.shape[-2] / p.shape[-1]) ** 0.5
