@@ -11,9 +11,7 @@ from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
 from recipes.tiny.muon import Muon
 
 
-def build_model(
-    tokenizer: Any, seed: int, *, width: int = 160, layers: int = 4, experts: int = 4
-) -> LLaDA2MoeModelLM:
+def build_model(tokenizer: Any, seed: int, width: int) -> LLaDA2MoeModelLM:
     """A small LLaDA2.x in fp32, with residual branches that start at zero."""
     eos, mask = tokenizer.eos_token_id, tokenizer.mask_token_id
     config = LLaDA2MoeConfig(
@@ -21,11 +19,11 @@ def build_model(
         hidden_size=width,
         intermediate_size=3 * width,
         moe_intermediate_size=width,
-        num_hidden_layers=layers,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
-        num_experts=experts,
+        num_experts=4,
         num_experts_per_tok=2,
         n_group=1,
         topk_group=1,

@@ -1,9 +1,9 @@
-"""What the embedded checkpoint is trained on, in two runs of `fastedit train`."""
+"""What the embedded checkpoint is trained on: two runs of `fastedit train`."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fastedit.training.data.problems import parse_task
@@ -16,8 +16,8 @@ from recipes.tiny.tokenizer import build_tokenizer
 
 # The sum of two digits modulo 10 shows in neither digit alone, so two-digit sums by themselves stay
 # on a plateau for thousands of steps. Sums of single digits, which can be approached through their
-# size, lead out of it.
-DATA = (
+# size, lead out of it. One question in five stands bare, without the chat around it.
+FROM_NOTHING = (
     "task:chain_sum,examples=40000,seed=1,max_terms=2,max_digits=1",
     "task:chain_sum,examples=80000,seed=2,max_terms=2,mixed_share=0.3",
     "task:chain_sum,examples=20000,seed=3,max_terms=2,mixed_share=0.3,raw=true",
@@ -26,19 +26,17 @@ DATA = (
     "task:leg_counting,examples=20000,seed=6",
     "task:leg_counting,examples=5000,seed=7,raw=true",
 )
-# Learnt from drafts of its own: most errors of a draft are made where little is visible, so mask
-# rates go up to 1.
-EDITED = (
+ON_DRAFTS = (
     "task:chain_sum,examples=12000,mixed_share=0.3,seed=8",
     "task:leg_counting,examples=12000,seed=8",
 )
 
 
-def first_stage(start: Path, output: Path, steps: int, seed: int) -> RunOptions:
-    """From nothing: masks and random wrong tokens, with Muon."""
+def first_stage(output: Path, steps: int, seed: int) -> RunOptions:
+    """From nothing: masks and random wrong tokens."""
     return RunOptions(
-        checkpoint=str(start),
-        data=DATA,
+        checkpoint=str(output / "start"),
+        data=FROM_NOTHING,
         output=str(output),
         steps=steps,
         seed=seed,
@@ -49,16 +47,19 @@ def first_stage(start: Path, output: Path, steps: int, seed: int) -> RunOptions:
         min_learning_rate=0.0,
         precision="fp32",
         eval_data="task:chain_sum",
-        edit=EditOptions(t2t="random", noise="uniform_block(0,1)", r_edit=0.1),
+        edit=EditOptions(t2t="random", noise="uniform_block(0,1)"),
     )
 
 
-def second_stage(start: Path, output: Path, seed: int) -> RunOptions:
-    """On wrong tokens that the first stage's result drafts itself."""
+def second_stage(output: Path, seed: int) -> RunOptions:
+    """On wrong tokens that the model drafts itself.
+
+    Mask rates go up to 1, as in decoding: most errors of a draft are made where little is visible.
+    """
     return RunOptions(
-        checkpoint=str(start),
-        data=EDITED,
-        output=str(output),
+        checkpoint=str(output / "checkpoint"),
+        data=ON_DRAFTS,
+        output=str(output / "edited"),
         steps=400,
         seed=seed,
         max_length=128,
@@ -70,28 +71,26 @@ def second_stage(start: Path, output: Path, seed: int) -> RunOptions:
     )
 
 
-def build_start(folder: Path, seed: int, **sizes: int) -> None:
-    """Tokenizer and untrained model, in the Hub's layout."""
+def build_start(folder: Path, data: Sequence[str], seed: int, width: int = 160) -> None:
+    """A tokenizer of the texts of `data` and an untrained model, as a checkpoint on the Hub."""
+    tokenizer = build_tokenizer(_texts(data))
     unfinished = folder.parent / UNFINISHED / folder.name
-    tokenizer = build_tokenizer(_texts())
-    build_model(tokenizer, seed, **sizes).save_pretrained(unfinished)
+    build_model(tokenizer, seed, width).save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     publish(unfinished, folder)
 
 
-def _texts(problems: int = 2000) -> Iterator[str]:
-    """What the tokenizer is trained on."""
-    for source in DATA:
+def make(first: RunOptions, second: RunOptions, *, resume: bool) -> Path:
+    """Both stages; returns the checkpoint. Raises what `run` raises."""
+    start = Path(first.checkpoint)
+    if not start.exists():
+        build_start(start, first.data, first.seed)
+    run(first, resume=resume, say=print, optimizer=build_optimizer)
+    return run(second, resume=resume, say=print)
+
+
+def _texts(data: Sequence[str], problems: int = 2000) -> Iterator[str]:
+    for source in data:
         for problem in itertools.islice(parse_task(source).problems(), problems):
             yield problem.question
             yield problem.solution
-
-
-def make(output: Path, steps: int, seed: int, *, resume: bool) -> None:
-    """Both stages. Raises FileExistsError where there is a run and `resume` is off."""
-    start = output / "start"
-    if not start.exists():
-        build_start(start, seed)
-    first = first_stage(start, output, steps, seed)
-    result = run(first, resume=resume, say=print, optimizer=build_optimizer)
-    run(second_stage(result, output / "edited", seed), resume=resume, say=print)

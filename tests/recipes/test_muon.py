@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
 from recipes.tiny.muon import Muon, orthogonalise
+
+
+def muon(matrices, *groups, lr: float = 0.1) -> Muon:
+    return Muon([{"params": matrices, "momentum": 0.95}, *groups], lr=lr, weight_decay=0.0)
 
 
 @pytest.mark.parametrize("shape", [(16, 48), (48, 16), (4, 24, 12)])
@@ -19,7 +25,7 @@ def test_a_stack_is_updated_as_its_matrices_are():
     torch.manual_seed(0)
     stack = torch.nn.Parameter(torch.randn(3, 8, 12))
     single = [torch.nn.Parameter(matrix.clone()) for matrix in stack.detach()]
-    together, apart = Muon([stack], lr=0.1), Muon(single, lr=0.1)
+    together, apart = muon([stack]), muon(single)
     for _ in range(3):
         gradient = torch.randn(3, 8, 12)
         stack.grad = gradient.clone()
@@ -30,17 +36,40 @@ def test_a_stack_is_updated_as_its_matrices_are():
     torch.testing.assert_close(stack.detach(), torch.stack([p.detach() for p in single]))
 
 
-def test_it_descends_and_refuses_vectors():
+def test_it_descends_and_leaves_other_groups_to_adamw():
     torch.manual_seed(0)
-    target, weight = torch.randn(8, 8), torch.nn.Parameter(torch.zeros(8, 8))
-    optimizer = Muon([weight], lr=0.05)
+    target, weight, bias = torch.randn(8, 8), torch.zeros(8, 8), torch.zeros(8)
+    alone = torch.nn.Parameter(bias.clone())
+    weight, bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+    both = muon([weight], {"params": [bias], "lr": 0.02}, lr=0.05)
+    adam = torch.optim.AdamW([alone], lr=0.02, weight_decay=0.0)
     losses = []
     for _ in range(60):
         loss = (weight - target).square().mean()
-        optimizer.zero_grad()
+        both.zero_grad()
         loss.backward()
-        optimizer.step()
-        losses.append(float(loss))
+        bias.grad = torch.randn(8)
+        alone.grad = bias.grad.clone()
+        both.step()
+        adam.step()
+        losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
-    with pytest.raises(ValueError, match="matrices"):
-        Muon([torch.nn.Parameter(torch.zeros(3))], lr=0.1)
+    assert torch.equal(bias, alone)
+
+
+def test_it_goes_on_from_its_state():
+    """As a checkpoint of a run has it."""
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.zeros(4, 4)) for _ in range(2)]
+    first, second = (muon([weight]) for weight in weights)
+    for part in ([first], [first, second]):
+        for _ in range(2):
+            gradient = torch.randn(4, 4)
+            for weight in weights:
+                weight.grad = gradient.clone()
+            for optimizer in part:
+                optimizer.step()
+        if len(part) == 1:
+            weights[1].data.copy_(weights[0])
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+    assert torch.equal(*weights)

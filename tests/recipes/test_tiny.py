@@ -1,103 +1,99 @@
-"""The recipe of the embedded checkpoint at toy size: rows, tokenizer, resume, export."""
+"""The recipe of the embedded checkpoint at toy size: it learns, resumes exactly, and decodes."""
 
 from __future__ import annotations
 
-import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 pytest.importorskip("reasoning_gym")
+pytest.importorskip("accelerate")
 
-from recipes.tiny.recipe import Recipe, Source
-from recipes.tiny.rows import build_rows
-from recipes.tiny.train import Trainer, train
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
-TOY = Recipe(
-    sources=(Source("chain_sum", 4), Source("leg_counting", 2)),
-    steps=6,
-    hidden_size=32,
-    layers=2,
-    experts=4,
-    warmup=2,
-    compile=False,
+from fastedit import Decoder
+from fastedit.training.runs.run import run
+from recipes.tiny import recipe
+from recipes.tiny.model import build_optimizer
+from recipes.tiny.tokenizer import build_tokenizer
+
+DATA = (
+    "task:chain_sum,examples=60,max_terms=2,max_digits=1",
+    "task:leg_counting,examples=20,raw=true",
 )
+SMALL = {"data": DATA, "batch_size": 4, "eval_examples": 0, "device": "cpu", "save_every": 3}
 
 
 @pytest.fixture(scope="module")
-def trainer() -> Trainer:
-    return Trainer(TOY)
+def start(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("tiny") / "start"
+    recipe.build_start(folder, DATA, seed=0, width=32)
+    return str(folder)
 
 
-def losses(trainer: Trainer, stop: int | None = None) -> list[float]:
-    return [metrics["loss"] for metrics in trainer.run(stop)]
+@pytest.fixture
+def first(start):
+    """Runs the first stage on little data; returns the losses and the result."""
+
+    def train(output: Path, steps: int, **options):
+        settings = replace(
+            recipe.first_stage(output, steps, seed=0), checkpoint=start, **SMALL, warmup=0.1
+        )
+        result = run(settings, optimizer=build_optimizer, **options)
+        lines = (output / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines], result
+
+    return train
 
 
-def test_resumed_training_repeats_an_uninterrupted_run(tmp_path):
-    whole = Trainer(TOY)
-    expected = losses(whole)
-    first = Trainer(TOY)
-    begun = losses(first, stop=3)
-    first.save(tmp_path / "state.safetensors")
-    second = Trainer(TOY)
-    second.load(tmp_path / "state.safetensors")
-    assert begun + losses(second) == expected and len(expected) == 6
-    for name, tensor in whole.model.state_dict().items():
-        assert torch.equal(tensor, second.model.state_dict()[name]), name
-    assert any(b.any() for n, b in whole.model.named_buffers() if n.endswith("expert_bias"))
+class Stop(TrainerCallback):
+    """As a run that is killed: its last checkpoint is that of step 3."""
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 4:
+            raise KeyboardInterrupt
 
 
-def test_train_writes_a_checkpoint_that_loads_and_decodes(tmp_path):
-    from fastedit import Decoder
+def test_a_resumed_run_repeats_an_uninterrupted_one(first, tmp_path):
+    expected, whole = first(tmp_path / "whole", 6)
+    with pytest.raises(KeyboardInterrupt):
+        first(tmp_path / "parts", 6, callbacks=[Stop()])
+    losses, parts = first(tmp_path / "parts", 6, resume=True)
+    assert losses == expected and len(losses) == 6
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
-    train(replace(TOY, sources=(Source("chain_sum", 1),), steps=50), tmp_path)
-    (line,) = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert line["step"] == 50 and line["loss"] > 0
-    folder = tmp_path / "checkpoint"
+
+def test_it_learns(first, tmp_path):
+    losses, _ = first(tmp_path, 40)
+    assert sum(losses[-5:]) / 5 < 0.75 * losses[0]
+
+
+def test_both_stages_end_in_a_checkpoint_that_decodes(start, tmp_path):
+    one = replace(recipe.first_stage(tmp_path, 2, seed=0), checkpoint=start, **SMALL)
+    two = replace(recipe.second_stage(tmp_path, seed=0), **SMALL, steps=2)
+    folder = recipe.make(one, two, resume=False)
+    assert folder == tmp_path / "edited" / "checkpoint"
     config = json.loads((folder / "config.json").read_text())
     assert config["model_type"] == "llada2_moe" and config["architectures"] == ["LLaDA2MoeModelLM"]
-    assert (folder / "generation_config.json").exists()
-    decoder = Decoder.from_pretrained(str(folder), device="cpu")
+    decoder = Decoder.from_pretrained(folder, device="cpu")
     assert all(p.dtype == torch.float32 for p in decoder.model.parameters())
     out = decoder.generate([[{"role": "user", "content": "1 + 2 ="}]], max_new_tokens=8)
     assert len(out.sequences[0]) >= 1
     with pytest.raises(FileExistsError, match="--resume"):
-        train(TOY, tmp_path)
+        recipe.make(one, two, resume=False)
+    assert recipe.make(one, two, resume=True) == folder
 
 
-def test_rows_hold_prompt_then_solution_then_eos(trainer):
-    tokenizer, task = trainer.tokenizer, trainer.tasks[0]
-    problems = list(itertools.islice(task.training(seed=2), 40))
-    raw = [i % 2 == 0 for i in range(40)]
-    rows = build_rows(task, problems, raw, tokenizer, 32)
-    assert rows.clean.shape[1] in (32, 64)
-    for problem, bare, ids, response in zip(problems, raw, *rows, strict=True):
-        first = int(response.nonzero()[0])
-        text = tokenizer.decode(ids[:first])
-        chat = f"<role>HUMAN</role>{problem.question}<|role_end|><role>ASSISTANT</role>"
-        assert text == (problem.question if bare else chat)
-        tail = ids[first:].tolist()
-        end = tail.index(tokenizer.eos_token_id)
-        assert tokenizer.decode(tail[:end]) == problem.solution
-        assert set(tail[end:]) == {tokenizer.eos_token_id}
-        assert response[first:].nonzero().max() + 1 + first == (first + end) // 32 * 32 + 32
-
-
-def test_tokenizer_takes_any_text_and_splits_digits(trainer):
-    tokenizer = trainer.tokenizer
+def test_tokenizer_takes_any_text_and_splits_digits():
+    tokenizer = build_tokenizer(["State the final answer: 1 + 2 =", "+1 = 501"])
     for text in ("zażółć 日本語 \t x²\r\n", "<|nonsense|>", "12 + 345 =", ""):
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert tokenizer.decode(ids) == text
     assert [tokenizer.decode([i]) for i in tokenizer("345")["input_ids"]] == ["3", "4", "5"]
     assert tokenizer.mask_token_id != tokenizer.eos_token_id == tokenizer.pad_token_id
-    assert max(trainer.candidates) < len(tokenizer) and tokenizer.mask_token_id not in (
-        trainer.candidates
-    )
-
-
-def test_rate_warms_up_stays_and_decays():
-    recipe = Recipe(steps=1000, warmup=100, decay=0.3)
-    assert recipe.rate(0) == 0.01 and recipe.rate(99) == recipe.rate(699) == 1.0
-    assert recipe.rate(850) == pytest.approx(0.5) and recipe.rate(1000) == 0

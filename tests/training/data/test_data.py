@@ -337,6 +337,18 @@ def test_findings_name_their_own_source(write, tiny_tokenizer):
     assert held_out.where == f"{task}:1, held out"
 
 
+@pytest.mark.parametrize("raw", [False, True])
+def test_questions_of_a_task_stand_bare_where_the_run_or_the_source_says_so(tiny_tokenizer, raw):
+    pytest.importorskip("reasoning_gym")
+    from fastedit.training.data.texts import held_out_examples
+
+    task = "task:chain_sum,examples=1"
+    for source, bare in ((task, raw), (f"{task},raw=true", True), (f"{task},raw=false", False)):
+        read = list(read_examples([source], tiny_tokenizer, BadLines(), raw=raw))
+        for example in read + held_out_examples(source, tiny_tokenizer, 1, raw=raw):
+            assert example.parts[0].text.startswith("State" if bare else "<role>HUMAN</role>State")
+
+
 def test_bad_lines_are_named(write, documents, tiny_tokenizer):
     good = {"prompt": "1 + 1 =", "completion": "2"}
     bad = [
@@ -398,6 +410,7 @@ def test_tasks_train_on_what_is_not_held_out(documents, tiny_tokenizer):
         ("task:nothing", "unknown task 'nothing'; known"),
         ("task:chain_sum,examples=0", "examples must be an integer of at least 1"),
         ("task:chain_sum,examples", "'examples' must be option=number"),
+        ("task:chain_sum,raw=3", "raw must be true or false"),
         ("task:chain_sum,colour=3", "colour"),
     ],
 )

@@ -33,7 +33,7 @@ def train(tmp_path):
     lines = [{"prompt": f"{n}?", "completion": f"{n} zebras, " * (1 + 2 * n)} for n in range(6)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
-    def train_once(name: str = "run", **changes) -> list[dict]:
+    def train_once(name: str = "run", optimizer=None, **changes) -> list[dict]:
         values = {
             "checkpoint": "tiny",
             "data": str(data),
@@ -44,7 +44,7 @@ def train(tmp_path):
             "device": "cpu",
             "edit": {"t2t": "random"},
         }
-        run(RunOptions.from_mapping({**values, **changes}))
+        run(RunOptions.from_mapping({**values, **changes}), optimizer=optimizer)
         text = (tmp_path / name / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
@@ -122,6 +122,24 @@ def test_training_trains(train, t2t):
 def test_a_short_run_has_no_step_at_rate_0(train, steps):
     rates = [record["learning_rate"] for record in train(steps=steps)]
     assert len(rates) == steps and all(rate > 0 for rate in rates)
+
+
+def test_an_optimiser_of_ones_own_takes_the_place_of_adamw(train):
+    """The schedule scales the rate of each of its groups."""
+    made = []
+
+    def sgd(module, learning_rate):
+        weights = [p for p in module.parameters() if p.requires_grad]
+        groups = [{"params": weights[:1]}, {"params": weights[1:], "lr": learning_rate / 10}]
+        made.append(torch.optim.SGD(groups, lr=learning_rate))
+        return made[-1]
+
+    options = {"learning_rate": 0.5, "warmup": 0.0, "min_learning_rate": 0.5, "steps": 2}
+    rates = [line["learning_rate"] for line in train("own", optimizer=sgd, **options)]
+    assert rates == pytest.approx([0.5, 0.375])
+    (optimizer,) = made
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.25, 0.025])
+    assert train("adamw", **options)[1]["loss"] != train("own again", sgd, **options)[1]["loss"]
 
 
 def test_a_loss_that_is_no_number_stops_the_run(train, tmp_path):
