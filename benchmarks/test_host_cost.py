@@ -15,9 +15,9 @@ import torch
 
 from fastedit import DecodeConfig, Decoder, ops
 from fastedit.engine.engine import Engine
-from fastedit.engine.plans import BlockForward
-from fastedit.engine.record import Record
-from fastedit.engine.slots import Window
+from fastedit.engine.plans import Block
+from fastedit.engine.slots import Live
+from fastedit.engine.step import Steps
 
 CALLS = 200
 ROUNDS = 15
@@ -113,12 +113,11 @@ def test_host_time_per_step(benchmark, report, batch):
 
 
 PARTS = {
-    "decision": (Window, "step_"),
-    "reading the flags": (Record, "now"),
+    "decision and its flags": (Steps, "decide"),
     "following on the host": (Engine, "_follow"),
-    "call of the model": (BlockForward, "__call__"),
-    "opening blocks on the device": (Window, "advance_"),
-    "positions and masks of new blocks": (Engine, "_place"),
+    "call of the model": (Block, "forward"),
+    "opening blocks on the device": (Live, "advance_"),
+    "positions and masks of new blocks": (Steps, "place"),
 }
 
 

@@ -48,7 +48,8 @@ def test_loop_over_bare_forwards(benchmark, report, decoder, batch):
         run = engine.run()
         loop.append(per_step(lambda: next(run)))
         with torch.inference_mode():
-            bare.append(per_step(CudaGraph(engine.forward, []).replay if GPU else engine.forward))
+            forward = engine.plan.forward
+            bare.append(per_step(CudaGraph(forward, []).replay if GPU else forward))
 
     benchmark.pedantic(turn, rounds=TURNS)
     ratios = [whole / part for whole, part in zip(loop, bare, strict=True)]

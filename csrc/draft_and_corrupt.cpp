@@ -8,7 +8,6 @@
 namespace fastedit {
 namespace {
 
-constexpr uint32_t kDraft = 0;  // purpose of the random words
 constexpr int64_t kUnlabelled = -100;
 enum : uint8_t { kKeep = 0, kMask = 1, kEdit = 2, kRandom = 4 };
 enum : int64_t { kMasks = 0, kMasksAndRandom = 1, kResponse = 2 };  // regions of the loss
@@ -70,7 +69,7 @@ struct Drafts {
     }
 
     void write(const std::vector<Place>& drafted, const std::vector<float>& uniforms) const {
-        const auto states = read_rows(args.logits, drafted, kLog2e, false, threads);
+        const auto states = read_rows(args.logits, drafted, Reading{}, threads);
         const int64_t count = int64_t(drafted.size());
         const bool draws = args.temperature > 0.0f;
         const int used = draws ? useful_threads(count * args.logits.vocab, threads) : 1;

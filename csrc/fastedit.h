@@ -8,7 +8,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 3
+#define FASTEDIT_ABI 4
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -26,15 +26,29 @@ typedef struct {
     int64_t dtype;
 } fe_logits;
 
+/* One draw per row at its temperature, [rows] each; NULL seed: none. */
+typedef struct {
+    const int64_t *seed, *position, *forward, *top_k;
+    const float* top_p;
+    int64_t purpose;
+    int64_t* token;
+    float* prob;
+} fe_row_draws;
+
 typedef struct {
     fe_logits logits; /* rows of one block */
     int64_t rows;
     const int64_t* current;
     double temperature;
+    const float* temperatures; /* of each row; NULL: `temperature` */
     int64_t* token;
     float *prob, *prob_current, *lse;
     float* entropy; /* NULL: not wanted */
     uint8_t* bad;
+    int64_t top_k; /* best ids that are wanted, 0 to 8 */
+    int64_t* top_tokens; /* [rows, top_k], as is the next */
+    float* top_probs;
+    fe_row_draws draws;
 } fe_row_stats_args;
 
 /* [rows] each; `sum` of exp(logit - max), `token` -1 where none may be chosen. */
@@ -67,6 +81,29 @@ typedef struct {
     fe_sampling sampling;
 } fe_step_args;
 
+/* Per position, [blocks, length], but for count [blocks]. */
+typedef struct {
+    int64_t blocks, length;
+    const float* score;
+    const uint8_t* among;
+    const uint8_t* unless; /* NULL: the highest in any case */
+    const int64_t* count;
+    uint8_t* out;
+} fe_highest_args;
+
+/* Per position, [blocks, length]; `finished` and the planes of flags and counts [blocks]. */
+typedef struct {
+    int64_t blocks, length;
+    int64_t* ids;
+    const int64_t* wanted;
+    const uint8_t *may, *bad, *finished;
+    uint8_t* flags; /* done, dirty, bad */
+    int64_t flag_stride;
+    int32_t* counts; /* forwards, commits, edits, remasks */
+    int64_t count_stride;
+    int64_t mask_token_id, judges_tokens;
+} fe_write_blocks_args;
+
 /* [rows] each, but for n_err. The settings are those of `DraftOptions.settings`. */
 typedef struct {
     fe_logits logits; /* rows of one block */
@@ -84,6 +121,13 @@ typedef struct {
     uint8_t* bad;
 } fe_draft_args;
 
+/* [elements] each, but for out [elements, count]. */
+typedef struct {
+    const int64_t *seed, *position, *forward;
+    int64_t elements, purpose, count;
+    float* out;
+} fe_uniform_args;
+
 int32_t fe_abi_version(void);
 
 /* Instruction set in use: "avx512", "avx2" or "portable". */
@@ -100,9 +144,13 @@ int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads);
 int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads);
 int32_t fe_joint_threshold_step(const fe_step_args* args, int32_t threads);
 int32_t fe_draft_and_corrupt(const fe_draft_args* args, int32_t threads);
+int32_t fe_uniform(const fe_uniform_args* args);
 
 /* First word of Philox4x32-10 under `seed` at counter (c0, c1, c2, c3). */
 uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3);
+
+int32_t fe_highest(const fe_highest_args* args);
+int32_t fe_write_blocks(const fe_write_blocks_args* args);
 
 #ifdef __cplusplus
 }

@@ -57,7 +57,7 @@ struct Step {
     }
 
     std::vector<Candidate> choose(const std::vector<Place>& rows) const {
-        const auto states = read_rows(args.logits, rows, kLog2e, false, threads);
+        const auto states = read_rows(args.logits, rows, Reading{}, threads);
         std::vector<Candidate> out(rows.size());
         std::vector<size_t> draws;
         for (size_t r = 0; r < rows.size(); ++r) {
@@ -77,7 +77,7 @@ struct Step {
             const auto [block, place] = rows[r];
             const fe_sampling& s = args.sampling;
             const float u = uniform(uint64_t(s.seed[block]), s.start[block] + place,
-                                    args.forwards[block]);
+                                    args.forwards[block], kDecode);
             const Draw drawn = draw(row_at(args.logits, block, place), args.logits, states[r].best,
                                     s.temperature[block], s.top_k[block], s.top_p[block], u);
             out[r].token = drawn.token;

@@ -57,11 +57,37 @@ struct RowState {
     }
 };
 
+constexpr int64_t kMostRanks = 8;
+
+// The `wanted` best ids that may be chosen, best first, the lowest on ties; fewer where no more are.
+struct Ranking {
+    int64_t wanted = 0, count = 0;
+    float logit[kMostRanks] = {};
+    int64_t id[kMostRanks] = {};
+
+    // What a logit has to exceed to enter, -inf while there is room.
+    float least() const { return count < wanted ? -kInf : logit[wanted - 1]; }
+
+    // Ids come in ascending order, so that of two equal logits the earlier stays in front.
+    void enter(float x, int64_t token) {
+        int64_t at = count < wanted ? count++ : wanted - 1;
+        for (; at > 0 && x > logit[at - 1]; --at) logit[at] = logit[at - 1], id[at] = id[at - 1];
+        logit[at] = x;
+        id[at] = token;
+    }
+
+    // `other` covers higher ids.
+    void merge(const Ranking& other) {
+        for (int64_t i = 0; i < other.count && other.logit[i] > least(); ++i)
+            enter(other.logit[i], other.id[i]);
+    }
+};
+
 struct RowReader {
     const char* name;
-    // Ids [begin, end) of the row at `row`.
+    // Ids [begin, end) of the row at `row`. `ranking`: NULL where none is wanted.
     RowState (*read)(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
-                     float scale, bool entropy);
+                     float scale, bool entropy, Ranking* ranking);
     // 2^(x * scale - reference), with the very bits that `read` adds up: equal logits share evenly.
     float (*power)(float x, float scale, double reference);
     // out[i] = exp(z[i]) for z <= 0.

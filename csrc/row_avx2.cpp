@@ -42,6 +42,9 @@ struct Avx2 {
     static unsigned equal_bits(F a, F b) {
         return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_EQ_OQ)));
     }
+    static unsigned above_bits(F a, F b) {
+        return unsigned(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ)));
+    }
 
 private:
     static __m128i half(const uint16_t* p) {

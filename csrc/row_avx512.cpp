@@ -40,6 +40,7 @@ struct Avx512 {
     static bool any(M a) { return a != 0; }
     static M unordered(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
     static unsigned equal_bits(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+    static unsigned above_bits(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
 
 private:
     static __m256i half(const uint16_t* p) {

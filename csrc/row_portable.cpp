@@ -69,6 +69,9 @@ struct Portable {
     static unsigned equal_bits(F a, F b) {
         return flags([&](int i) { return a.lane[i] == b.lane[i]; }).bits;
     }
+    static unsigned above_bits(F a, F b) {
+        return flags([&](int i) { return a.lane[i] > b.lane[i]; }).bits;
+    }
 };
 
 }  // namespace

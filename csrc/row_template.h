@@ -164,7 +164,8 @@ struct Reader {
     // The whole of a tile in one go; false, with nothing done, where it has to be read twice.
     template <int dtype>
     static bool add_at_once(const void* from, int64_t count, const void* row,
-                            const fe_logits& logits, int64_t begin, float scale, RowState& state) {
+                            const fe_logits& logits, int64_t begin, float scale, RowState& state,
+                            Ranking* ranking) {
         double reference = state.reference;
         if (reference == -kInf) {  // that of the first logits is near enough, if they are finite
             bool nan;
@@ -184,6 +185,7 @@ struct Reader {
         const float most = highest(top), added = total(sum);
         if (!(added == added && most * double(scale) - reference <= kRoom)) return false;
         choose<dtype>(from, count, most, row, logits, begin, state);
+        rank<dtype>(from, count, most, logits, begin, ranking);
         if (most == -kInf) return true;
         state.reference = reference;
         state.sum += added;
@@ -224,11 +226,31 @@ struct Reader {
         state.index = begin + place;
     }
 
+    // Enters the ids of the tile, whose largest logit is `top`. Few tiles have one to enter: they
+    // are searched from the first-level cache.
+    template <int dtype>
+    static void rank(const void* from, int64_t count, float top, const fe_logits& logits,
+                     int64_t begin, Ranking* ranking) {
+        if (!ranking || !(top > ranking->least())) return;
+        const auto offer = [&](int64_t i) {
+            const float x = logit_at(from, dtype, i);
+            if (x > ranking->least() && !forbidden(logits, begin + i)) ranking->enter(x, begin + i);
+        };
+        int64_t i = 0;
+        for (; i + V::kWidth <= count; i += V::kWidth) {
+            const F least = V::set(ranking->least());
+            for (unsigned bits = V::above_bits(load_one<dtype>(from, i), least); bits; bits &= bits - 1)
+                offer(i + __builtin_ctz(bits));
+        }
+        for (; i < count; ++i) offer(i);
+    }
+
     template <int dtype>
     static void add_tile(const void* from, int64_t count, float top, const void* row,
                          const fe_logits& logits, int64_t begin, float scale, bool entropy,
-                         RowState& state) {
+                         RowState& state, Ranking* ranking) {
         choose<dtype>(from, count, top, row, logits, begin, state);
+        rank<dtype>(from, count, top, logits, begin, ranking);
         if (top == -kInf) return;
         state.include(top, scale);
         if (entropy)
@@ -239,33 +261,35 @@ struct Reader {
 
     template <int dtype>
     static RowState read_as(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
-                            float scale, bool entropy) {
+                            float scale, bool entropy, Ranking* ranking) {
         RowState state;
         float clean[kTile];
         for (int64_t at = begin; at < end; at += kTile) {
             const int64_t count = std::min(kTile, end - at);
             const void* from = static_cast<const char*>(row) + at * element_size(dtype);
-            if (!entropy && add_at_once<dtype>(from, count, row, logits, at, scale, state)) continue;
+            if (!entropy &&
+                add_at_once<dtype>(from, count, row, logits, at, scale, state, ranking))
+                continue;
             bool nan;
             float top = largest<dtype>(from, count, nan);
             if (!nan && top < kInf) {
-                add_tile<dtype>(from, count, top, row, logits, at, scale, entropy, state);
+                add_tile<dtype>(from, count, top, row, logits, at, scale, entropy, state, ranking);
                 continue;
             }
             state.bad = true;
             for (int64_t i = 0; i < count; ++i) clean[i] = finite(logit_at(from, dtype, i));
             top = largest<FE_FP32>(clean, count, nan);
-            add_tile<FE_FP32>(clean, count, top, row, logits, at, scale, entropy, state);
+            add_tile<FE_FP32>(clean, count, top, row, logits, at, scale, entropy, state, ranking);
         }
         return state;
     }
 
     static RowState read(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
-                         float scale, bool entropy) {
+                         float scale, bool entropy, Ranking* ranking) {
         switch (logits.dtype) {
-            case FE_FP32: return read_as<FE_FP32>(row, logits, begin, end, scale, entropy);
-            case FE_BF16: return read_as<FE_BF16>(row, logits, begin, end, scale, entropy);
-            default: return read_as<FE_FP16>(row, logits, begin, end, scale, entropy);
+            case FE_FP32: return read_as<FE_FP32>(row, logits, begin, end, scale, entropy, ranking);
+            case FE_BF16: return read_as<FE_BF16>(row, logits, begin, end, scale, entropy, ranking);
+            default: return read_as<FE_FP16>(row, logits, begin, end, scale, entropy, ranking);
         }
     }
 

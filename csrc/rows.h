@@ -10,9 +10,21 @@ struct Place {
     int64_t block, place;
 };
 
-// State of each of `rows`. Splits follow from the vocabulary alone, so company changes no bits.
+// What is read of every row.
+struct Reading {
+    float scale = float(kLog2e);      // log2(e) / temperature, of all rows
+    const float* scales = nullptr;    // or of each
+    bool entropy = false;
+    int64_t ranks = 0;                // how many best ids, at most kMostRanks
+
+    float scale_of(int64_t row) const { return scales ? scales[row] : scale; }
+};
+
+// State of each of `rows`, and its ranking where one is read. Splits follow from the vocabulary
+// alone, so company changes no bits.
 std::vector<RowState> read_rows(const fe_logits& logits, const std::vector<Place>& rows,
-                                float scale, bool entropy, int threads);
+                                const Reading& reading, int threads,
+                                std::vector<Ranking>* rankings = nullptr);
 
 // Threads worth starting for `elements` logits.
 int useful_threads(int64_t elements, int threads);

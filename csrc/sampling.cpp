@@ -9,8 +9,6 @@
 namespace fastedit {
 namespace {
 
-constexpr uint32_t kDecode = 3;  // purpose of a draw while decoding
-
 // Ascending with the value; -0 and +0 are one number.
 uint32_t key_of(float z) {
     z += 0.0f;
@@ -125,8 +123,8 @@ Draw draw(const void* data, const fe_logits& logits, float max, float temperatur
     return drawn;
 }
 
-float uniform(uint64_t seed, int64_t position, int64_t forward) {
-    return unit(philox(seed, 0, uint32_t(position), uint32_t(forward), kDecode)[0]);
+float uniform(uint64_t seed, int64_t position, int64_t forward, int64_t purpose) {
+    return unit(philox(seed, 0, uint32_t(position), uint32_t(forward), uint32_t(purpose))[0]);
 }
 
 Words philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
@@ -142,6 +140,19 @@ Words philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) 
 }
 
 }  // namespace fastedit
+
+int32_t fe_uniform(const fe_uniform_args* args) {
+    for (int64_t i = 0; i < args->elements; ++i)
+        for (int64_t j = 0; j < args->count; j += 4) {
+            const auto words = fastedit::philox(uint64_t(args->seed[i]), uint32_t(j / 4),
+                                                uint32_t(args->position[i]),
+                                                uint32_t(args->forward[i]), uint32_t(args->purpose));
+            float* out = args->out + i * args->count + j;
+            for (int64_t k = 0; k < std::min<int64_t>(4, args->count - j); ++k)
+                out[k] = fastedit::unit(words[size_t(k)]);
+        }
+    return 0;
+}
 
 uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) {
     return fastedit::philox(seed, c0, c1, c2, c3)[0];

@@ -15,6 +15,9 @@ struct Draw {
 Draw draw(const void* row, const fe_logits& logits, float max, float temperature, int64_t top_k,
           float top_p, float uniform);
 
+// Purposes, which keep the random words of different uses apart.
+constexpr uint32_t kDraft = 0, kDecode = 3;
+
 using Words = std::array<uint32_t, 4>;
 
 // Philox4x32-10 under `seed` at counter (c0, c1, c2, c3).
@@ -23,7 +26,6 @@ Words philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3);
 // In [0, 1), from 24 bits of a word.
 inline float unit(uint32_t word) { return float(word >> 8) * 0x1p-24f; }
 
-// Of a draw while decoding.
-float uniform(uint64_t seed, int64_t position, int64_t forward);
+float uniform(uint64_t seed, int64_t position, int64_t forward, int64_t purpose);
 
 }  // namespace fastedit

@@ -6,13 +6,14 @@ import dataclasses
 import difflib
 import functools
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, ClassVar
 
-from fastedit.policies import POLICIES
+from fastedit.policies import POLICIES, Policy, parse
+from fastedit.policies.fields import checked, real, whole
 
 ALIASES = {
     "gen_length": "max_new_tokens",
@@ -28,9 +29,12 @@ MODES = {
     "quality": {"threshold": 0.7, "editing_threshold": 0.5},
     "speed": {"threshold": 0.5, "editing_threshold": 0.0},
 }
-# Accepted because released code passes them; they have no effect in the released 2.1 loop.
-IGNORED = ("steps", "minimal_topk")
-_FP32_MAX = 3.4028234663852886e38
+# Options that set the field of their name of the policy, where they are given.
+OF_THE_POLICY = ("threshold", "editing_threshold", "max_post_steps", "num_to_transfer", "steps")
+# Accepted because released code passes it; it has no effect in the released 2.1 loop.
+IGNORED = ("minimal_topk",)
+# What a policy that is not given is: the rule of LLaDA2.x, unless the model's family has another.
+DEFAULT_POLICY = "joint_threshold"
 
 
 class UnknownOptionError(TypeError, ValueError):
@@ -41,11 +45,15 @@ class UnknownOptionError(TypeError, ValueError):
 class DecodeConfig:
     """How to decode. Immutable; `replace` gives a changed copy.
 
+    policy             decision rule: an object of `fastedit.policies`, or `name:field=value,...`;
+                       None: the one that the model's family was released with
     threshold          masks with a confidence above it commit (strict)
     editing_threshold  tokens whose rival has a confidence above it are replaced; None = off,
                        0.0 = every change
     max_post_steps     forwards that a block may take once it has no mask
     num_to_transfer    least number of commits per forward, as long as there are masks
+    steps              forwards of a block's schedule, of policies that have one. These five set the
+                       field of their name of the policy, where they are given
     block_length       tokens per block; where it is not given, the `block_size` of the model's
                        config, else 32. Another one than the model's brings a warning
     max_new_tokens     generated tokens per request at most
@@ -55,27 +63,27 @@ class DecodeConfig:
     eos_early_stop     stop after the block that holds an EOS
     stop               text or texts that end a generation
     mask_token_id      None: from the model's config, then from the tokenizer
-    policy             decision rule, a name in `fastedit.policies.POLICIES`
     strict_reference   let the mask token be chosen, as the released loop does; draws stay ours
-    use_cache          False recomputes the prefix at every forward
+    cache              "exact", or "none" to recompute everything at every forward
     lookahead          a forward over a block that has no mask left takes the next block along,
                        and is that block's first one if it changes nothing: the same rule with
                        fewer forwards, most of all for few requests. The model must take two
                        blocks at once; needs use_cache
     cuda_graphs        on CUDA, replay steps from graphs, captured as they are needed; not with
-                       lookahead, drafts, use_cache=False or a model over several devices
+                       lookahead, drafts, without a cache or for a model over several devices
 
     Other spellings: gen_length, max_tokens and max_completion_tokens, block_size, edit_threshold,
-    max_post_edit_steps, mask_id, eos_id;
-    `mode="quality" | "speed"` sets both thresholds. `steps` and `minimal_topk` are ignored with a
-    warning. Raises UnknownOptionError (a TypeError and ValueError) for any other name and
-    ValueError for values out of range.
+    max_post_edit_steps, mask_id, eos_id; `use_cache=False` is cache="none";
+    `mode="quality" | "speed"` sets both thresholds. `minimal_topk` is ignored with a warning, as is
+    `steps` by the rule of LLaDA2.1. Raises UnknownOptionError (a TypeError and ValueError) for any
+    other name and ValueError for values out of range, or that the policy does not have.
     """
 
     threshold: float = 0.7
     editing_threshold: float | None = 0.5
     max_post_steps: int = 16
     num_to_transfer: int = 1
+    steps: int | None = None
     block_length: int = 32
     max_new_tokens: int = 256
     temperature: float = 0.0
@@ -86,9 +94,9 @@ class DecodeConfig:
     eos_early_stop: bool = True
     stop: str | list[str] | None = None
     mask_token_id: int | None = None
-    policy: str = "joint_threshold"
+    policy: str | Policy | None = None
     strict_reference: bool = False
-    use_cache: bool = True
+    cache: str = "exact"
     lookahead: bool = False
     cuda_graphs: bool = True
 
@@ -98,11 +106,14 @@ class DecodeConfig:
         defaults = {field.name: field.default for field in dataclasses.fields(type(self))}
         given = _normalise(options)
         for name, value in (defaults | given).items():
-            object.__setattr__(self, name, _checked(name, value))
+            check = _CHECKS.get(name)
+            object.__setattr__(self, name, checked(name, value, check) if check else value)
         object.__setattr__(self, "_given", frozenset(given))
+        if self.policy is not None:
+            self.rule()
 
     def _values(self) -> tuple[Any, ...]:
-        """What decoding follows: a block length that is not given is the model's."""
+        """What decoding LLaDA2.x follows: a block length that is not given is the model's."""
         values = [getattr(self, field.name) for field in dataclasses.fields(self)]
         hashable = (tuple(v) if isinstance(v, list) else v for v in values)
         return *hashable, self.gives("block_length")
@@ -129,6 +140,41 @@ class DecodeConfig:
         current = {name: getattr(self, name) for name in self._given}
         return DecodeConfig(**(current | _normalise(options)))
 
+    @property
+    def use_cache(self) -> bool:
+        return self.cache != "none"
+
+    def rule(self, default: str = DEFAULT_POLICY) -> Policy:
+        """The policy with what this config sets of it; `default` is that of the model's family.
+
+        The rule of LLaDA2.1 ignores `steps`, as released. Raises ValueError for an option that the
+        policy does not have, or that is given beside a policy object.
+        """
+        given = {name: getattr(self, name) for name in OF_THE_POLICY if self.gives(name)}
+        if given.get("steps", 0) is None:
+            del given["steps"]
+        if isinstance(self.policy, Policy):
+            if given:
+                raise ValueError(
+                    f"{', '.join(given)} cannot be given beside the policy object {self.policy}: "
+                    "set it in the policy"
+                )
+            return self.policy
+        text = default if self.policy is None else self.policy
+        policy = parse(text)
+        known, spelled = policy.parameters(), re.findall(r"[:,]\s*(\w+)\s*=", text)
+        if policy.name == DEFAULT_POLICY:
+            given.pop("steps", None)
+        for name, value in given.items():
+            if name not in known:
+                raise ValueError(
+                    f"{name}={value!r} is not of policy {policy.name}, whose parameters are "
+                    f"{', '.join(known)}: leave it out, or choose another policy"
+                )
+            if name in spelled and getattr(policy, name) != value:
+                raise ValueError(f"policy={text!r} and {name}={value!r} disagree: give one of them")
+        return dataclasses.replace(policy, **given)  # type: ignore[type-var]
+
     def gives(self, name: str) -> bool:
         """Whether the field `name` was given, and is not merely its default."""
         return name in self._given
@@ -138,7 +184,7 @@ class DecodeConfig:
 def option_names() -> frozenset[str]:
     """Every name that `DecodeConfig` takes."""
     fields = (field.name for field in dataclasses.fields(DecodeConfig))
-    return frozenset([*fields, *ALIASES, *IGNORED, "mode"])
+    return frozenset([*fields, *ALIASES, *IGNORED, "mode", "use_cache"])
 
 
 def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +196,8 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
         field = ALIASES.get(name, name)
         if name in IGNORED:
             continue
+        if name == "use_cache":
+            field, value = "cache", "exact" if checked(name, value, _flag) else "none"
         if name == "mode":
             if value is not None and value not in MODES:
                 raise ValueError(f"mode must be one of {', '.join(MODES)}; got {value!r}")
@@ -161,8 +209,8 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
             )
         elif field in values and values[field] != value:
             raise ValueError(
-                f"{spelled[field]}={values[field]!r} and {name}={value!r} are the same option: "
-                "give one of them"
+                f"{spelled[field]}={options[spelled[field]]!r} and {name}={options[name]!r} are "
+                "the same option: give one of them"
             )
         else:
             values[field], spelled[field] = value, name
@@ -170,48 +218,6 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
     if ignored:
         warnings.warn(f"no effect in LLaDA2.1 decoding: {', '.join(ignored)}", stacklevel=4)
     return MODES.get(options.get("mode") or "", {}) | values
-
-
-def _checked(name: str, value: Any) -> Any:
-    """The value in its proper type, or ValueError with the name, the value and what is allowed."""
-    check = _CHECKS.get(name)
-    if check is None:
-        return value
-    try:
-        return check(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} must be {error}; got {value!r}") from None
-
-
-def _number(least: float, most: float, words: str, optional: bool = False):
-    """Numbers beyond fp32 become inf, which is what they are in every comparison."""
-
-    def check(value: Any) -> float | None:
-        if value is None and optional:
-            return None
-        is_number = isinstance(value, Real) and not isinstance(value, bool)
-        if not is_number or math.isnan(value) or not least <= value <= most:
-            raise ValueError(words)
-        return float(value) if value <= _FP32_MAX else math.inf
-
-    return check
-
-
-def _integer(least: int, words: str, optional: bool = False, most: float = math.inf):
-    def check(value: Any) -> int | None:
-        if value is None and optional:
-            return None
-        if isinstance(value, bool) or int(value) != value or not least <= value <= most:
-            raise ValueError(words)
-        return int(value)
-
-    def checked(value: Any) -> int | None:
-        try:
-            return check(value)
-        except (TypeError, ValueError, OverflowError):
-            raise ValueError(words) from None
-
-    return checked
 
 
 def _one_or_many(check_one, words: str):
@@ -242,31 +248,40 @@ def _flag(value: Any) -> bool:
     return value
 
 
-def _policy(value: Any) -> str:
-    if value not in POLICIES:
-        raise ValueError(f"one of {', '.join(POLICIES)}")
+def _policy(value: Any) -> str | Policy | None:
+    if value is None or isinstance(value, Policy):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"None, a policy, or its text: one of {', '.join(sorted(POLICIES))}")
     return value
 
 
-_SEED = _integer(-(2**63), "an integer")
+def _cache(value: Any) -> str:
+    if value not in ("exact", "none"):
+        raise ValueError('"exact" or "none"')
+    return value
+
+
+_SEED = whole(-(2**63), "an integer")
 _CHECKS = {
-    "threshold": _number(0.0, math.inf, "a number of at least 0"),
-    "editing_threshold": _number(0.0, math.inf, "None (off) or a number of at least 0", True),
-    "max_post_steps": _integer(0, "an integer from 0 to 2**31 - 1", most=2**31 - 1),
-    "num_to_transfer": _integer(1, "an integer from 1 to 2**31 - 1", most=2**31 - 1),
-    "block_length": _integer(1, "an integer of at least 1"),
-    "max_new_tokens": _integer(0, "an integer of at least 0"),
-    "temperature": _number(0.0, 1e6, "a number of at least 0"),
-    "top_p": _number(0.0, 1.0, "None or a number from 0 to 1", True),
-    "top_k": _integer(-1, "None, an integer of at least 1, or 0 or -1 (off)", True),
+    "threshold": real(0.0, math.inf, "a number of at least 0"),
+    "editing_threshold": real(0.0, math.inf, "None (off) or a number of at least 0", True),
+    "max_post_steps": whole(0, "an integer from 0 to 2**31 - 1", most=2**31 - 1),
+    "num_to_transfer": whole(1, "an integer from 1 to 2**31 - 1", most=2**31 - 1),
+    "block_length": whole(1, "an integer of at least 1"),
+    "max_new_tokens": whole(0, "an integer of at least 0"),
+    "temperature": real(0.0, 1e6, "a number of at least 0"),
+    "top_p": real(0.0, 1.0, "None or a number from 0 to 1", True),
+    "top_k": whole(-1, "None, an integer of at least 1, or 0 or -1 (off)", True),
     "seed": _one_or_many(_SEED, "None, an integer, or a list of integers"),
-    "eos_token_id": _one_or_many(_integer(0, ""), "None, a token id, or a list of token ids"),
+    "eos_token_id": _one_or_many(whole(0, ""), "None, a token id, or a list of token ids"),
     "eos_early_stop": _flag,
     "stop": _one_or_many(_text, "None, a text, or a list of texts, none of them empty"),
-    "mask_token_id": _integer(0, "None or a token id", True),
+    "mask_token_id": whole(0, "None or a token id", True),
+    "steps": whole(1, "None or an integer of at least 1", True),
     "policy": _policy,
     "strict_reference": _flag,
-    "use_cache": _flag,
+    "cache": _cache,
     "lookahead": _flag,
     "cuda_graphs": _flag,
 }

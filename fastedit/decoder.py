@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from fastedit.config import DecodeConfig
 from fastedit.engine.engine import Engine
-from fastedit.engine.interrupt import Interrupt
 from fastedit.engine.memory import capacity
 from fastedit.engine.prepare import as_requests, one_per_prompt
 from fastedit.engine.request import Request
 from fastedit.engine.threads import Threads, checked, number_of
+from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.prompts.inputs import one_by_one
 from fastedit.prompts.messages import ChatOptions
@@ -36,9 +35,10 @@ class Decoder:
     """Generates with a diffusion language model that drafts blocks of tokens and edits them.
 
     model      called as `model(input_ids=, attention_mask=, position_ids=, past_key_values=,
-               use_cache=)`, shapes in `fastedit.engine.plans.BlockForward`; returns `.logits`
+               use_cache=)`, shapes in `fastedit.engine.call.ModelCall`; returns `.logits`
     tokenizer  needed for texts, chats and stop strings; id tensors work without
     config     defaults of every call; `generate(..., name=value)` overrides single options
+    family     how the model reads its canvas; None: what the model is known as
     threads    of torch's operations on a CPU while it decodes: "auto" takes one for a small model,
                else as many as torch is set to use and the process has cores; None: as torch is set
     """
@@ -48,10 +48,12 @@ class Decoder:
         model: Callable[..., Any],
         tokenizer: Any = None,
         config: DecodeConfig | None = None,
+        family: Family | None = None,
         *,
         threads: Threads = "auto",
     ) -> None:
         self.threads = checked(threads)
+        self.family = family or family_of(model)
         self.model, self.tokenizer = model, tokenizer
         self.config = config or DecodeConfig()
 
@@ -102,7 +104,7 @@ class Decoder:
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then
                        committed ids per block; `put_draft`, where it has one, gets every step
         config         in place of the Decoder's; or one per prompt, which must share the options
-                       in `Engine.SHARED`: requests with different ones decode together
+                       in `prepare.shared`: requests with different ones decode together
         max_batch      requests that decode together; the next one enters as one ends. "auto": on
                        CUDA as many as the free memory holds of the longest one, up to 128, else 32.
                        Out of memory, half as many go on, with the same results
@@ -117,9 +119,9 @@ class Decoder:
                        is continued; without it, such a chat is refused. See `prompts.messages`
         overrides      options of `DecodeConfig` for this call, on top of `config`
 
-        Ctrl-C returns what there is of several prompts, after the step under way: requests that
-        had not ended have finish_reason "interrupted" and their committed tokens; `interrupted` of
-        the output is set. A second one raises, as does the first with a single prompt.
+        A KeyboardInterrupt, as Ctrl-C raises it, returns what there is of several prompts: requests
+        that had not ended have finish_reason "interrupted" and their committed tokens, and
+        `interrupted` of the output is set. With a single prompt it is raised.
         """
         if errors not in ("raise", "return"):
             raise ValueError(f'errors must be "raise" or "return"; got {errors!r}')
@@ -137,8 +139,7 @@ class Decoder:
             attach_streamer(streamer, requests)
         raising, alone = errors == "raise", len(requests) == 1
         fatal: RequestError | None = None
-        interrupt = Interrupt()
-        steps = engine.run() if alone else interrupt.until(engine.run())
+        interrupted, steps = False, engine.run()
         try:
             with self._evaluating(), contextlib.closing(steps):
                 for finished in steps:
@@ -147,6 +148,10 @@ class Decoder:
                             fatal = error
                     if fatal:
                         break
+        except KeyboardInterrupt:
+            if alone:
+                raise
+            interrupted = True
         except Exception as error:  # of the model, most likely: what has ended is not lost
             if getattr(error, "output", None) is None:  # some have one of their own
                 error.output = self._output(requests, False)  # type: ignore[attr-defined]
@@ -156,7 +161,7 @@ class Decoder:
         finally:
             if streamer is not None:
                 streamer.end()
-        out = self._output(requests, interrupt.asked)
+        out = self._output(requests, interrupted)
         if fatal is not None:
             fatal.output = out
             raise fatal
@@ -196,8 +201,8 @@ class Decoder:
         """Decode one prompt or many and yield the result of each as it ends, in that order.
 
         Arguments as of `generate`; the result of a request is the same. One that fails, as
-        `errors="return"` says, has its error in its `Result`. Ctrl-C in a step ends the iteration
-        with KeyboardInterrupt, behind the results of that step; a second one does at once.
+        `errors="return"` says, has its error in its `Result`. A KeyboardInterrupt in a step, as
+        Ctrl-C raises it, is raised behind the results that were there by then.
         """
         requests, engine = self._prepare(
             prompts,
@@ -209,21 +214,25 @@ class Decoder:
             allow_mask=allow_mask_in_prompt,
             keep_refused=True,
         )
-        return self._results(engine, [request for request in requests if request.finished])
+        return self._results(engine, requests)
 
-    def _results(self, engine: Engine, finished: list[Request]) -> Iterator[Result]:
-        """Of `finished` requests, then of those that `engine` decodes."""
-        yield from map(_result, finished)
-        interrupt, steps = Interrupt(), engine.run()
-        step: list[Request] | None = []
+    def _results(self, engine: Engine, requests: list[Request]) -> Iterator[Result]:
+        """Of requests as they finish: those that were refused first."""
+        seen = {id(request) for request in requests if request.finished}
+        yield from (_result(request) for request in requests if id(request) in seen)
+        steps = engine.run()
         with self._evaluating(), contextlib.closing(steps):
-            while step is not None and not interrupt.asked:
-                step = None
-                with interrupt:  # not while the caller has a result: it may keep it for long
-                    step = next(steps, None)
-                yield from map(_result, step or ())
-        if interrupt.asked:
-            raise KeyboardInterrupt
+            while True:
+                try:
+                    finished = next(steps, None)
+                except KeyboardInterrupt:
+                    ended = (r for r in requests if r.finished and id(r) not in seen)
+                    yield from map(_result, ended)
+                    raise
+                if finished is None:
+                    return
+                seen.update(map(id, finished))
+                yield from map(_result, finished)
 
     def stream(
         self,
@@ -286,14 +295,10 @@ class Decoder:
     ) -> tuple[list[Request], Engine]:
         each = one_by_one(prompts, attention_mask)
         given = self.config if config is None else config
-        configs = one_per_prompt(given, overrides, len(each), self.model)
-        if any(one.temperature > 0.0 for one in configs):
-            warnings.warn(
-                "temperature > 0 draws anew at every forward, so blocks keep changing until "
-                "max_post_steps",
-                stacklevel=3,
-            )
-        requests, mask = as_requests(each, configs, self.model, self.tokenizer, **options)
+        configs = one_per_prompt(given, overrides, len(each), self.model, self.family)
+        requests, mask = as_requests(
+            each, configs, self.model, self.tokenizer, self.family, **options
+        )
         room = capacity(max_batch, self.model, configs[0] if configs else self.config, self.device)
         threads = number_of(self.threads, self.model) if self.device.type == "cpu" else None
         return requests, Engine(self.model, requests, mask, self.device, room, threads)

@@ -58,6 +58,17 @@ class DecodeStalledError(RequestError):
         self.index = index
 
 
+class DecodeBoundError(RequestError):
+    """A block took more forwards than its policy says that one can take: a fault of the policy."""
+
+    def __init__(self, index: int, bound: int, policy: str) -> None:
+        super().__init__(
+            f"request {index}: a block took more than the {bound} forwards that policy {policy} "
+            "allows; its rule has to fill every mask within `most_forwards`"
+        )
+        self.index = index
+
+
 class DecodeMemoryError(RequestError, torch.OutOfMemoryError):
     """Memory ran out while this request decoded alone."""
 
@@ -87,6 +98,9 @@ class DecodeStats:
     tokens            generated tokens, up to and including the EOS
     m2t_commits       masks that became tokens, in all of its blocks
     t2t_edits         tokens that became other tokens, in all of its blocks
+    remasks           tokens that became masks again
+    inserts, deletes  positions that policies added and took away
+    capped            whether a block reached the bound of its policy, which filled its last masks
     finish_reason     "eos", "stop", "length", "error" or "interrupted"
     seed              the seed of its draws; used when temperature > 0
     """
@@ -96,6 +110,10 @@ class DecodeStats:
     tokens: int = 0
     m2t_commits: int = 0
     t2t_edits: int = 0
+    remasks: int = 0
+    inserts: int = 0
+    deletes: int = 0
+    capped: bool = False
     finish_reason: str = "length"
     seed: int = 0
 

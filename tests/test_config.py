@@ -13,6 +13,7 @@ DEFAULTS = {
     "editing_threshold": 0.5,
     "max_post_steps": 16,
     "num_to_transfer": 1,
+    "steps": None,
     "block_length": 32,
     "max_new_tokens": 256,
     "temperature": 0.0,
@@ -23,9 +24,9 @@ DEFAULTS = {
     "eos_early_stop": True,
     "stop": None,
     "mask_token_id": None,
-    "policy": "joint_threshold",
+    "policy": None,
     "strict_reference": False,
-    "use_cache": True,
+    "cache": "exact",
     "lookahead": False,
     "cuda_graphs": True,
 }
@@ -99,7 +100,7 @@ def test_an_unknown_name_is_a_type_error_and_a_value_error(kind):
         DecodeConfig().replace(top_q=1.0)
 
 
-@pytest.mark.parametrize("name", ["steps", "minimal_topk"])
+@pytest.mark.parametrize("name", ["minimal_topk"])
 def test_ignored_names_warn_once_and_change_nothing(name):
     with pytest.warns(UserWarning, match=name) as caught:
         assert DecodeConfig(**{name: 7}) == DecodeConfig()
@@ -129,7 +130,7 @@ def test_ignored_names_warn_once_and_change_nothing(name):
         "use_cache": [None, "no"],
         "lookahead": [None, 1],
         "cuda_graphs": [None, 1],
-        "policy": ["nope", None, 3],
+        "policy": ["nope", 3, "remask:tau"],
     }.items(),
 )
 def test_values_out_of_range_are_named(name, values):

@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.engine.plans import BlockForward
+from fastedit.engine.call import ModelCall
 
 HOT = SCRIPTED | {"temperature": 1.0, "editing_threshold": None}
 
@@ -188,14 +188,14 @@ def test_the_native_model_makes_no_copy_of_its_logits_in_fp32(golden, monkeypatc
     from fastedit.models.llada2 import LLaDA2MoeModelLM
 
     model, dtypes = LLaDA2MoeModelLM.from_pretrained(golden, dtype="bfloat16").eval(), set()
-    forward = BlockForward._call
+    forward = ModelCall.__call__
 
     def watched(self, *args, **options):
         logits = forward(self, *args, **options)
         dtypes.add(logits.dtype)
         return logits
 
-    monkeypatch.setattr(BlockForward, "_call", watched)
+    monkeypatch.setattr(ModelCall, "__call__", watched)
     ours = Decoder(model).generate(torch.arange(1, 14), **GOLDEN)
     assert dtypes == {torch.bfloat16}
     # As the released model has them, whose forward knows no such option.

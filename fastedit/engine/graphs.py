@@ -5,7 +5,8 @@ as long as the call that made them: what a model does may change between two cal
 would not see it.
 
 A forward that waits for the device cannot be captured. transformers' default for experts is one on
-many GPUs: see `grouped_products_wait` beside the model.
+many GPUs: see `grouped_products_wait` beside the model. The last step before a capture finds out: a
+capture that fails costs memory, as torch's allocator keeps what was allocated in it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import contextlib
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class CudaGraph:
             ):
                 self.outputs = step()
         except RuntimeError:
-            _clean_up(device, pool[0])
+            _draw_again(device)
             raise
 
     def replay(self) -> Any:
@@ -64,16 +65,8 @@ def _capture_stream(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def _clean_up(device: int, pool: Any) -> None:
-    """After a failed capture, which torch leaves half done where `capture_end` raises.
-
-    The allocator would go on as inside a capture, so never give memory back, and keep the pool for
-    good. The default generator of torch 2.11 would refuse to draw ever again.
-    """
-    # What `capture_end` has ended cannot end again; these names are torch's own affair.
-    with contextlib.suppress(RuntimeError, AttributeError):
-        torch._C._cuda_endAllocateToPool(device, pool)  # type: ignore[attr-defined]
-        torch._C._cuda_releasePool(device, pool)  # type: ignore[attr-defined]
+def _draw_again(device: int) -> None:
+    """After a failed capture the default generator of torch 2.11 would never draw again."""
     generator = torch.cuda.default_generators[device]
     state = generator.get_state()
     try:
@@ -83,6 +76,17 @@ def _clean_up(device: int, pool: Any) -> None:
     generator.set_state(state)
 
 
+@contextlib.contextmanager
+def _waiting_raises() -> Iterator[None]:
+    """Within, an operation that waits for the device raises RuntimeError, as far as torch knows."""
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
 # How a step is captured, by device type; elsewhere it is not.
 CAPTURE: dict[str, Callable[[Step, list[Any]], Any]] = {"cuda": CudaGraph}
 
@@ -90,6 +94,10 @@ CAPTURE: dict[str, Callable[[Step, list[Any]], Any]] = {"cuda": CudaGraph}
 CURRENT: dict[str, Callable[[torch.device], contextlib.AbstractContextManager]] = {
     "cuda": torch.cuda.device
 }
+
+
+# Within which a step that cannot be captured raises, by device type.
+REHEARSAL: dict[str, Callable[[], contextlib.AbstractContextManager]] = {"cuda": _waiting_raises}
 
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager:
@@ -121,30 +129,36 @@ class Graphs:
 
     def run(self, key: Hashable, step: Step) -> Any:
         graph = self.captured.get(key)
-        if graph is None and self.capture is not None:
-            self.seen[key] += 1
-            if self.seen[key] > WARM_UP:
-                graph = self._captured(key, step)
-        return step() if graph is None else graph.replay()
-
-    def _captured(self, key: Hashable, step: Step) -> Any:
-        assert self.capture is not None
+        if graph is not None:
+            return graph.replay()
+        if self.capture is None:
+            return step()
+        self.seen[key] += 1
         try:
-            self.captured[key] = self.capture(step, self.pool)
+            if self.seen[key] < WARM_UP:
+                return step()
+            if self.seen[key] == WARM_UP:
+                with REHEARSAL.get(self.device.type, contextlib.nullcontext)():
+                    return step()
+            graph = self.captured[key] = self.capture(step, self.pool)
         except RuntimeError as error:
-            if out_of_memory(error):
+            if out_of_memory(error) or self.seen[key] < WARM_UP:
                 raise
-            self.capture = None
-            self.clear()  # a failed capture can break the graphs before it
-            # Where a capture was broken, torch raises once more as it ends it.
-            reason = str(error.__context__ or error).partition("\n")[0]
-            warnings.warn(
-                f"this model's forward cannot be captured in a CUDA graph ({reason}); decoding "
-                "goes on without graphs, and cuda_graphs=False silences this warning. Experts in "
-                "grouped products can be captured in bfloat16 on compute capability 9.x and 10.x",
-                stacklevel=2,
-            )
-        return self.captured.get(key)
+            self._give_up(error)
+            return step()
+        return graph.replay()
+
+    def _give_up(self, error: RuntimeError) -> None:
+        self.capture = None
+        self.clear()  # a failed capture can break the graphs before it
+        # Where a capture was broken, torch raises once more as it ends it.
+        reason = str(error.__context__ or error).partition("\n")[0]
+        warnings.warn(
+            f"this model's forward cannot be captured in a CUDA graph ({reason}); decoding "
+            "goes on without graphs, and cuda_graphs=False silences this warning. Experts in "
+            "grouped products can be captured in bfloat16 on compute capability 9.x and 10.x",
+            stacklevel=2,
+        )
 
 
 def graph_shape(rows: int, reach: int, slots: int, length: int) -> tuple[int, int]:

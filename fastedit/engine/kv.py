@@ -19,14 +19,12 @@ class BlockCache(Cache):
     """
 
     layers: list[Any]
-    keys_by_position = True
 
     def __init__(self) -> None:
         self.slots = self.length = 0
         self.rows = slice(0, 0)
         self.cached = self.visible = 0
         self.where: Any = None  # index of the positions that the next forward writes
-        self.key_lengths: Tensor | None = None
         super().__init__(layers=[])
 
     def place(
@@ -35,15 +33,11 @@ class BlockCache(Cache):
         positions: Tensor,
         furthest: int,
         level: bool,
-        key_lengths: Tensor | None = None,
     ) -> None:
         """The next forwards run rows `rows`, each on its `positions`, consecutive, [n, width].
 
         furthest: the largest first position, or a bound on it; level: it is that of every row.
-        key_lengths: int32 [n], where all queries of a row see just that many first positions; an
-        attention that takes it has no use for the mask.
         """
-        self.key_lengths = key_lengths
         width = positions.shape[1]
         self.rows, self.cached, self.visible = rows, furthest, furthest + width
         if level:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 from fastedit.config import DecodeConfig
-from fastedit.engine.request import Request
 
 # Where no memory is looked at: on a CPU, and for a model whose config does not give its sizes.
 ROWS = 32
@@ -49,38 +48,6 @@ class Capacity:
         if each * self.most <= self.memory:
             return self.most
         return max(int(self.memory // each), 1)
-
-
-class Room:
-    """How many requests may be in at once: `capacity`, or less for a while after a shortage."""
-
-    def __init__(self, capacity: Capacity) -> None:
-        self.capacity = self.now = capacity
-        self.rows = 0  # there was to be room for, when the last request came in
-        self.longest: Request | None = None  # of a shortage, until it has ended
-
-    def lets_in(self, length: int, live: int) -> bool:
-        """Whether one more may come beside `live` others, none beyond `length` positions."""
-        if self.longest is not None and self.longest.finished:
-            self.now, self.longest = self.capacity, None
-        rows = self.now.rows(length)
-        if live >= rows:  # the first in line waits until there is room
-            return False
-        self.rows = rows
-        return True
-
-    def halve(self, live: list[Request], waiting: int) -> bool:
-        """After a shortage: half as many, until the longest has ended. False if one was too many.
-
-        So there are at most log2(rows) shortages for every request that ends.
-        """
-        alone = self.now.most == 1
-        # Out of memory while they are let in, not all of the rows are taken yet.
-        rows = min(self.rows, len(live) + waiting)
-        self.now = replace(self.capacity, most=max(rows // 2, 1))
-        # Of equally long ones the last: it ends about when all of them have.
-        self.longest = max(live, key=lambda request: (request.span, request.index), default=None)
-        return not alone
 
 
 def capacity(

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from fastedit.config import DecodeConfig
-from fastedit.engine.engine import Engine
 from fastedit.engine.request import Request
+from fastedit.models.families import Family
+from fastedit.policies import Policy
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.messages import ChatOptions
 from fastedit.prompts.stops import Stops
@@ -19,16 +20,37 @@ from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
 from fastedit.prompts.tracker import TextTracker
 from fastedit.results import RefusedError
 
+# Options that requests which decode together share, beside the static part of their policy:
+# one model call serves them all.
+SHARED = (
+    "block_length",
+    "mask_token_id",
+    "strict_reference",
+    "cache",
+    "lookahead",
+    "cuda_graphs",
+)
+
+
+def shared(config: DecodeConfig, family: Family) -> dict[str, Any]:
+    """The values that requests must agree on to decode together, by name."""
+    options = {name: getattr(config, name) for name in SHARED}
+    return options | {"policy": config.rule(family.policy).static()}
+
 
 def one_per_prompt(
-    config: DecodeConfig | Sequence[DecodeConfig], overrides: dict[str, Any], count: int, model: Any
+    config: DecodeConfig | Sequence[DecodeConfig],
+    overrides: dict[str, Any],
+    count: int,
+    model: Any,
+    family: Family,
 ) -> list[DecodeConfig]:
     """A config for each of `count` prompts, overrides applied and the block length filled in.
 
     Raises TypeError and ValueError where they, or their number, or what they share, is wrong.
     """
     if isinstance(config, DecodeConfig):
-        return with_block_length([config.replace(**overrides)], model) * count
+        return with_block_length([config.replace(**overrides)], model, family) * count
     if not isinstance(config, Sequence):
         raise TypeError(f"config must be a DecodeConfig or a list of them; got {config!r:.80}")
     for index, one in enumerate(config):
@@ -36,11 +58,14 @@ def one_per_prompt(
             raise TypeError(f"config of prompt {index} must be a DecodeConfig; got {one!r:.80}")
     if len(config) != count:
         raise ValueError(f"config has {len(config)} entries for {count} prompts: give one each")
-    configs = with_block_length([one.replace(**overrides) for one in config], model)
-    for index, other in enumerate(configs):
-        for name in Engine.SHARED:
-            first, value = getattr(configs[0], name), getattr(other, name)
+    configs = with_block_length([one.replace(**overrides) for one in config], model, family)
+    every = [shared(config, family) for config in configs]
+    for index, other in enumerate(every):
+        for name, first in every[0].items():
+            value = other[name]
             if value != first:
+                if name == "policy":
+                    first, value = (configs[i].rule(family.policy) for i in (0, index))
                 raise ValueError(
                     f"{name} must be the same for all prompts of a call; got {first!r} for prompt "
                     f"0 and {value!r} for prompt {index}: decode these in calls of their own"
@@ -48,10 +73,14 @@ def one_per_prompt(
     return configs
 
 
-def with_block_length(configs: Sequence[DecodeConfig], model: Any) -> list[DecodeConfig]:
+def with_block_length(
+    configs: Sequence[DecodeConfig], model: Any, family: Family
+) -> list[DecodeConfig]:
     """`configs` with the block length of `model` where they leave it open; warns of another one."""
     sizes = getattr(model, "config", None)
-    trained = getattr(sizes, "block_size", None)
+    trained: Any = family.block_length
+    if trained is None:
+        trained = getattr(sizes, "block_size", None)
     if not trained:
         return list(configs)
     asked = {config.block_length for config in configs if config.gives("block_length")} - {trained}
@@ -72,6 +101,7 @@ def as_requests(
     configs: list[DecodeConfig],
     model: Callable[..., Any],
     tokenizer: Any,
+    family: Family,
     *,
     chats: ChatOptions | None = None,
     allow_mask: bool = False,
@@ -85,7 +115,14 @@ def as_requests(
     if not prompts:
         return [], -1
     _check_model(model)
-    mask = resolve_mask(configs[0].mask_token_id, model, tokenizer)
+    override = configs[0].mask_token_id
+    if override is None:
+        override = family.mask_token_id
+    mask = resolve_mask(override, model, tokenizer)
+    # By identity: equal configs may differ in what they leave to the family's policy.
+    rules = {id(config): config.rule(family.policy) for config in configs}
+    for config in {id(config): config for config in configs}.values():
+        _check_together(config, rules[id(config)], family)
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     # Looked up once per setting: a tokenizer may take long to tell its special tokens.
     ends: dict[Any, frozenset[int]] = {}
@@ -120,12 +157,39 @@ def as_requests(
             config=config,
             seed=_seed(config.seed, index, len(prompts)),
             eos=ends[eos],
+            policy=rules[id(config)],
+            mask_token_id=mask,
+            family=family,
             text=TextTracker(tokenizer, known) if known else None,
         )
         if refusal is not None:
             request.fail(refusal)
         requests.append(request)
     return requests, mask
+
+
+def _check_together(config: DecodeConfig, rule: Policy, family: Family) -> None:
+    """Raises ValueError for options, a rule and a family that do not go together."""
+    if config.steps is not None and "steps" not in rule.parameters():
+        warnings.warn(
+            f"steps={config.steps} has no effect in LLaDA2.1 decoding: the thresholds say how many "
+            "forwards a block takes",
+            stacklevel=5,
+        )
+    if config.temperature > 0.0 and "max_post_steps" in rule.parameters():
+        warnings.warn(
+            "temperature > 0 draws anew at every forward, so blocks keep changing until "
+            "max_post_steps",
+            stacklevel=5,
+        )
+    if config.temperature > 0.0 and type(rule).temperature is not Policy.temperature:
+        raise ValueError(
+            f"policy {rule} has temperatures of its own; leave temperature={config.temperature} out"
+        )
+    if family.shift and family.attention != "full" and config.use_cache:
+        raise ValueError(
+            'a block-causal model with shift=1 decodes without a cache only: set cache="none"'
+        )
 
 
 def _check_model(model: Any) -> None:

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastedit.config import DecodeConfig
 from fastedit.engine.stalls import Progress
+from fastedit.models.families import Family
+from fastedit.policies import Policy
 from fastedit.prompts.tracker import TextTracker
-from fastedit.results import BadLogitsError, DecodeStats, RequestError
+from fastedit.results import (
+    BadLogitsError,
+    DecodeBoundError,
+    DecodeStalledError,
+    DecodeStats,
+    RequestError,
+)
+
+if TYPE_CHECKING:
+    from fastedit.engine.step import Record
 
 
 @dataclass
@@ -19,7 +31,9 @@ class Request:
     """A prompt on its way through the engine.
 
     prompt   [P] int64 on the CPU, P >= 1
+    policy   the decision rule, with this request's parameters; family: of the model
     eos      ids that end a generation
+    mask_token_id  the mask
     text     follows the committed text and looks for stop strings; None without a tokenizer
     on_draft called with (request, block ids [L], block logits [L, V]) after every forward
     on_block called with (request, newly committed ids) at the end of every block
@@ -30,6 +44,9 @@ class Request:
     config: DecodeConfig
     seed: int
     eos: frozenset[int]
+    policy: Policy
+    mask_token_id: int
+    family: Family = field(default_factory=Family)
     text: TextTracker | None = None
     on_draft: Callable[[Request, Tensor, Tensor], None] | None = None
     on_block: Callable[[Request, list[int]], None] | None = None
@@ -41,6 +58,7 @@ class Request:
     finished: bool = False
     error: RequestError | None = None
     slot: int = -1
+    first: int = 0  # first position of a block, of all that begin a whole number of blocks later
     start: int = 0  # absolute position of the active block
     entered: int = 0  # engine step at which the active block began
     restarts: int = 0  # how often memory ran out, so that the active block began again
@@ -50,12 +68,19 @@ class Request:
 
     def __post_init__(self) -> None:
         self.stats.seed = self.seed
-        self.start = len(self.prompt) // self.block_length * self.block_length
+        length, prompt = self.block_length, len(self.prompt)
+        self.first = prompt % length if self.family.blocks == "after_prompt" else 0
+        self.start = (prompt - self.first) // length * length + self.first
         self.finished = self.config.max_new_tokens == 0
 
     @property
     def block_length(self) -> int:
         return self.config.block_length
+
+    @property
+    def cached(self) -> bool:
+        """Whether keys and values of committed blocks are kept; full attention changes them all."""
+        return self.config.use_cache and self.family.attention != "full"
 
     @property
     def end(self) -> int:
@@ -70,7 +95,8 @@ class Request:
     @property
     def last(self) -> int:
         """First position of the last block."""
-        return (self.end - 1) // self.block_length * self.block_length
+        length = self.block_length
+        return (self.end - 1 - self.first) // length * length + self.first
 
     @property
     def head(self) -> int:
@@ -81,6 +107,24 @@ class Request:
     def known(self) -> Tensor:
         """Everything before the active block, and the prompt's tail in it, int64 on the CPU."""
         return torch.cat((self.prompt, torch.tensor(self.written, dtype=torch.int64)))
+
+    def follow(self, record: Record, row: int) -> bool:
+        """Do what the device did to this request's row; True when it opened its next block."""
+        if not record.done[row]:
+            self._check_progress(record, row)
+            return False
+        if self.committed:  # the forward that only refreshed the KV is over
+            self.stats.forwards += 1
+        else:
+            if self.bad:
+                self._stop(record, row, self.bad)
+                return False
+            self._count(record, row)
+            self.commit(record.ids[row].tolist())
+            if self.finished or (record.dirty[row] and self.cached):
+                return False
+        self.next_block(record.step)
+        return True
 
     def commit(self, block: list[int]) -> None:
         """Take the final ids [L] of the active block; finishes the request where it should end."""
@@ -111,6 +155,43 @@ class Request:
         """End here; what has been committed so far stays the result."""
         self.error, self.finished = error, True
         self.stats.finish_reason = "error"
+
+    def _stop(self, record: Record, row: int, error: RequestError) -> None:
+        self._count(record, row)
+        self.fail(error)
+
+    def _count(self, record: Record, row: int) -> None:
+        stats, counts = self.stats, record.counts(row)
+        stats.forwards += record.step - self.entered
+        stats.m2t_commits += counts.m2t_commits
+        stats.t2t_edits += counts.t2t_edits
+        stats.remasks += counts.remasks
+        stats.inserts += counts.inserts
+        stats.deletes += counts.deletes
+        stats.capped |= record.capped[row]
+
+    def _check_progress(self, record: Record, row: int) -> None:
+        """End this request where its active block cannot end by itself.
+
+        A block that takes more forwards than its policy allows is a fault of the policy, unless
+        the mask may be chosen: then edits may write masks back, and fills may write nothing.
+        """
+        greedy = self.config.temperature == 0.0
+        unchanged = greedy and not record.dirty[row] and not self.policy.never_repeats
+        bound = self.policy.most_forwards(self.block_length)
+        over = record.step - self.entered > bound
+        if self.bad and (over or (greedy and not record.dirty[row])):
+            self._stop(record, row, self.bad)
+        elif self.config.strict_reference:
+            if self.policy.never_repeats:
+                stalled = over
+            else:
+                ids = record.ids[row].tolist()
+                stalled = unchanged or self.progress.stalled(ids, self.mask_token_id, greedy)
+            if stalled:
+                self._stop(record, row, DecodeStalledError(self.index))
+        elif over:
+            self._stop(record, row, DecodeBoundError(self.index, bound, str(self.policy)))
 
     def _cut(self, before: int) -> bool:
         """Cut behind the first EOS or the token that completes a stop text; True if there is one.

@@ -1,1 +1,5 @@
-"""Native model code, one folder per architecture, and the adapters that are merged into it."""
+"""What a model is to the engine (`families`), native code by architecture, adapters, loading."""
+
+from fastedit.models.families import Family
+
+__all__ = ["Family"]

@@ -6,6 +6,7 @@
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+| `uniform` | random numbers that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
 in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs it on the CPU in C++
@@ -23,6 +24,7 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
+from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
 from fastedit.ops.row_partials import (
     RowPartials,
@@ -31,7 +33,9 @@ from fastedit.ops.row_partials import (
     row_partials,
 )
 from fastedit.ops.row_stats import RowStats, row_stats
-from fastedit.ops.sampling import Sampling
+from fastedit.ops.sampling import RowDraws, Sampling
+from fastedit.ops.uniform import uniform
+from fastedit.ops.write_blocks import write_blocks_
 
 # Where a folder and a function have one name, it is the function here.
 
@@ -39,16 +43,20 @@ __all__ = [
     "DraftKey",
     "DraftOptions",
     "Drafted",
+    "RowDraws",
     "RowPartials",
     "RowStats",
     "Sampling",
     "StepState",
     "backend_report",
     "draft_and_corrupt",
+    "highest",
     "joint_threshold_step_",
     "joint_threshold_step_from_partials_",
     "merge_partials",
     "row_partials",
     "row_stats",
+    "uniform",
     "use_backend",
+    "write_blocks_",
 ]

@@ -30,6 +30,9 @@ OPERATIONS = {  # and the folder of each
     "row_partials": "row_partials",
     "joint_threshold_step_": "joint_threshold",
     "draft_and_corrupt": "draft_and_corrupt",
+    "highest": "highest",
+    "write_blocks_": "write_blocks",
+    "uniform": "uniform",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)

@@ -27,3 +27,13 @@ def check_forbid(forbid: Sequence[int], vocab: int) -> None:
     for token in forbid:
         if not 0 <= token < vocab:
             raise ValueError(f"forbid holds {token}, outside the vocabulary [0, {vocab})")
+
+
+def check_per_row(name: str, value: Tensor, dtype: torch.dtype, logits: Tensor) -> None:
+    """Back ends take bare addresses: what does not fit must not reach them."""
+    rows = logits.shape[:1]
+    if value.shape != rows or value.dtype != dtype or value.device != logits.device:
+        raise ValueError(
+            f"{name} must be {dtype} [{rows[0]}] on {logits.device}, one value per row of logits; "
+            f"got {value.dtype} {list(value.shape)} on {value.device}"
+        )

@@ -74,3 +74,26 @@ def inverse_cdf(probs: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     last = probs.shape[-1] - 1 - (probs > 0.0).flip(-1).int().argmax(-1)
     token = torch.minimum(token, last)
     return token, probs.gather(-1, token[..., None]).squeeze(-1)
+
+
+def draw_(
+    scores: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor]:
+    """One token per row of `scores` [..., V], and its probability after all filters, fp32.
+
+    Forbidden ids are at -inf already; then temperature, top-k, top-p [...], softmax; then the first
+    token whose running sum exceeds the uniform `u` [...] (inverse CDF). Overwrites `scores`.
+    """
+    vocab = scores.shape[-1]
+    scores = heated_(scores, temperature[..., None])
+    ranked, order = scores.sort(dim=-1, descending=True, stable=True)
+    k = torch.where(top_k > 0, top_k, vocab).clamp(max=vocab)
+    kth = ranked.gather(-1, (k - 1)[..., None])
+    ranked = ranked.masked_fill(ranked < kth, -torch.inf)
+    mass = ranked.softmax(-1).nan_to_num(nan=0.0)
+    preceding = torch.nn.functional.pad(mass.cumsum(-1)[..., :-1], (1, 0))
+    top_p = torch.where(top_p < 1.0, top_p.clamp(min=0.0), torch.inf)  # sums may pass 1
+    ranked = ranked.masked_fill(preceding > top_p[..., None], -torch.inf)
+    probs = ranked.softmax(-1).nan_to_num(nan=0.0)
+    probs = torch.zeros_like(probs).scatter(-1, order, probs)  # back to vocabulary order
+    return inverse_cdf(probs, u)

@@ -14,13 +14,28 @@ from torch.library import Library, register_fake
 from fastedit.ops.dispatch import implementation
 from fastedit.ops.draft_and_corrupt import DraftKey
 from fastedit.ops.joint_threshold import StepState
-from fastedit.ops.sampling import Sampling
+from fastedit.ops.sampling import RowDraws, Sampling
+
+_FIELDS = {  # of `RowStats`
+    "token": torch.int64,
+    "prob": torch.float32,
+    "prob_current": torch.float32,
+    "lse": torch.float32,
+    "entropy": torch.float32,
+    "bad": torch.bool,
+    "top_tokens": torch.int64,
+    "top_probs": torch.float32,
+    "sample": torch.int64,
+    "sample_prob": torch.float32,
+}
 
 # Kept alive: the operators go when it goes.
 _library = Library("fastedit", "DEF")
 _library.define(
-    "row_stats(Tensor logits, Tensor current, int[] forbid, float temperature, bool entropy)"
-    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
+    "row_stats(Tensor logits, Tensor current, int[] forbid, float temperature, bool entropy,"
+    " Tensor? temperatures=None, int top_k=0, Tensor? seed=None, Tensor? position=None,"
+    " Tensor? forward=None, Tensor? draw_top_k=None, Tensor? top_p=None, int purpose=0)"
+    " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
     "row_partials(Tensor logits, int[] forbid) -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -42,13 +57,36 @@ _library.define(
 
 
 def row_stats(
-    logits: Tensor, current: Tensor, forbid: list[int], temperature: float, entropy: bool
+    logits: Tensor,
+    current: Tensor,
+    forbid: list[int],
+    temperature: float,
+    entropy: bool,
+    temperatures: Tensor | None = None,
+    top_k: int = 0,
+    seed: Tensor | None = None,
+    position: Tensor | None = None,
+    forward: Tensor | None = None,
+    draw_top_k: Tensor | None = None,
+    top_p: Tensor | None = None,
+    purpose: int = 0,
 ) -> tuple[Tensor, ...]:
-    """Fields of `RowStats` in order; without `entropy` its place holds an empty tensor."""
+    """Fields of `RowStats` in order; the place of what was not asked for holds an empty tensor."""
+    keys = (seed, position, forward, draw_top_k, top_p)
     stats = implementation("row_stats", logits.device.type)(
-        logits, current, forbid=tuple(forbid), temperature=temperature, entropy=entropy
+        logits,
+        current,
+        forbid=tuple(forbid),
+        temperature=temperature if temperatures is None else temperatures,
+        entropy=entropy,
+        top_k=top_k,
+        draws=None if seed is None else RowDraws(*keys, purpose),  # type: ignore[arg-type]
     )
-    return tuple(logits.new_empty(0).float() if f is None else f for f in vars(stats).values())
+    kinds = _FIELDS.values()
+    return tuple(
+        logits.new_empty(0, dtype=kind) if field is None else field
+        for field, kind in zip(vars(stats).values(), kinds, strict=True)
+    )
 
 
 def row_partials(logits: Tensor, forbid: list[int]) -> tuple[Tensor, ...]:
@@ -140,9 +178,13 @@ def _per_row(logits: Tensor, *kinds: torch.dtype) -> tuple[Tensor, ...]:
 
 
 @register_fake("fastedit::row_stats", lib=_library)
-def _(logits, current, forbid, temperature, entropy):
-    token, *floats, bad = _per_row(logits, torch.int64, *[torch.float32] * 4, torch.bool)
-    return token, *floats[:3], floats[3] if entropy else floats[3].new_empty(0), bad
+def _(logits, current, forbid, temperature, entropy, temperatures=None, top_k=0, seed=None, *_):
+    rows = logits.shape[0]
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_FIELDS, (rows,))
+    shapes["entropy"] = (rows,) if entropy else (0,)
+    shapes["top_tokens"] = shapes["top_probs"] = (rows, top_k) if top_k else (0,)
+    shapes["sample"] = shapes["sample_prob"] = (0,) if seed is None else (rows,)
+    return tuple(logits.new_empty(shapes[name], dtype=kind) for name, kind in _FIELDS.items())
 
 
 @register_fake("fastedit::row_partials", lib=_library)

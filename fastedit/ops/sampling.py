@@ -15,6 +15,7 @@ from torch import Tensor
 # The purpose keeps the random words of different uses apart.
 DRAFT = 0
 DECODE = 3
+NOISE = 4  # ids that a rule draws without looking at logits
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
@@ -42,13 +43,50 @@ class Sampling:
         return (self.temperature, self.top_k, self.top_p, self.seed, self.start)
 
 
-def uniform(seed: Tensor, position: Tensor, forward: Tensor, purpose: int) -> Tensor:
-    """One fp32 uniform in [0, 1) per element, from 24 bits of one Philox word.
+@dataclass(frozen=True)
+class RowDraws:
+    """One draw for each of R rows of logits; every tensor is on the logits' device.
 
-    seed, position, forward: int64 tensors that broadcast against each other.
+    seed      [R] int64  request seed
+    position  [R] int64  absolute position of the row
+    forward   [R] int64  forward index in the block
+    top_k     [R] int64  keep logits not below the k-th largest (ties stay); 0 = off
+    top_p     [R] fp32   drop tokens whose preceding cumulative mass exceeds it; 1 = off
+    purpose   0 to 255
+
+    Raises ValueError for a purpose out of range.
     """
+
+    seed: Tensor
+    position: Tensor
+    forward: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    purpose: int = DECODE
+
+    def __post_init__(self) -> None:
+        check_purpose(self.purpose)
+
+    def fields(self) -> tuple[Tensor, ...]:
+        return (self.seed, self.position, self.forward, self.top_k, self.top_p)
+
+
+def check_purpose(purpose: int) -> None:
+    if not 0 <= purpose < 256:
+        raise ValueError(f"purpose must be from 0 to 255, got {purpose}")
+
+
+def uniform(
+    seed: Tensor, position: Tensor, forward: Tensor, purpose: int, count: int = 1
+) -> Tensor:
+    """`fastedit.ops.uniform` in plain torch, of tensors that broadcast against each other."""
     seed, position, forward = torch.broadcast_tensors(seed, position, forward)
-    return unit(philox(seed, torch.zeros_like(position), position, forward, purpose)[0])
+    words: list[Tensor] = []
+    while len(words) < count:
+        words += philox(
+            seed, torch.full_like(position, len(words) // 4), position, forward, purpose
+        )
+    return unit(words[0] if count == 1 else torch.stack(words[:count], dim=-1))
 
 
 def unit(word: Tensor) -> Tensor:

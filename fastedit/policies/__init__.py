@@ -1,7 +1,32 @@
-"""Decision rules: who commits, who is edited. They see ids, logits and masks, never a model."""
+"""Decision rules: which masks are filled and which tokens are replaced or masked again.
 
+A rule sees row statistics, ids and buffers of blocks, never a model. `base` says what a policy is,
+`state` what is kept of a block, `step` is one decision, `primitives` what rules share; every other
+file is one rule with its source. `register` adds one from outside, and `open` and `step_` are for
+loops of others.
+"""
+
+from fastedit.policies.base import POLICIES, Buffer, Policy, Stats, Write, parse, register
+from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
+from fastedit.policies.low_confidence import LowConfidence
+from fastedit.policies.remask import Remask
+from fastedit.policies.state import State
+from fastedit.policies.step import open, step_
 
-POLICIES = {"joint_threshold": JointThreshold}
-
-__all__ = ["POLICIES", "JointThreshold"]
+__all__ = [
+    "POLICIES",
+    "Buffer",
+    "EntropyBound",
+    "JointThreshold",
+    "LowConfidence",
+    "Policy",
+    "Remask",
+    "State",
+    "Stats",
+    "Write",
+    "open",
+    "parse",
+    "register",
+    "step_",
+]

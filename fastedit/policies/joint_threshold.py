@@ -1,51 +1,90 @@
-"""LLaDA2.1's rule: commit confident masks and replace tokens that have a confident rival."""
+"""LLaDA2.1's rule: commit confident masks and replace tokens that have a confident rival.
+
+Source: the released LLaDA2.1 decoding loop; LLaDA2.1 report (arXiv 2602.08676), equations 1-3.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fastedit import ops
+from fastedit.policies.base import Buffer, Policy, Stats, Write, register
+from fastedit.policies.fields import integer, number
+from fastedit.policies.primitives import highest
+from fastedit.policies.state import State
 
 
+@register("joint_threshold")
 @dataclass(frozen=True)
-class JointThreshold:
-    """Per-row settings of N rows, on the device, and the rule that uses them.
+class JointThreshold(Policy):
+    """Masks commit above one threshold, tokens are replaced above another; both strict.
 
-    threshold, editing_threshold [N] fp32 (inf = off); max_post_steps, num_to_transfer [N] int32.
+    threshold          masks with a higher confidence commit
+    editing_threshold  tokens whose rival has a higher confidence are replaced; None = off, 0.0 =
+                       every change
+    max_post_steps     forwards that a block may take once it has no mask
+    num_to_transfer    least number of commits per forward, as long as there are masks
+
+    A block takes at most a forward per mask, and `max_post_steps` more.
     """
 
-    threshold: Tensor
-    editing_threshold: Tensor
-    max_post_steps: Tensor
-    num_to_transfer: Tensor
+    threshold: float = number(0.7)
+    editing_threshold: float | None = number(0.5, optional=True, absent=math.inf)
+    max_post_steps: int = integer(16)
+    num_to_transfer: int = integer(1, least=1)
 
-    def __getitem__(self, rows: slice) -> JointThreshold:
-        return JointThreshold(*(setting[rows] for setting in vars(self).values()))
+    buffers: ClassVar[Mapping[str, Buffer]] = {
+        "post_steps": Buffer(torch.int32, per_position=False)
+    }
+    never_repeats = False
 
-    def step_(
-        self,
-        ids: Tensor,
-        logits: Tensor,
-        editable: Tensor,
-        state: ops.StepState,
-        *,
-        mask_token_id: int,
-        strict_reference: bool,
-        sampling: ops.Sampling | None,
-    ) -> None:
-        """One step for N blocks; shapes as in `ops.joint_threshold_step_`."""
-        ops.joint_threshold_step_(
-            ids,
-            logits,
-            editable,
-            state,
-            mask_token_id=mask_token_id,
-            threshold=self.threshold,
-            editing_threshold=self.editing_threshold,
-            max_post_steps=self.max_post_steps,
-            num_to_transfer=self.num_to_transfer,
-            strict_reference=strict_reference,
-            sampling=sampling,
+    def rule(self, stats: Stats, view: State) -> Write:
+        p, masked = view.parameters, view.masked()
+        had_mask = masked.any(-1)
+        spent = ~had_mask & (view.buffers.post_steps >= p.max_post_steps)
+        above = masked & (stats.prob > p.threshold[:, None])
+        commit = highest(stats.prob, masked, p.num_to_transfer, unless=above)
+        edit = ~masked & (stats.prob > p.editing_threshold[:, None])
+        change = (commit | edit) & ~spent[:, None]
+        ids = torch.where(change, stats.token, view.ids)
+
+        post = view.buffers.post_steps + (~had_mask & ~spent).int()
+        unchanged = ((ids == view.ids) | ~view.may_change()).all(-1)
+        done = (~had_mask & unchanged) | (post >= p.max_post_steps)
+        return Write(ids, done, {"post_steps": post})
+
+    def most_forwards(self, length: int) -> int:
+        return length + self.max_post_steps
+
+    def twin(self, view: State) -> Callable[[Tensor, bool], None]:
+        """`ops.joint_threshold_step_` on the tensors of `view`."""
+        ids, editable, sampling, counts = view.ids, view.editable, view.sampling, view.counts
+        strict, mask = view.strict, view.mask_token_id
+        settings: dict[str, Any] = dict(view.parameters)
+        state = ops.StepState(
+            view.buffers.post_steps,
+            counts.forwards,
+            counts.m2t_commits,
+            counts.t2t_edits,
+            *(view.done, view.dirty, view.bad),
         )
+
+        def step_(logits: Tensor, draws: bool) -> None:
+            ops.joint_threshold_step_(
+                ids,
+                logits,
+                editable | (ids == mask) if strict else editable,
+                state,
+                mask_token_id=mask,
+                strict_reference=strict,
+                sampling=sampling if draws else None,
+                **settings,
+            )
+
+        return step_

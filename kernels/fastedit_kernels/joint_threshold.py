@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 
 from fastedit_kernels.arrivals import id_list, is_last, workspace
-from fastedit_kernels.sampling import draw, uniform
+from fastedit_kernels.sampling import DECODE, draw, uniform
 from fastedit_kernels.splits import (
     LOG2E,
     NEVER,
@@ -207,7 +207,8 @@ def joint_threshold_kernel(
             if SAMPLING:
                 heat = tl.load(temperature + b)
                 if exists & (heat > 0.0):
-                    u = uniform(tl.load(seed + b), tl.load(start + b) + i, tl.load(forwards + b))
+                    place = tl.load(start + b) + i
+                    u = uniform(tl.load(seed + b), place, tl.load(forwards + b), DECODE)
                     token, prob = draw(
                         row,
                         vocab,

@@ -1,20 +1,27 @@
-"""Row statistics: best token, its probability, that of the current token, log-sum-exp, entropy.
+"""Row statistics: best token, its probability, that of the current token, log-sum-exp; on request
+the entropy, the best few tokens and a drawn one.
 
-Reads the logits once, R * V elements, and writes 29 bytes per row (33 with the entropy); between
-the two, 16 or 20 bytes per split of a row pass through the workspace. One launch: the last program
-to finish a row merges its splits.
+Reads the logits once, R * V elements, and writes 29 bytes per row, 4 more with the entropy, 12 more
+for each of the best tokens and for a draw; between the two, 16 bytes per split of a row pass
+through the workspace, 4 more with the entropy and 8 for each of the best tokens. One launch: the
+last program to finish a row merges its splits, and draws. What is not asked for is not compiled.
 """
+
+from collections.abc import Sequence
 
 import torch
 import triton
 import triton.language as tl
 
 from fastedit_kernels.arrivals import id_list, is_last, workspace
+from fastedit_kernels.sampling import draw, uniform
 from fastedit_kernels.splits import (
     LARGEST,
     LOG2E,
+    NEVER,
     TILE,
     WARPS,
+    load_ranks,
     load_tile,
     merge_splits,
     reduce_splits,
@@ -24,7 +31,28 @@ from fastedit_kernels.splits import (
 )
 
 
-@triton.jit(do_not_specialize=["n_forbid", "rows", "splits", "per_program"])
+@triton.jit
+def write_ranks(
+    x,
+    ids,
+    top,
+    total,
+    scale,
+    top_tokens_out,
+    top_probs_out,
+    TOP_K: tl.constexpr,
+):
+    """The best TOP_K of the logits `x` [SPLITS, WIDTH], the lowest of `ids` on ties."""
+    for n in tl.static_range(TOP_K):
+        best = tl.max(tl.max(x, 1), 0)
+        token = tl.min(tl.min(tl.where(x == best, ids, NEVER), 1), 0)
+        exists = best > -float("inf")
+        tl.store(top_tokens_out + n, tl.where(exists, token, -1).to(tl.int64))
+        tl.store(top_probs_out + n, share(best, top, total, scale))
+        x = tl.where(ids == token, -float("inf"), x)
+
+
+@triton.jit(do_not_specialize=["purpose", "n_forbid", "rows", "splits", "per_program"])
 def row_stats_kernel(
     logits,
     stride,
@@ -32,12 +60,22 @@ def row_stats_kernel(
     temperature,
     forbid,
     n_forbid,
+    seed,
+    position,
+    forward,
+    draw_top_k,
+    top_p,
+    purpose,
     token_out,
     prob_out,
     prob_current_out,
     lse_out,
     entropy_out,
     bad_out,
+    top_tokens_out,
+    top_probs_out,
+    sample_out,
+    sample_prob_out,
     numbers,
     tokens,
     counters,
@@ -49,12 +87,19 @@ def row_stats_kernel(
     SPLITS: tl.constexpr,
     TILE: tl.constexpr,
     ENTROPY: tl.constexpr,
+    PER_ROW: tl.constexpr,
+    TOP_K: tl.constexpr,
+    SAMPLING: tl.constexpr,
 ):
     groups = tl.cdiv(splits, per_program)
     r = tl.program_id(0) // groups
     first = tl.program_id(0) % groups * per_program
     row = logits + r.to(tl.int64) * stride
-    scale = LOG2E / temperature
+    if PER_ROW:
+        heat = tl.minimum(tl.maximum(tl.load(temperature + r), 1e-30), 1e30)
+    else:
+        heat = temperature
+    scale = LOG2E / heat
     spot = r * splits
     spots = rows * splits
     reduce_splits(
@@ -72,6 +117,7 @@ def row_stats_kernel(
         SPLIT,
         TILE,
         ENTROPY,
+        TOP_K,
     )
     if is_last(counters + r, groups):
         top, total, weighted, best, token, bad = merge_splits(
@@ -81,51 +127,101 @@ def row_stats_kernel(
         now = tl.load(current + r)
         known = (now >= 0) & (now < vocab)
         x, _ = load_tile(row, now, known)
+        prob = share(best, top, total, scale)
         tl.store(token_out + r, tl.where(exists, token.to(tl.int64), now))
-        tl.store(prob_out + r, share(best, top, total, scale))
+        tl.store(prob_out + r, prob)
         tl.store(prob_current_out + r, share(x, top, total, scale))
         tl.store(bad_out + r, (bad != 0) | (best == -float("inf")))
+        if SAMPLING:  # first, while few registers are held
+            drawn, chance = now, 0.0
+            if exists:
+                place, turn = tl.load(position + r), tl.load(forward + r)
+                u = uniform(tl.load(seed + r), place, turn, purpose.to(tl.uint32))
+                token, chance = draw(
+                    row,
+                    vocab,
+                    best,
+                    heat,
+                    tl.load(draw_top_k + r),
+                    tl.load(top_p + r),
+                    u,
+                    forbid,
+                    n_forbid,
+                    splits,
+                    SPLIT,
+                    SPLITS,
+                    TILE,
+                )
+                drawn = token.to(tl.int64)
+            tl.store(sample_out + r, drawn)
+            tl.store(sample_prob_out + r, chance)
         some = top > -float("inf")
-        scaled = tl.minimum(tl.maximum(tl.div_rn(top, temperature), -LARGEST), LARGEST)
+        scaled = tl.minimum(tl.maximum(tl.div_rn(top, heat), -LARGEST), LARGEST)
         lse = scaled + tl.log(total)
         tl.store(lse_out + r, tl.where(some, lse, top))
         if ENTROPY:
             # The logits' distances were summed in their own unit.
-            h = tl.log(total) - weighted / total / temperature
+            h = tl.log(total) - weighted / total / heat
             tl.store(entropy_out + r, tl.where(some, tl.maximum(h, 0.0), 0.0))
+        if TOP_K > 0:
+            ranked, ids = load_ranks(spot, splits, numbers, tokens, spots, SPLITS, TOP_K)
+            tokens_here = top_tokens_out + r * TOP_K
+            probs_here = top_probs_out + r * TOP_K
+            write_ranks(ranked, ids, top, total, scale, tokens_here, probs_here, TOP_K)
 
 
 def row_stats(
     logits: torch.Tensor,
     current: torch.Tensor,
     forbid: tuple[int, ...],
-    temperature: float,
+    temperature: float | torch.Tensor,
     entropy: bool,
-) -> tuple[torch.Tensor, ...]:
-    """(token, prob, prob_current, lse, entropy or None, bad) of logits [R, V].
+    top_k: int,
+    draws: Sequence[torch.Tensor] | None,
+    purpose: int,
+) -> tuple[torch.Tensor | None, ...]:
+    """(token, prob, prob_current, lse, entropy, bad, top_tokens, top_probs, sample, sample_prob).
 
-    logits fp32, bf16 or fp16 with a contiguous last dimension; current [R] int64; temperature > 0.
+    logits [R, V] fp32, bf16 or fp16 with a contiguous last dimension; current [R] int64;
+    temperature > 0, or [R] fp32; draws: seed, position, forward, top_k [R] int64, top_p [R] fp32.
+    Everything [R] is contiguous. None for what was not asked for.
     """
     rows, vocab = logits.shape
     device = logits.device
     token = torch.empty(rows, dtype=torch.int64, device=device)
-    floats = torch.empty(4, rows, dtype=torch.float32, device=device)
+    prob, prob_current, lse, h = torch.empty(4, rows, dtype=torch.float32, device=device)
     bad = torch.empty(rows, dtype=torch.bool, device=device)
+    top_tokens = top_probs = sample = sample_prob = None
+    if top_k:
+        top_tokens = torch.empty(rows, top_k, dtype=torch.int64, device=device)
+        top_probs = torch.empty(rows, top_k, dtype=torch.float32, device=device)
+    if draws is not None:
+        sample, sample_prob = torch.empty_like(token), torch.empty_like(prob)
     width = split_width(vocab)
     splits = triton.cdiv(vocab, width)
     per_program = splits_per_program(rows, splits)
     if rows:
-        work = workspace(device, rows * splits)
+        # Of the planes for the best logits and ids, each part of the workspace has room for two.
+        work = workspace(device, rows * splits * (1 + triton.cdiv(top_k, 2)))
         row_stats_kernel[(rows * triton.cdiv(splits, per_program),)](
             logits,
             logits.stride(0),
-            current.contiguous(),
+            current,
             temperature,
             id_list(device, forbid),
             len(forbid),
+            *(draws or [None] * 5),
+            purpose,
             token,
-            *floats,
+            prob,
+            prob_current,
+            lse,
+            h,
             bad,
+            top_tokens,
+            top_probs,
+            sample,
+            sample_prob,
             work.numbers,
             work.tokens,
             work.counters,
@@ -137,7 +233,11 @@ def row_stats(
             SPLITS=triton.next_power_of_2(splits),
             TILE=TILE,
             ENTROPY=entropy,
+            PER_ROW=isinstance(temperature, torch.Tensor),
+            TOP_K=top_k,
+            SAMPLING=draws is not None,
             num_warps=WARPS,
         )
-    prob, prob_current, lse, h = floats
-    return token, prob, prob_current, lse, h if entropy else None, bad
+    entropies = h if entropy else None
+    best = (token, prob, prob_current, lse, entropies, bad)
+    return *best, top_tokens, top_probs, sample, sample_prob

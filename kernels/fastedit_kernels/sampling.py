@@ -11,7 +11,7 @@ import triton.language as tl
 
 from fastedit_kernels.splits import LARGEST, LOG2E, NEVER, ban, load_tile
 
-PURPOSE = tl.constexpr(3)  # keeps the random words of decoding apart from those of other uses
+DECODE = tl.constexpr(3)  # the purpose that keeps the random words of decoding apart from others
 
 
 @triton.jit
@@ -21,9 +21,9 @@ def unit(word):
 
 
 @triton.jit
-def uniform(seed, position, forward):
+def uniform(seed, position, forward, purpose):
     """fp32 in [0, 1) from 24 bits of the Philox4x32-10 word of this key."""
-    word, _, _, _ = tl.philox(seed, 0, position.to(tl.uint32), forward.to(tl.uint32), PURPOSE)
+    word, _, _, _ = tl.philox(seed, 0, position.to(tl.uint32), forward.to(tl.uint32), purpose)
     return unit(word)
 
 

@@ -52,6 +52,47 @@ def ban(x, cols, forbid, n_forbid):
 
 
 @triton.jit
+def rank(
+    tiles,
+    start,
+    lane,
+    forbid,
+    n_forbid,
+    ranks,
+    rank_ids,
+    spots,
+    TILES: tl.constexpr,
+    TILE: tl.constexpr,
+    TOP_K: tl.constexpr,
+):
+    """Store the TOP_K best allowed logits of `tiles`, and their ids, `spots` apart.
+
+    Each is the best of those that come after the one before, by logit and then by id; a forbidden
+    one is passed over. -inf fills up where there are no more.
+    """
+    found = 0
+    x = tl.full([], LARGEST, tl.float32)
+    at = -1  # its column in the split
+    while found < TOP_K:
+        peak = tl.full([TILE], -float("inf"), tl.float32)
+        tile = tl.zeros([TILE], tl.int32)
+        for t in tl.static_range(TILES):
+            later = (tiles[t] < x) | ((tiles[t] == x) & (lane > at - t * TILE))
+            higher = later & (tiles[t] > peak)
+            tile = tl.where(higher, t, tile)
+            peak = tl.where(higher, tiles[t], peak)
+        x = tl.max(peak, 0)
+        at = tl.min(tl.where(peak == x, tile * TILE + lane, NEVER), 0)
+        allowed = 1
+        for k in range(n_forbid):
+            allowed = tl.where(tl.load(forbid + k) == start + at, 0, allowed)
+        if (allowed > 0) | (x == -float("inf")):
+            tl.store(ranks + found * spots, x)
+            tl.store(rank_ids + found * spots, start + at)
+            found += 1
+
+
+@triton.jit
 def reduce_split(
     row,
     start,
@@ -59,14 +100,19 @@ def reduce_split(
     scale,
     forbid,
     n_forbid,
+    ranks,
+    rank_ids,
+    spots,
     SPLIT: tl.constexpr,
     TILE: tl.constexpr,
     ENTROPY: tl.constexpr,
+    TOP_K: tl.constexpr,
 ):
     """(top, total, weighted, best, token, bad) of columns [start, start + SPLIT) of one row.
 
     top is the largest logit, total = sum exp2((x - top) * scale), weighted the same sum weighted
     with (x - top); best and token are the largest allowed logit and the lowest id that has it.
+    With TOP_K the best allowed logits, and their ids, go to TOP_K planes of `spots` each.
     """
     TILES: tl.constexpr = (SPLIT + TILE - 1) // TILE
     lane = tl.arange(0, TILE)
@@ -91,6 +137,9 @@ def reduce_split(
         total += e
         if ENTROPY:
             weighted += tl.where(e > 0.0, (tiles[t] - base) * e, 0.0)
+
+    if TOP_K > 0:
+        rank(tiles, start, lane, forbid, n_forbid, ranks, rank_ids, spots, TILES, TILE, TOP_K)
 
     # Few splits hold a forbidden id; those are read again, from the cache.
     banned = False
@@ -128,16 +177,30 @@ def reduce_splits(
     SPLIT: tl.constexpr,
     TILE: tl.constexpr,
     ENTROPY: tl.constexpr,
+    TOP_K: tl.constexpr = 0,
 ):
     """Reduce splits [first, last) of one row; `spot` is the place of its split 0 in the workspace.
 
-    numbers holds one plane of `spots` fp32 each for top, total, best and weighted.
+    numbers holds one plane of `spots` fp32 each for top, total, best and weighted, and then TOP_K
+    for the best allowed logits; tokens one for the best token, and then TOP_K for theirs.
     """
     for k in range(first, last):
-        top, total, weighted, best, token, bad = reduce_split(
-            row, k * SPLIT, vocab, scale, forbid, n_forbid, SPLIT, TILE, ENTROPY
-        )
         here = numbers + spot + k
+        top, total, weighted, best, token, bad = reduce_split(
+            row,
+            k * SPLIT,
+            vocab,
+            scale,
+            forbid,
+            n_forbid,
+            here + 4 * spots,
+            tokens + spot + k + spots,
+            spots,
+            SPLIT,
+            TILE,
+            ENTROPY,
+            TOP_K,
+        )
         tl.store(here, top)
         tl.store(here + spots, total)
         tl.store(here + 2 * spots, best)
@@ -176,6 +239,23 @@ def merge_splits(
     token = tl.min(tl.where(bests == best, tl.where(coded < 0, ~coded, coded), NEVER), 0)
     bad = tl.max((coded < 0).to(tl.int32), 0)
     return top, total, weighted, best, token, bad
+
+
+@triton.jit
+def load_ranks(spot, splits, numbers, tokens, spots, SPLITS: tl.constexpr, TOP_K: tl.constexpr):
+    """The best allowed logits of a row's splits and their ids, [SPLITS, WIDTH] each.
+
+    WIDTH is TOP_K, rounded up to a power of two.
+    """
+    WIDTH: tl.constexpr = triton.next_power_of_2(TOP_K)
+    k = tl.arange(0, SPLITS)[:, None]
+    i = tl.arange(0, WIDTH)[None, :]
+    real = (k < splits) & (i < TOP_K)
+    here = spot + k + i * spots
+    low = -float("inf")
+    x = tl.load(numbers + 4 * spots + here, mask=real, other=low, cache_modifier=".cg")
+    ids = tl.load(tokens + spots + here, mask=real, other=NEVER, cache_modifier=".cg")
+    return x, ids
 
 
 @triton.jit

@@ -58,14 +58,14 @@ def test_a_cache_that_grows_leaves_its_graphs(model, taped, monkeypatch):
 
 def test_free_slots_are_left_alone(model, taped, monkeypatch):
     """Rows of a graph without a request are done, even where it had only come to an EOS."""
-    run, outnumbered = engine.Engine._step_late, []
+    run, outnumbered = engine.Engine._round, []
 
-    def watched(self, number, finished):
-        run(self, number, finished)
-        assert self.canvas.state.done[len(self.live) :].all()
-        outnumbered.append(0 < len(self.live) < self.canvas.live.ids.shape[0])
+    def watched(self, finished):
+        run(self, finished)
+        assert self.slots.blocks.done[len(self.live) :].all()
+        outnumbered.append(0 < len(self.live) < self.slots.live.blocks.ids.shape[0])
 
-    monkeypatch.setattr(engine.Engine, "_step_late", watched)
+    monkeypatch.setattr(engine.Engine, "_round", watched)
     out = Decoder(model).generate(PROMPTS, **GOLDEN | {"max_batch": 7, "max_new_tokens": 60})
     assert any(stats.finish_reason == "eos" for stats in out.stats) and any(outnumbered)
 
@@ -144,7 +144,7 @@ def test_a_model_that_cannot_be_captured_goes_on_without(model, taped, monkeypat
 
 
 def test_a_capture_that_fails_is_cleaned_up(monkeypatch):
-    """What torch leaves open where `capture_end` raises: the pool, and the generator."""
+    """What torch leaves behind where `capture_end` raises: a generator that refuses to draw."""
     calls = []
 
     class Capture(contextlib.nullcontext):
@@ -186,9 +186,6 @@ def test_a_capture_that_fails_is_cleaned_up(monkeypatch):
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch, "rand", rand)
-    for name in ("endAllocateToPool", "releasePool"):
-        record = lambda *given, name=name: calls.append((name, *given))  # noqa: E731
-        monkeypatch.setattr(torch._C, f"_cuda_{name}", record, raising=False)
 
     def step():
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
@@ -202,9 +199,34 @@ def test_a_capture_that_fails_is_cleaned_up(monkeypatch):
     ):
         graphs.run("key", step)
     graph._capture_stream.cache_clear()
-    assert calls[:2] == [("endAllocateToPool", 1, "pool"), ("releasePool", 1, "pool")]
-    assert calls[2:4] == [("graphsafe_set", "clone"), ("set", "state")]
-    assert calls[4:] == [("synchronize", 1)] and not graphs.captured
+    assert calls[:2] == [("graphsafe_set", "clone"), ("set", "state")]
+    assert calls[2:] == [("synchronize", 1)] and not graphs.captured
+
+
+def test_a_step_that_waits_is_found_out_before_it_is_captured(taped, monkeypatch):
+    strict = []
+
+    @contextlib.contextmanager
+    def rehearsal():
+        strict.append(True)
+        try:
+            yield
+        finally:
+            strict.pop()
+
+    def step():
+        if strict:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return "done"
+
+    monkeypatch.setitem(graph.REHEARSAL, "cpu", rehearsal)
+    taped.made.clear()
+    graphs = Graphs(torch.device("cpu"), wanted=True)
+    assert [graphs.run("key", step) for _ in range(graph.WARM_UP - 1)] == ["done"]
+    with pytest.warns(UserWarning, match=r"\(called a synchronizing"):
+        assert graphs.run("key", step) == "done"
+    assert [graphs.run("key", step) for _ in range(3)] == ["done"] * 3
+    assert not taped.made and not strict
 
 
 def test_memory_that_runs_out_in_a_capture(model, taped, monkeypatch):

@@ -1,4 +1,4 @@
-"""Ctrl-C during `generate`: what is finished is returned, a second one raises."""
+"""Ctrl-C while decoding: what is finished is returned, and signals are the program's own."""
 
 import signal
 import threading
@@ -16,14 +16,14 @@ PROMPTS = [torch.tensor([i, 1, 2]) for i in range(5)]
 
 
 class Interrupted(ScriptedModel):
-    """Calls `event` once, in call `at`; with `twice` also in the one after it."""
+    """Calls `event` once, in call `at`."""
 
-    def __init__(self, at, event, twice=False):
+    def __init__(self, at, event):
         super().__init__(V, hashed(V, MASK, 1))
-        self.at, self.event = ((at, at) if twice else (at,)), event
+        self.at, self.event = at, event
 
     def __call__(self, **inputs):
-        for _ in range(self.at.count(len(self.calls) + 1)):
+        if len(self.calls) + 1 == self.at:
             self.event()
         return super().__call__(**inputs)
 
@@ -49,7 +49,7 @@ def test_results_so_far_are_returned_in_order(whole, at, event):
     model = Interrupted(at, event)
     out = Decoder(model).generate(PROMPTS, **OPTIONS)
     assert out.interrupted and out.errors == [None] * 5
-    assert len(model.calls) == (at if event is ctrl_c else at - 1)  # the step under way is done
+    assert len(model.calls) == at - 1
     reasons = [stats.finish_reason for stats in out.stats]
     assert set(reasons) <= {"length", "interrupted"}
     for ids, stats, full, complete in zip(
@@ -67,13 +67,6 @@ def test_results_so_far_are_returned_in_order(whole, at, event):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_one_in_the_last_step_is_not_lost(whole):
-    last = scripted()
-    Decoder(last).generate(PROMPTS, **OPTIONS)
-    out = Decoder(Interrupted(len(last.calls), ctrl_c)).generate(PROMPTS, **OPTIONS)
-    assert out.interrupted and out.stats == whole.stats
-
-
 @pytest.mark.parametrize("event", [ctrl_c, raising])
 def test_an_iteration_over_results_ends_behind_those_that_are_there(event):
     model = scripted()
@@ -83,9 +76,9 @@ def test_an_iteration_over_results_ends_behind_those_that_are_there(event):
         model, results = Interrupted(at, event), []
         with pytest.raises(KeyboardInterrupt):
             results.extend(Decoder(model).as_completed(PROMPTS, **OPTIONS))
-        assert len(model.calls) == (at if event is ctrl_c else at - 1)
-        there = [r.index for step, r in ends if step < at or (step == at and event is ctrl_c)]
-        assert [r.index for r in results] == there and (last.index in there) == (event is ctrl_c)
+        assert len(model.calls) == at - 1
+        there = [r.index for step, r in ends if step < at]
+        assert [r.index for r in results] == there and last.index not in there
         for ours in results:
             assert ours.sequence.equal(complete[ours.index])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -119,12 +112,30 @@ def test_within_a_commit_the_block_does_not_count(whole, monkeypatch):
     assert [len(ids) for ids in out.sequences] == [stats.tokens for stats in out.stats]
 
 
-def test_a_second_one_raises_at_once():
-    model = Interrupted(5, ctrl_c, twice=True)
+def test_what_ended_in_the_step_under_way_is_not_lost(monkeypatch):
+    """The interrupt comes when one request of a step has been followed and another has not."""
+    follow, ended = Request.follow, []
+
+    def interrupted(request, record, row):
+        if ended:
+            raise KeyboardInterrupt
+        opened = follow(request, record, row)
+        if request.finished:
+            ended.append(request.index)
+        return opened
+
+    monkeypatch.setattr(Request, "follow", interrupted)
+    results = []
     with pytest.raises(KeyboardInterrupt):
-        Decoder(model).generate(PROMPTS, **OPTIONS)
-    assert len(model.calls) == 4
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        results.extend(Decoder(scripted()).as_completed(PROMPTS, **OPTIONS))
+    assert [result.index for result in results] == ended and len(ended) == 1
+
+
+def test_no_handler_is_touched_while_decoding():
+    seen = []
+    model = Interrupted(5, lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    Decoder(model).generate(PROMPTS, **OPTIONS)
+    assert seen == [signal.default_int_handler]
 
 
 @pytest.mark.parametrize("event", [ctrl_c, raising])

@@ -12,8 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from fastedit import DecodeConfig, Decoder
 from fastedit.engine import engine
 from fastedit.engine.memory import Capacity
-from fastedit.engine.record import Copy
 from fastedit.engine.request import Request
+from fastedit.engine.step import Copy, Steps
 
 
 @pytest.fixture
@@ -23,9 +23,11 @@ def late(monkeypatch):
 
 def test_devices_without_events_are_followed_at_once():
     """Only on CUDA does an event tell when a copy has arrived."""
-    request = Request(0, PROMPTS[0], DecodeConfig(**GOLDEN), seed=0, eos=frozenset())
+    config = DecodeConfig(**GOLDEN)
+    request = Request(0, PROMPTS[0], config, 0, frozenset(), config.rule(), mask_token_id=127)
     for name in ("cpu", "meta"):
-        assert engine.Engine(print, [request], 127, torch.device(name), Capacity(1)).delay == 0
+        made = engine.Engine(print, [request], 127, torch.device(name), Capacity(1))
+        assert made.steps.delay == 0
     assert engine.DELAY["cuda"] == 1
 
 
@@ -201,13 +203,13 @@ def test_no_step_reads_a_value(countless_experts, monkeypatch, late):
             return read(copy)
 
     monkeypatch.setattr(Copy, "read", allowed)
-    run = engine.Engine._step_late
+    run = Steps.ahead
 
-    def guarded(self, number, finished):
+    def guarded(self, number, live):
         with NoReading(copies):
-            run(self, number, finished)
+            return run(self, number, live)
 
-    monkeypatch.setattr(engine.Engine, "_step_late", guarded)
+    monkeypatch.setattr(Steps, "ahead", guarded)
     options = GOLDEN | {"eos_token_id": []}
     got = Decoder(countless_experts).generate(PROMPTS, **options)
     assert len(steps) > 20 and all(

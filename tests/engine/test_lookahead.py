@@ -7,7 +7,7 @@ from cases import DRAWN, GOLDEN, PROMPTS, B, prompt
 from fakes import Recorder
 
 from fastedit import Decoder
-from fastedit.engine import engine
+from fastedit.engine import plans
 from fastedit.tasks import get_task
 
 BASE = GOLDEN | {"eos_token_id": []}
@@ -48,7 +48,7 @@ def test_same_tokens_alone(golden_model, length, end):
 @pytest.mark.parametrize("end", ENDS)
 def test_same_tokens_in_a_batch(golden_model, monkeypatch, share, end):
     """Whatever share of the rows can use its next block, rows that end early included."""
-    monkeypatch.setattr(engine, "AHEAD_SHARE", share)
+    monkeypatch.setattr(plans, "AHEAD_SHARE", share)
     both(golden_model, PROMPTS, **end, eos_token_id=GOLDEN["eos_token_id"])
 
 

@@ -14,7 +14,7 @@ from fastedit import DecodeConfig, Decoder
 from fastedit.engine import engine, memory
 from fastedit.engine.kv import BlockCache, _BlockLayer
 from fastedit.engine.memory import Capacity, capacity
-from fastedit.engine.slots import Canvas
+from fastedit.engine.slots import Slots
 
 
 @pytest.mark.parametrize("max_batch", [1, 3, 8])
@@ -77,13 +77,13 @@ def test_within_a_budget_long_requests_decode_in_smaller_batches(
 
 def test_hundreds_of_requests_hold_what_a_full_batch_holds(monkeypatch):
     """Nothing of a request is on the device before it is let in: the canvas never grows again."""
-    shapes, grow = [], Canvas.grow
+    shapes, grow = [], Slots.grow
 
     def watched(canvas, length):
         grow(canvas, length)
         shapes.append(tuple(canvas.tokens.shape))
 
-    monkeypatch.setattr(Canvas, "grow", watched)
+    monkeypatch.setattr(Slots, "grow", watched)
     model = ScriptedModel(V, saying([], V, then=1))
     out = Decoder(model).generate([[1, 2]] * 200, max_batch=4, **SCRIPTED)
     assert all(ids.tolist() == [1] * 6 for ids in out.sequences)

@@ -7,8 +7,8 @@ import torch
 from cases import DRAWN, ENDS, GOLDEN, PROMPTS, results
 
 from fastedit import Decoder
-from fastedit.engine import engine
 from fastedit.engine import graphs as graph
+from fastedit.engine.step import Steps
 from fastedit.models.llada2 import varlen
 
 pytestmark = [
@@ -98,12 +98,12 @@ def test_a_device_that_is_not_the_current_one(golden, model, made):
 @pytest.mark.parametrize("cuda_graphs", [False, True])
 def test_no_call_of_a_step_waits(model, monkeypatch, cuda_graphs):
     """But capturing one does."""
-    run = engine.Engine._step_late
+    run = Steps.ahead
 
-    def guarded(self, number, finished):
+    def guarded(self, number, live):
         torch.cuda.set_sync_debug_mode("error")
         try:
-            run(self, number, finished)
+            return run(self, number, live)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -114,7 +114,7 @@ def test_no_call_of_a_step_waits(model, monkeypatch, cuda_graphs):
         finally:
             torch.cuda.set_sync_debug_mode("error")
 
-    monkeypatch.setattr(engine.Engine, "_step_late", guarded)
+    monkeypatch.setattr(Steps, "ahead", guarded)
     monkeypatch.setitem(graph.CAPTURE, "cuda", capture)
     out = Decoder(model).generate(PROMPTS, **GOLDEN | {"cuda_graphs": cuda_graphs})
     assert all(stats.forwards for stats in out.stats)

@@ -7,7 +7,7 @@ import torch
 from fakes import ScriptedModel, hashed
 
 from fastedit import BadLogitsError, DecodeConfig, Decoder
-from fastedit.engine.engine import Engine
+from fastedit.engine import prepare
 from fastedit.results import RefusedError
 
 V, MASK = 9, 8
@@ -101,18 +101,20 @@ def test_stop_texts_are_those_of_the_request(tokenizer):
     assert [stats.finish_reason for stats in out.stats] == ["length", "stop", "stop", "stop"]
 
 
-@pytest.mark.parametrize("name", sorted({*Engine.SHARED} - {"policy"}))  # there is one policy
+@pytest.mark.parametrize("name", [*prepare.SHARED, "policy"])
 def test_what_one_forward_serves_must_be_the_same(decoder, name):
     other = {
         "block_length": 4,
         "mask_token_id": 7,
         "strict_reference": True,
-        "use_cache": True,
+        "cache": "exact",
         "lookahead": True,
         "cuda_graphs": False,
+        "policy": "low_confidence:rank=entropy",
     }[name]
-    configs = [CONFIGS[0], CONFIGS[0].replace(**{name: other})]
-    with pytest.raises(ValueError, match=rf"{name} must be the same.*{other!r} for prompt 1"):
+    first = DecodeConfig(max_new_tokens=7, eos_token_id=7, **SHARED)
+    configs = [first, first.replace(**{name: other})]
+    with pytest.raises(ValueError, match=rf"{name} must be the same.*prompt 1"):
         decoder.generate(PROMPTS[:2], config=configs)
     assert not decoder.model.calls
 

@@ -27,9 +27,9 @@ TARGETS = {
 }
 POINTERS = {
     "*i64": "ids current token_out top_k seed start xt x0 example position z_out labels_out "
-    "n_err_out",
+    "n_err_out forward draw_top_k top_tokens_out sample_out",
     "*fp32": "threshold editing_threshold numbers temperature top_p prob_out prob_current_out "
-    "lse_out entropy_out top_out total_out best_out p_draft_out",
+    "lse_out entropy_out top_out total_out best_out p_draft_out top_probs_out sample_prob_out",
     "*i32": "max_post_steps num_to_transfer post_steps forwards m2t_commits t2t_edits forbid "
     "tokens counters",
     "*i1": "done dirty bad editable bad_out eligible",
@@ -38,12 +38,19 @@ POINTERS = {
 TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
 SIXTEENS = {"logits", "stride", "logits_block", "logits_stride", "vocab"}
 DRAWS = ("temperature", "top_k", "top_p", "seed", "start")
+ROW_DRAWS = ("seed", "position", "forward", "draw_top_k", "top_p", "sample_out", "sample_prob_out")
 
 LLADA2, QWEN = 157184, 151936  # vocabularies: 32 splits of 4912, and 19 of at most 8192
 VARIANTS = [  # kernel, vocabulary, logits, multiples of 16 everywhere, targets
     ("row_stats", LLADA2, "bf16", True, TARGETS),
     ("row_stats", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
     ("row_stats", LLADA2, "fp32", True, ["sm_90", "gfx942"]),
+    ("row_stats with top_k", LLADA2, "bf16", True, TARGETS),
+    ("row_stats with top_k", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
+    ("row_stats with top_k", LLADA2, "fp32", True, ["sm_90", "gfx942"]),
+    ("row_stats with top_k", QWEN, "bf16", True, ["sm_90", "gfx942"]),
+    ("row_stats with sampling", LLADA2, "bf16", True, TARGETS),
+    ("row_stats with top_k and sampling", LLADA2, "bf16", True, TARGETS),
     ("row_partials", LLADA2 // 8, "bf16", True, ["sm_90", "gfx942"]),
     ("joint_threshold", LLADA2, "bf16", True, TARGETS),
     ("joint_threshold", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
@@ -67,9 +74,13 @@ def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTar
     many = triton.next_power_of_2(triton.cdiv(vocab, width))
     fixed = {"SPLIT": width, "SPLITS": many, "TILE": splits.TILE}
     kinds = dict(TYPES)
-    if kernel == "row_stats":
-        fixed["ENTROPY"] = True
-        kinds["temperature"] = "fp32"
+    if fn is row_stats.row_stats_kernel:
+        ranks = 8 if "top_k" in kernel else 0
+        per_row = kernel != "row_stats"
+        fixed |= {"ENTROPY": True, "PER_ROW": per_row, "TOP_K": ranks, "SAMPLING": sampling}
+        fixed |= {} if sampling else dict.fromkeys(ROW_DRAWS)
+        fixed |= {} if ranks else dict.fromkeys(("top_tokens_out", "top_probs_out"))
+        kinds |= {} if per_row else {"temperature": "fp32"}
     elif fn is draft_and_corrupt.draft_and_corrupt_kernel:
         fixed["SAMPLING"] = sampling
         kinds["temperature"] = "fp32"

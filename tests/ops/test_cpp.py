@@ -120,6 +120,38 @@ def test_rows_that_jump(instruction_set, level, temperature):
             assert float(getattr(got, name)[r]) == pytest.approx(exact, rel=1e-6, abs=1e-30)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("vocab", [5, 100, 2047, 2049, 16385, 40001])
+def test_requests_of_every_set_are_answered_as_the_reference_does(instruction_set, vocab, dtype):
+    """The best tokens exactly; draws but for those within rounding of a boundary between two."""
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randn(12, vocab, generator=generator) * 3
+    logits[1::2] = logits[1::2].round()  # ties everywhere
+    logits[2], logits[3] = torch.linspace(-9, 9, vocab), torch.linspace(9, -9, vocab)
+    logits[4, 2:4], logits[5, 1], logits[6] = math.nan, math.inf, -math.inf
+    logits = logits.to(dtype)
+    flags = {
+        "forbid": sorted({0, vocab // 2, *logits[7:10].float().argmax(-1).tolist()}),
+        "temperature": torch.linspace(0.4, 2, 12),
+        "top_k": 8,
+        "draws": ops.RowDraws(
+            torch.arange(12) - 3,
+            torch.arange(12) * 2**33,
+            torch.arange(12) % 3,
+            torch.tensor([0, 0, 7, 0, 40, 0, 3, 0, 0, 1, 0, 2]),
+            torch.tensor([1.0, 0.9, 1.0, 0.5] * 3),
+        ),
+    }
+    current = torch.full((12,), 4)
+    got = stats_of(logits, current, **flags)
+    want = stats_of(logits, current, backend="reference", **flags)
+    assert got.top_tokens.equal(want.top_tokens)
+    torch.testing.assert_close(got.top_probs, want.top_probs, rtol=2e-5, atol=1e-37)
+    assert int((got.sample != want.sample).sum()) <= 1
+    alike = got.sample == want.sample
+    torch.testing.assert_close(got.sample_prob[alike], want.sample_prob[alike], rtol=2e-5, atol=0)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),

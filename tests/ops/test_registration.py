@@ -7,6 +7,7 @@ import torch
 from blocks import MASK, QUALITY, values
 
 from fastedit import ops
+from fastedit.ops.sampling import NOISE
 
 SETTINGS = (
     torch.tensor([0.7, 0.3]),
@@ -34,6 +35,20 @@ def sampling():
 def test_row_stats_passes_opcheck(entropy):
     _, logits, *_ = example()
     arguments = (logits[0], torch.tensor([0, 1, 2, 3, 9]), [1], 0.7, entropy)
+    torch.library.opcheck(torch.ops.fastedit.row_stats.default, arguments)
+
+
+def row_draws():
+    keys = [torch.tensor(x) for x in ([1, 2, 3, 4, 5], range(5), [0, 0, 1, 1, 2], [0, 3, 0, 2, 0])]
+    return ops.RowDraws(*keys, torch.tensor([1.0, 1.0, 0.5, 0.9, 0.0]), purpose=NOISE)
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_row_stats_on_request_pass_opcheck(entropy):
+    _, logits, *_ = example()
+    heat = torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0])
+    draws = (*row_draws().fields(), NOISE)
+    arguments = (logits[0], torch.tensor([0, 1, 2, 3, 9]), [1], 1.0, entropy, heat, 3, *draws)
     torch.library.opcheck(torch.ops.fastedit.row_stats.default, arguments)
 
 
@@ -79,6 +94,20 @@ def test_compiled_drafts_are_the_same():
         for got, want in zip(compiled(*arguments), noisy(*arguments), strict=True):
             assert got.equal(want)
         assert {1, 2, 6} <= set(noisy(*arguments)[2].tolist())
+
+
+def test_compiled_statistics_on_request_are_the_same():
+    def wanted(logits, current, heat, draws):
+        stats = ops.row_stats(logits + 1, current, temperature=heat, top_k=3, draws=draws)
+        u = ops.uniform(draws.seed, draws.position, draws.forward, purpose=NOISE, count=2)
+        return *vars(stats).values(), u
+
+    compiled = torch.compile(wanted, fullgraph=True, backend="aot_eager")
+    _, logits, *_ = example()
+    heat = torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0])
+    arguments = (logits[0], torch.arange(5), heat, row_draws())
+    for got, want in zip(compiled(*arguments), wanted(*arguments), strict=True):
+        assert got is want is None or got.equal(want)
 
 
 def test_compiled_partials_are_the_same():

@@ -229,6 +229,8 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         cache: Cache | None = None,
+        keys_by_position: bool = False,
+        key_lengths: tuple[Tensor, int] | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
         cache = one_cache(past_key_values, cache)
@@ -247,9 +249,9 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
                 positions.expand(hidden.shape[:2]),
                 mask,
                 self.config.block_size,
-                getattr(cache, "keys_by_position", False),
+                keys_by_position,
             )
-        mask = self._for_attention(mask, cache, hidden)
+        mask = self._for_attention(mask, key_lengths, hidden)
         length = cached + hidden.shape[1]
         rotary = rotary_tables(self.config, positions, hidden.dtype, length)
         named: dict[str, Any] = {CACHE: cache}
@@ -257,13 +259,15 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
             hidden = layer(hidden, mask, rotary, blocks, **named)
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden), **named)
 
-    def _for_attention(self, mask: Tensor | None, cache: Any, hidden: Tensor) -> Any:
+    def _for_attention(
+        self, mask: Tensor | None, key_lengths: tuple[Tensor, int] | None, hidden: Tensor
+    ) -> Any:
         """The mask as the layers' attention takes it, or the lengths that stand in for it."""
         implementation = self.config._attn_implementation
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
-        seen = getattr(cache, "key_lengths", None)
-        if seen is not None and varlen.serves(hidden, implementation):
-            return varlen.lengths(seen, groups * hidden.shape[1], cache.length)
+        if key_lengths is not None and varlen.serves(hidden, implementation):
+            seen, slot = key_lengths
+            return varlen.lengths(seen, groups * hidden.shape[1], slot)
         return convert_mask(mask, implementation, groups, hidden)
 
 
@@ -294,6 +298,8 @@ class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
         labels: Tensor | None = None,
         num_items_in_batch: int | Tensor | None = None,
         cache: Cache | None = None,
+        keys_by_position: bool = False,
+        key_lengths: tuple[Tensor, int] | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """Logits [B, kept, vocab] of `input_ids` [B, Q], in fp32 as the released model has them.
@@ -306,6 +312,10 @@ class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
         counted. Without a 4-D mask and a cache, documents packed in a row by positions that begin
         again do not see each other. `past_key_values`, which newer transformers call `cache`, is
         extended when given; `use_cache=True` makes one.
+        `keys_by_position`: the cache gives key p for position p, and not the queries' own keys
+        last. `key_lengths` (seen int32 [B], positions per row of the cache): every query of row b
+        sees its first seen[b] keys, which is what the mask says too; an attention that takes
+        lengths then has no use for the mask.
         `logits_to_keep`: the last n positions (0: all), or a 1-D LongTensor of positions.
         `upcast_logits=False` leaves the logits in the dtype of the weights.
         `labels` int64 [B, Q], -100 = none, give `loss`: the cross entropy of position i and label
@@ -325,6 +335,8 @@ class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             cache=one_cache(past_key_values, cache),
+            keys_by_position=keys_by_position,
+            key_lengths=key_lengths,
             return_dict=True,
             **kwargs,
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastedit.ops.dispatch import implementation
-from fastedit.ops.logits import check_forbid, check_logits
+from fastedit.ops.logits import check_forbid, check_logits, check_per_row
 
 KEEP, MASK, EDIT, RANDOM = 0, 1, 2, 4  # RANDOM is a bit beside EDIT
 UNLABELLED = -100
@@ -205,7 +205,7 @@ def draft_and_corrupt(
         ("key.example", key.example, torch.int64),
         ("key.position", key.position, torch.int64),
     ):
-        _check_per_row(name, value, dtype, logits)
+        check_per_row(name, value, dtype, logits)
     settings = options.settings(logits.shape[-1])
     logits = logits.detach()
     if torch.compiler.is_compiling():
@@ -228,13 +228,3 @@ def draft_and_corrupt(
             logits, xt, x0, eligible, key, **settings
         )
     )
-
-
-def _check_per_row(name: str, value: Tensor, dtype: torch.dtype, logits: Tensor) -> None:
-    """Back ends take bare addresses: what does not fit must not reach them."""
-    rows = logits.shape[:1]
-    if value.shape != rows or value.dtype != dtype or value.device != logits.device:
-        raise ValueError(
-            f"{name} must be {dtype} [{rows[0]}] on {logits.device}, one value per row of logits; "
-            f"got {value.dtype} {list(value.shape)} on {value.device}"
-        )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastedit.ops.joint_threshold import StepState
-from fastedit.ops.plain import ban_, best_, finite, heated_, inverse_cdf
+from fastedit.ops.plain import ban_, best_, draw_, finite
 from fastedit.ops.sampling import DECODE, Sampling, uniform
 
 
@@ -107,30 +107,15 @@ def sample(
 ) -> tuple[Tensor, Tensor]:
     """One draw per position: token [B, L] int64 and its probability after all filters, fp32.
 
-    Forbidden ids leave first; then temperature, top-k, top-p, softmax; then the first token whose
-    running sum exceeds the uniform (inverse CDF). Greedy rows are computed too and not used.
+    Greedy rows are computed too and not used.
     """
-    length, vocab = logits.shape[1:]
+    scores = ban_(finite(logits)[0], forbid)
     temperature = torch.where(sampling.temperature > 0.0, sampling.temperature, 1.0)
-    scores = heated_(ban_(finite(logits)[0], forbid), temperature[:, None, None])
-
-    ranked, order = scores.sort(dim=-1, descending=True, stable=True)
-    k = torch.where(sampling.top_k > 0, sampling.top_k, vocab).clamp(max=vocab)
-    kth = ranked.gather(-1, (k - 1)[:, None, None].expand(-1, length, 1))
-    ranked = ranked.masked_fill(ranked < kth, -torch.inf)
-    mass = ranked.softmax(-1).nan_to_num(nan=0.0)
-    preceding = torch.nn.functional.pad(mass.cumsum(-1)[..., :-1], (1, 0))
-    top_p = torch.where(
-        sampling.top_p < 1.0, sampling.top_p.clamp(min=0.0), torch.inf
-    )  # sums may pass 1
-    ranked = ranked.masked_fill(preceding > top_p[:, None, None], -torch.inf)
-    probs = ranked.softmax(-1).nan_to_num(nan=0.0)
-    probs = torch.zeros_like(probs).scatter(-1, order, probs)  # back to vocabulary order
-
-    position = sampling.start[:, None] + torch.arange(length, device=logits.device)
-    return inverse_cdf(
-        probs, uniform(sampling.seed[:, None], position, forward[:, None].long(), DECODE)
-    )
+    position = sampling.start[:, None] + torch.arange(logits.shape[1], device=logits.device)
+    u = uniform(sampling.seed[:, None], position, forward[:, None].long(), DECODE)
+    per_block = (temperature, sampling.top_k, sampling.top_p)
+    heat, top_k, top_p = (value[:, None].expand(u.shape) for value in per_block)
+    return draw_(scores, heat, top_k, top_p, u)
 
 
 def _most_confident(prob: Tensor, among: Tensor, count: Tensor) -> Tensor:

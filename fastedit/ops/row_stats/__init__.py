@@ -9,7 +9,10 @@ import torch
 from torch import Tensor
 
 from fastedit.ops.dispatch import implementation
-from fastedit.ops.logits import check_forbid, check_logits
+from fastedit.ops.logits import check_forbid, check_logits, check_per_row
+from fastedit.ops.sampling import RowDraws
+
+MOST_RANKS = 8  # of `top_k`
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,15 @@ class RowStats:
     prob          [R] fp32   its softmax probability
     prob_current  [R] fp32   softmax probability of the row's current token
     lse           [R] fp32   log of the sum of exponentials, natural log
-    entropy       [R] fp32   in nats, or None when it was not asked for
+    entropy       [R] fp32   in nats
     bad           [R] bool   NaN or +inf among the logits, or no finite candidate
+    top_tokens    [R, k] int64  the k best tokens that are not forbidden, best first, the lowest id
+                             first on ties; -1 where there are no more finite candidates
+    top_probs     [R, k] fp32   their softmax probabilities; 0 where there is no token
+    sample        [R] int64  a drawn token
+    sample_prob   [R] fp32   its probability among what the filters of the draw left
+
+    None is what was not asked for.
     """
 
     token: Tensor
@@ -30,6 +40,10 @@ class RowStats:
     lse: Tensor
     entropy: Tensor | None
     bad: Tensor
+    top_tokens: Tensor | None = None
+    top_probs: Tensor | None = None
+    sample: Tensor | None = None
+    sample_prob: Tensor | None = None
 
 
 def row_stats(
@@ -37,8 +51,10 @@ def row_stats(
     current: Tensor,
     *,
     forbid: Sequence[int] = (),
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     entropy: bool = False,
+    top_k: int = 0,
+    draws: RowDraws | None = None,
 ) -> RowStats:
     """Argmax, its probability and the probability of the current token, for every row.
 
@@ -46,7 +62,15 @@ def row_stats(
                  fp32 from these values
     current      [R] int64, the token that each row holds now; outside [0, V) its probability is 0
     forbid       token ids that may not be chosen; they stay in the softmax denominator
-    temperature  logits are divided by it first; 1e-30 to 1e30
+    temperature  logits are divided by it first; 1e-30 to 1e30. [R] fp32: one per row, held to that
+                 range; a row that is to be greedy has 1
+    entropy      of the softmax over all ids
+    top_k        0 to 8: how many best tokens
+    draws        one token per row, drawn from what is left when forbidden ids leave first, then
+                 temperature, top-k, top-p, softmax: the first id whose running sum exceeds the
+                 uniform of the row's key. A row without a finite candidate draws its current
+                 token, with probability 0. The key alone decides, and that of a row of
+                 `joint_threshold_step_` draws the same token
 
     | logits of a row | treated as | bad |
     |---|---|---|
@@ -55,8 +79,10 @@ def row_stats(
     | -inf | probability 0 | no |
     | no finite candidate | token = current, prob = 0 | yes |
 
-    Never raises for logit values and never synchronises. Raises TypeError or ValueError for wrong
-    dtypes, shapes, devices, forbidden ids outside [0, V) and a temperature out of range.
+    Every row is read once, and again, from the cache where it fits, for its draw. Nothing of the
+    size of the logits is made. Never raises for values on the device and never synchronises.
+    Raises TypeError or ValueError for wrong dtypes, shapes, devices, forbidden ids outside [0, V),
+    and a temperature or a `top_k` out of range.
     """
     rows, vocab = check_logits(logits, 2)
     check_forbid(forbid, vocab)
@@ -67,13 +93,67 @@ def row_stats(
         )
     if current.device != logits.device:
         raise ValueError(f"current is on {current.device}, logits are on {logits.device}")
-    if not 1e-30 <= temperature <= 1e30:
+    if isinstance(temperature, Tensor):
+        check_per_row("temperature", temperature, torch.float32, logits)
+    elif not 1e-30 <= temperature <= 1e30:
         raise ValueError(f"temperature must be from 1e-30 to 1e30, got {temperature}")
+    else:
+        temperature = float(temperature)
+    if not (isinstance(top_k, int) and 0 <= top_k <= MOST_RANKS):
+        raise ValueError(f"top_k must be an integer from 0 to {MOST_RANKS}, got {top_k}")
+    if draws is not None:
+        for name, kind in _DRAWS.items():
+            check_per_row(f"draws.{name}", getattr(draws, name), kind, logits)
     if torch.compiler.is_compiling():
-        token, prob, prob_current, lse, spread, bad = torch.ops.fastedit.row_stats(
-            logits, current, list(forbid), float(temperature), entropy
-        )
-        return RowStats(token, prob, prob_current, lse, spread if entropy else None, bad)
+        return _compiled(logits, current, list(forbid), temperature, entropy, top_k, draws)
     return implementation("row_stats", logits.device.type)(
-        logits, current, forbid=tuple(forbid), temperature=float(temperature), entropy=entropy
+        logits,
+        current,
+        forbid=tuple(forbid),
+        temperature=temperature,
+        entropy=entropy,
+        top_k=top_k,
+        draws=draws,
+    )
+
+
+_DRAWS = {
+    "seed": torch.int64,
+    "position": torch.int64,
+    "forward": torch.int64,
+    "top_k": torch.int64,
+    "top_p": torch.float32,
+}
+
+
+def _compiled(
+    logits: Tensor,
+    current: Tensor,
+    forbid: list[int],
+    temperature: float | Tensor,
+    entropy: bool,
+    top_k: int,
+    draws: RowDraws | None,
+) -> RowStats:
+    """By way of the operator, which has a tensor for every field."""
+    per_row = temperature if isinstance(temperature, Tensor) else None
+    common = 1.0 if isinstance(temperature, Tensor) else temperature
+    keys = (None,) * 5 if draws is None else draws.fields()
+    purpose = 0 if draws is None else draws.purpose
+    token, prob, prob_current, lse, spread, bad, top_tokens, top_probs, sample, sample_prob = (
+        torch.ops.fastedit.row_stats(
+            logits, current, forbid, common, entropy, per_row, top_k, *keys, purpose
+        )
+    )
+    return RowStats(
+        token,
+        prob,
+        prob_current,
+        lse,
+        spread if entropy else None,
+        bad,
+        top_tokens if top_k else None,
+        top_probs if top_k else None,
+        sample if draws is not None else None,
+        sample_prob if draws is not None else None,
     )

@@ -9,12 +9,22 @@ from torch import Tensor
 
 from fastedit.ops.library import LOGITS, check, load, logits_fields
 from fastedit.ops.row_stats import RowStats
+from fastedit.ops.sampling import RowDraws
 
-_ARGUMENTS = Struct(LOGITS + "qPd6P")  # fe_row_stats_args
+_ARGUMENTS = Struct(LOGITS + "qPdP6Pq2P5Pq2P")  # fe_row_stats_args
+_NO_RANKS: tuple[int, ...] = (0,) * 3
+_NO_DRAWS: tuple[int, ...] = (0,) * 8
 
 
 def row_stats(
-    logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
+    logits: Tensor,
+    current: Tensor,
+    *,
+    forbid: tuple[int, ...],
+    temperature: float | Tensor,
+    entropy: bool,
+    top_k: int,
+    draws: RowDraws | None,
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
     rows = logits.shape[0]
@@ -24,17 +34,34 @@ def row_stats(
     prob_current, lse = torch.empty_like(prob), torch.empty_like(prob)
     spread = torch.empty_like(prob) if entropy else None
     bad = torch.empty_like(token, dtype=torch.bool)
+    heats = temperature.contiguous() if isinstance(temperature, Tensor) else None
+    top_tokens = top_probs = sample = sample_prob = None
+    ranks, keys = _NO_RANKS, _NO_DRAWS
+    if top_k:
+        top_tokens = logits.new_empty(rows, top_k, dtype=torch.int64)
+        top_probs = torch.empty_like(top_tokens, dtype=torch.float32)
+        ranks = (top_k, top_tokens.data_ptr(), top_probs.data_ptr())
+    if draws is not None:
+        dense = [field.contiguous() for field in draws.fields()]  # alive until the call is over
+        sample, sample_prob = torch.empty_like(token), torch.empty_like(prob)
+        results = sample.data_ptr(), sample_prob.data_ptr()
+        keys = (*map(Tensor.data_ptr, dense), draws.purpose, *results)
     arguments = _ARGUMENTS.pack(
         *logits_fields(logits, forbid),
         rows,
         current.data_ptr(),
-        temperature,
+        1.0 if heats is not None else temperature,
+        0 if heats is None else heats.data_ptr(),
         token.data_ptr(),
         prob.data_ptr(),
         prob_current.data_ptr(),
         lse.data_ptr(),
         0 if spread is None else spread.data_ptr(),
         bad.data_ptr(),
+        *ranks,
+        *keys,
     )
     check(load().fe_row_stats(arguments, torch.get_num_threads()))
-    return RowStats(token, prob, prob_current, lse, spread, bad)
+    return RowStats(
+        token, prob, prob_current, lse, spread, bad, top_tokens, top_probs, sample, sample_prob
+    )

@@ -5,38 +5,60 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastedit.ops.plain import LARGEST, ban_, finite, probability_of, row_sum
+from fastedit.ops.plain import LARGEST, ban_, draw_, finite, probability_of, row_sum
 from fastedit.ops.row_stats import RowStats
+from fastedit.ops.sampling import RowDraws, uniform
 
 
 def row_stats(
-    logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
+    logits: Tensor,
+    current: Tensor,
+    *,
+    forbid: tuple[int, ...],
+    temperature: float | Tensor,
+    entropy: bool,
+    top_k: int,
+    draws: RowDraws | None,
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
+    if not isinstance(temperature, Tensor):
+        temperature = torch.full_like(current, temperature, dtype=torch.float32)
+    heat = temperature.clamp(1e-30, 1e30).nan_to_num(nan=1e-30)
     scores, bad = finite(logits)
     top = scores.amax(-1)
     # Relative to the best, so that a small temperature makes no ties by overflow.
-    weights = ((scores - top.clamp(min=-LARGEST)[:, None]) / temperature).exp()
+    weights = ((scores - top.clamp(min=-LARGEST)[:, None]) / heat[:, None]).exp()
     total = row_sum(weights)
     probs = weights / total[:, None]  # bit for bit what the decision step compares
-    scaled = (top / temperature).clamp(-LARGEST, LARGEST)
-    lse = torch.where(top == -torch.inf, top, scaled + total.log())
-    token, prob, exists = _choose(scores, probs, current, forbid)
-    return RowStats(
-        token=token,
-        prob=prob,
-        prob_current=probability_of(probs, current),
-        lse=lse,
-        entropy=row_sum(torch.special.entr(probs.nan_to_num(nan=0.0))) if entropy else None,
-        bad=bad | ~exists,
-    )
-
-
-def _choose(
-    scores: Tensor, probs: Tensor, current: Tensor, forbid: tuple[int, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Best allowed token, its probability, and whether there is one. Overwrites `scores`."""
+    scaled = (top / heat).clamp(-LARGEST, LARGEST)
     best, token = ban_(scores, forbid).max(-1)
     exists = best > -torch.inf
     token = torch.where(exists, token, current)
-    return token, torch.where(exists, probability_of(probs, token), 0.0), exists
+    top_tokens, top_probs = _ranks(scores, probs, top_k) if top_k else (None, None)
+    sample, sample_prob = None, None
+    if draws is not None:
+        u = uniform(draws.seed, draws.position, draws.forward, draws.purpose)
+        sample, sample_prob = draw_(scores, heat, draws.top_k, draws.top_p, u)
+        sample = torch.where(exists, sample, current)
+    return RowStats(
+        token=token,
+        prob=torch.where(exists, probability_of(probs, token), 0.0),
+        prob_current=probability_of(probs, current),
+        lse=torch.where(top == -torch.inf, top, scaled + total.log()),
+        entropy=row_sum(torch.special.entr(probs.nan_to_num(nan=0.0))) if entropy else None,
+        bad=bad | ~exists,
+        top_tokens=top_tokens,
+        top_probs=top_probs,
+        sample=sample,
+        sample_prob=sample_prob,
+    )
+
+
+def _ranks(scores: Tensor, probs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The `top_k` best ids of `scores` [R, V] with their `probs`; -1 and 0 beyond the finite."""
+    ranked, order = scores.sort(dim=-1, descending=True, stable=True)
+    missing = max(0, top_k - scores.shape[-1])
+    ranked, order = (torch.nn.functional.pad(x[:, :top_k], (0, missing)) for x in (ranked, order))
+    ranked[:, top_k - missing :] = -torch.inf
+    exists = ranked > -torch.inf
+    return torch.where(exists, order, -1), torch.where(exists, probs.gather(-1, order), 0.0)

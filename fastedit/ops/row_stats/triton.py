@@ -7,11 +7,27 @@ from torch import Tensor
 
 from fastedit.ops.launch import on
 from fastedit.ops.row_stats import RowStats
+from fastedit.ops.sampling import RowDraws
 
 
 def row_stats(
-    logits: Tensor, current: Tensor, *, forbid: tuple[int, ...], temperature: float, entropy: bool
+    logits: Tensor,
+    current: Tensor,
+    *,
+    forbid: tuple[int, ...],
+    temperature: float | Tensor,
+    entropy: bool,
+    top_k: int,
+    draws: RowDraws | None,
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
+    if isinstance(temperature, Tensor):
+        temperature = temperature.contiguous()
+    keys = None if draws is None else [field.contiguous() for field in draws.fields()]
+    purpose = 0 if draws is None else draws.purpose
     with on(logits.device):
-        return RowStats(*kernel.row_stats(logits, current, forbid, temperature, entropy))
+        return RowStats(
+            *kernel.row_stats(
+                logits, current.contiguous(), forbid, temperature, entropy, top_k, keys, purpose
+            )
+        )

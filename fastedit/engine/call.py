@@ -1,0 +1,93 @@
+"""One call of the model: the names of its arguments, and which rows reach its head."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+
+class ModelCall:
+    """Calls a model on chosen rows of a batch.
+
+    model: `model(input_ids=[B, Q], attention_mask=bool [B, 1, Q, T], position_ids=[B, Q],
+    past_key_values=Cache or None, use_cache=bool)`, the cache as `cache=` where that is its name
+    -> an object with `.logits` [B, Q, V].
+    """
+
+    def __init__(self, model: Callable[..., Any]) -> None:
+        self.model = model
+        forward = _parameters(model)
+        # transformers calls it `cache` from 5.24 on, and warns of the other name.
+        renamed = "cache" in forward and "past_key_values" not in forward
+        self.cache_name = "cache" if renamed else "past_key_values"
+        # A prefill needs no logits; transformers' models can leave most of them out.
+        keeps = "logits_to_keep" in forward
+        self.last_logits_only: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
+        # The decision reads logits of any dtype as fp32: a copy in fp32 would cost three reads.
+        self.options: dict[str, Any] = (
+            {"upcast_logits": False} if "upcast_logits" in forward else {}
+        )
+        # What a config may switch on or off for all forwards, and a step has no use for.
+        for name, plain in (("output_attentions", False), ("output_hidden_states", False)):
+            if getattr(getattr(model, "config", None), name, plain) != plain:
+                self.options[name] = plain
+        # What a model may be told of a cache that lays keys by position; see `LLaDA2MoeModelLM`.
+        self.told = [name for name in ("keys_by_position", "key_lengths") if name in forward]
+        if getattr(getattr(model, "config", None), "return_dict", True) is False:
+            self.options["return_dict"] = True
+
+    def __call__(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: Any,
+        seen: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        """Logits [B, Q, V].
+
+        seen: int32 [B], where every query of a row sees just that many first positions.
+        """
+        lengths = None if seen is None else (seen, cache.length)
+        layout = {"keys_by_position": cache is not None, "key_lengths": lengths}
+        return self.model(
+            **options,
+            **self.options,
+            **{name: layout[name] for name in self.told},
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=cache is not None,
+            **{self.cache_name: cache},
+        ).logits
+
+    def rows(self, ids: Tensor, mask: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
+        """Logits [B, W, V] of the rows `wanted` [B, W] alone, without a cache.
+
+        Where the model has an output embedding, only these rows reach it.
+        """
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        if head is None:
+            return _chosen(self(ids, mask, positions, None), wanted)
+        hook = head.register_forward_pre_hook(lambda _, given: (_chosen(given[0], wanted),))
+        try:
+            logits = self(ids, mask, positions, None)
+        finally:
+            hook.remove()
+        # A model that does not call its head as a module has given the logits of all rows.
+        return logits if logits.shape[1] == wanted.shape[1] else _chosen(logits, wanted)
+
+
+def _chosen(rows: Tensor, wanted: Tensor) -> Tensor:
+    return rows.gather(1, wanted[..., None].expand(-1, -1, rows.shape[-1]))
+
+
+def _parameters(model: Any) -> Mapping[str, Any]:
+    """What a call of `model` takes; the wrappers of peft and `torch.compile` pass on any of it."""
+    inner = getattr(model, "_orig_mod", model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    return inspect.signature(getattr(inner, "forward", inner)).parameters

@@ -1,0 +1,138 @@
+"""One step: forward, decide, advance, flags; and the flags as the host reads them, now or later."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastedit import policies
+from fastedit.engine.graphs import Graphs, graph_shape
+from fastedit.engine.plans import Logits, Plan
+from fastedit.engine.request import Request
+from fastedit.engine.slots import Live, Slots
+
+
+class Counts(NamedTuple):
+    """What happened in a block so far; the rows of `policies.State.counts`."""
+
+    forwards: int
+    m2t_commits: int
+    t2t_edits: int
+    remasks: int
+    inserts: int
+    deletes: int
+
+
+class Record:
+    """What one decision did to the blocks of `requests`, which may be fewer than its rows.
+
+    done, dirty, bad, capped  per row, as in `policies.State`
+    ids                       [n, L], maybe a view that holds until the slots change
+    logits                    [n, L, V], or None where they are gone
+    """
+
+    def __init__(
+        self,
+        step: int,
+        requests: list[Request],
+        ids: Tensor,
+        flags: list[list[bool]],
+        counts: list[list[int]] | Tensor,
+        logits: Tensor | None,
+    ) -> None:
+        self.step, self.requests, self.ids, self.logits = step, requests, ids, logits
+        self.done, self.dirty, self.bad, self.capped = flags
+        self._counts = counts
+
+    def counts(self, row: int) -> Counts:
+        if isinstance(self._counts, Tensor):  # read where a block ends, not in every step
+            self._counts = self._counts.tolist()
+        return Counts(*(column[row] for column in self._counts))
+
+
+class Copy:
+    """A record under way to the host, in the order of the device's work."""
+
+    def __init__(
+        self, step: int, requests: list[Request], packed: Tensor, logits: Tensor | None
+    ) -> None:
+        self.step, self.requests, self.logits = step, requests, logits
+        on_gpu = packed.is_cuda  # elsewhere no event could tell when a copy has arrived
+        self.copy = torch.empty_like(packed, device="cpu", pin_memory=on_gpu)
+        self.copy.copy_(packed, non_blocking=on_gpu)
+        self.copied = None
+        if on_gpu:
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def read(self) -> Record:
+        """Waits until it has arrived."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        flags, counts, ids = self.copy.split((4, 6, len(self.copy) - 10))
+        return Record(
+            self.step, self.requests, ids.t(), flags.tolist(), counts.tolist(), self.logits
+        )
+
+
+class Steps:
+    """Takes steps on the live rows of `slots`: at once, or `delay` steps ahead of the host."""
+
+    def __init__(self, slots: Slots, plan: Plan, graphs: Graphs, delay: int) -> None:
+        self.slots, self.plan, self.graphs, self.delay = slots, plan, graphs, delay
+        self.copies: deque[Copy] = deque()
+
+    def place(self, live: list[Request]) -> None:
+        """The live rows have changed or moved: lay the next forward out anew."""
+        if live and not self.delay:
+            self.slots.select(len(live), _draws(live))
+            level = len({request.start for request in live}) == 1
+            self.plan.place(self.plan.reach(live, 0), level)
+
+    @torch.inference_mode()
+    def decide(self, live: Live, logits: Logits, number: int, requests: list[Request]) -> Record:
+        """One decision now; waits for the device."""
+        blocks = live.blocks
+        policies.step_(blocks, logits.block, shadow_logits=logits.shadow)
+        flags = blocks.flags.tolist()
+        return Record(number, requests, blocks.ids, flags, blocks.count_rows, logits.block)
+
+    @torch.inference_mode()
+    def ahead(self, number: int, live: list[Request]) -> Record | None:
+        """Have the device take a step, and read what the one `delay` steps before did."""
+        rows, reach = len(live), self.plan.reach(live, self.delay)
+        draws = _draws(live)
+        if any(request.on_draft for request in live):  # it is shown the logits, and waits
+            packed, logits = self._enqueue(rows, reach, draws)
+        else:
+            cache = self.plan.cache
+            if self.graphs.capture is not None and cache is not None:
+                most = cache.length - self.plan.beyond * self.slots.block_length
+                rows, reach = graph_shape(rows, reach, cache.slots, most)
+            shape = rows, reach, draws
+            # Without the logits: a graph would keep them for as long as it is kept itself.
+            packed, logits = self.graphs.run(shape, lambda: self._enqueue(*shape)[0]), None
+        self.copies.append(Copy(number, live[:], packed, logits))
+        return self.copies.popleft().read() if len(self.copies) > self.delay else None
+
+    def _enqueue(self, rows: int, reach: int, draws: bool) -> tuple[Tensor, Tensor]:
+        """Forward, decision, advance: flags, counts and ids [4 + 6 + L, n] int64, and the logits.
+
+        Waits for nothing. rows: slots to step, at least the live ones; reach: one past the last
+        position to see.
+        """
+        self.slots.select(rows, draws)
+        self.plan.place(reach, level=False)
+        logits, live = self.plan.forward(), self.slots.live
+        blocks = live.blocks
+        policies.step_(blocks, logits.block, shadow_logits=logits.shadow)
+        packed = torch.cat((blocks.flags.long(), blocks.count_rows.long(), blocks.ids.t()))
+        live.advance_()
+        return packed, logits.block
+
+
+def _draws(live: list[Request]) -> bool:
+    return any(request.config.temperature > 0.0 for request in live)

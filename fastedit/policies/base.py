@@ -1,0 +1,203 @@
+"""What a decision rule is: its parameters, what it keeps of a block, and the rule itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastedit.policies.fields import Parameter, checked, from_text, parameter_of
+
+if TYPE_CHECKING:
+    from fastedit.policies.state import State
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """What a policy keeps of each block from forward to forward, reset when a block opens.
+
+    dtype    of the tensor: [n, L], or [n] where it is not per position
+    initial  what a fresh block has
+    """
+
+    dtype: torch.dtype = torch.float32
+    initial: float = 0
+    per_position: bool = True
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one forward says of each position of n blocks; fields are [n, L].
+
+    token, prob    int64, fp32  best token that may be chosen and its probability; a drawn token and
+                                its probability in rows with a temperature
+    prob_current   fp32         probability of the token that the position holds
+    entropy        fp32         in nats; None unless the policy needs "entropy"
+    top_tokens, top_probs       [n, L, k], the best ones; None unless it needs "top_k"
+    sample, sample_prob         one draw and its probability after all filters; None unless it needs
+                                "sample"
+    scores         fp32         of a head; None unless it needs "score"
+    shadow         Stats        of the shadow rows; None unless its plan is "shadow"
+    following      Stats        of the head that predicts the next token, where it is needed
+    bad            bool         NaN or +inf among the logits, or nothing to choose from
+    vocab                       how many ids there are
+    """
+
+    token: Tensor
+    prob: Tensor
+    prob_current: Tensor
+    bad: Tensor
+    vocab: int
+    entropy: Tensor | None = None
+    top_tokens: Tensor | None = None
+    top_probs: Tensor | None = None
+    sample: Tensor | None = None
+    sample_prob: Tensor | None = None
+    scores: Tensor | None = None
+    shadow: Stats | None = None
+    following: Stats | None = None
+
+
+class Write(NamedTuple):
+    """What a rule decided.
+
+    ids      int64 [n, L]  what the blocks hold from now on; positions that may not change and rows
+                           that are done keep theirs, whatever stands here
+    done     bool [n]      the block is finished; ignored while a mask is left in it
+    buffers                new contents of the policy's buffers, by name
+    """
+
+    ids: Tensor
+    done: Tensor
+    buffers: Mapping[str, Tensor] = {}
+
+
+class Policy:
+    """A decision rule. Subclasses are frozen dataclasses whose fields are the parameters.
+
+    Fields that are strings or flags are static: read them from `self`. The others have one value
+    per request, on the device: read them from `view.parameters`, tensors [n].
+
+    needs    of "current", "entropy", "top_k", "sample", "score", "next_token": what `Stats` must
+             hold; whatever is not named costs nothing
+    buffers  what is kept of a block, by name
+    plan     which rows a forward takes: "block", "shadow" (the block and, for each of its
+             positions, a row that sees a mask there), "window", "full"
+    judges_tokens  whether tokens may change as well as masks; where False, bad logits of a position
+             that holds a token do not matter
+    never_repeats  whether a greedy decision depends on more than the ids while a mask is left
+    may_take_them_all  whether a block may take `bound` forwards: then the last of them fills what
+             masks are left, and the request counts as capped. A block that takes more forwards
+             without this flag is a bug of the policy, and fails its request
+    """
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[str]] = frozenset()
+    buffers: ClassVar[Mapping[str, Buffer]] = {}
+    plan: ClassVar[str] = "block"
+    judges_tokens: ClassVar[bool] = True
+    never_repeats: ClassVar[bool] = True
+    may_take_them_all: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        for name, parameter in self.parameters().items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), parameter.check))
+
+    @classmethod
+    def parameters(cls) -> dict[str, Parameter]:
+        """What each parameter takes, by name."""
+        return {field.name: parameter_of(field) for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+    def static(self) -> tuple[Any, ...]:
+        """What requests that decode together must share: the rule and its static parameters."""
+        fixed = (name for name, what in self.parameters().items() if what.dtype is None)
+        return type(self), *(getattr(self, name) for name in fixed)
+
+    def open(self, view: State) -> Tensor:
+        """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
+        return torch.full_like(view.ids, view.mask_token_id)
+
+    def temperature(self, view: State) -> Tensor | None:
+        """Temperatures [n] of this step's statistics and draws, where the policy sets them."""
+        return None
+
+    def rule(self, stats: Stats, view: State) -> Write:
+        """One decision for n blocks, a pure function of what it is given."""
+        raise NotImplementedError
+
+    def most_forwards(self, length: int) -> int:
+        """Forwards that a block with `length` positions to decide can take at most."""
+        raise NotImplementedError
+
+    def twin(self, view: State) -> Callable[[Tensor, bool], None] | None:
+        """A fused step on `view`, equal to `rule`: takes logits and whether any row draws."""
+        return None
+
+    def __str__(self) -> str:
+        """As `parse` reads it: the name, and the parameters that differ from their defaults."""
+        values = [
+            f"{field.name}={str(getattr(self, field.name)).lower()}"
+            for field in dataclasses.fields(self)  # type: ignore[arg-type]
+            if getattr(self, field.name) != field.default
+        ]
+        return self.name + (f":{','.join(values)}" if values else "")
+
+
+# Every policy by its name; `register` adds one.
+POLICIES: dict[str, type[Policy]] = {}
+
+
+def register(name: str) -> Callable[[type[Policy]], type[Policy]]:
+    """Decorates a policy: `policy="name:field=value"` finds it from then on.
+
+    The class has to be a frozen dataclass derived from `Policy`, with defaults for all fields.
+    Raises ValueError for a name that is taken, and TypeError for another kind of class.
+    """
+
+    def add(policy: type[Policy]) -> type[Policy]:
+        if not (dataclasses.is_dataclass(policy) and issubclass(policy, Policy)):
+            raise TypeError(f"{policy.__name__} must be a dataclass derived from Policy")
+        if POLICIES.get(name, policy).__qualname__ != policy.__qualname__:
+            raise ValueError(f"there is a policy {name!r} already: {POLICIES[name].__name__}")
+        policy.name = name
+        POLICIES[name] = policy
+        return policy
+
+    return add
+
+
+def parse(text: str) -> Policy:
+    """The policy that `name:field=value,...` names; a bare name has the defaults.
+
+    Values are read as their field's type, `none` as None. Raises ValueError for an unknown name or
+    field, with the known ones, and for values out of range.
+    """
+    name, _, settings = text.strip().partition(":")
+    if name not in POLICIES:
+        raise ValueError(f"policy must be one of {', '.join(sorted(POLICIES))}; got {text!r}")
+    kind = POLICIES[name]
+    known = kind.parameters()
+    values: dict[str, Any] = {}
+    for setting in filter(None, settings.split(",")):
+        field, equals, value = (part.strip() for part in setting.partition("="))
+        if field not in known:
+            raise ValueError(
+                f"policy {text!r}: {name} has no {field!r}; its parameters are {', '.join(known)}"
+            )
+        if not equals or field in values:
+            raise ValueError(f"policy {text!r}: give {field}=value, once, and commas between them")
+        try:
+            values[field] = from_text(value, known[field])
+        except ValueError:
+            wanted = known[field].type.__name__
+            raise ValueError(
+                f"policy {text!r}: {field} is of type {wanted}, not {value!r}"
+            ) from None
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise ValueError(f"policy {text!r}: {error}") from None

@@ -1,0 +1,85 @@
+"""DiffusionGemma's rule: every position is drawn anew, and keeps its draw while entropy is low.
+
+Source: arXiv 2505.24857; diffusers' `EntropyBoundScheduler` and its DiffusionGemma pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastedit.policies.base import Buffer, Policy, Stats, Write, register
+from fastedit.policies.fields import integer, number
+from fastedit.policies.primitives import random_ids
+from fastedit.policies.state import State
+
+
+@register("entropy_bound")
+@dataclass(frozen=True)
+class EntropyBound(Policy):
+    """A block starts as noise. Each forward samples all of it, keeps the draws of the lowest
+    entropies, and replaces the others by noise again.
+
+    bound                draws are kept, lowest entropy first, while the entropies before them add
+                         up to at most this many nats
+    t_max, t_min         the temperature of the first forward, and what it falls to
+    steps                forwards that a block takes at most
+    stability            forwards in a row whose best tokens must be those of the one before
+    confidence           mean entropy in nats below which such a block is finished
+
+    A finished block becomes the best tokens of its last forward; one that takes all `steps` keeps
+    its last canvas, noise included, as released.
+    """
+
+    bound: float = number(0.1)
+    t_min: float = number(0.4)
+    t_max: float = number(0.8)
+    steps: int = integer(48, least=1)
+    stability: int = integer(1)
+    confidence: float = number(0.005)
+
+    needs = frozenset({"entropy", "sample"})
+    buffers: ClassVar[Mapping[str, Buffer]] = {
+        "best": Buffer(torch.int64, initial=-1),
+        "stable": Buffer(torch.int32, per_position=False),
+    }
+
+    def open(self, view: State) -> Tensor:
+        if view.vocab is None:
+            raise ValueError("entropy_bound starts from random ids: model.config needs vocab_size")
+        return self._noise(view, torch.zeros_like(view.counts.forwards), view.vocab)
+
+    def temperature(self, view: State) -> Tensor:
+        p = view.parameters
+        return p.t_min + (p.t_max - p.t_min) * (p.steps - view.counts.forwards) / p.steps
+
+    def rule(self, stats: Stats, view: State) -> Write:
+        assert stats.entropy is not None and stats.sample is not None
+        p, kept, may = view.parameters, view.buffers, view.may_change()
+        forwards = view.counts.forwards + 1
+
+        entropy, order = stats.entropy.masked_fill(~may, torch.inf).sort(dim=-1, stable=True)
+        before = entropy.cumsum(-1) - entropy  # inf - inf behind the positions that may change
+        low = before <= p.bound[:, None]
+        accepted = torch.zeros_like(low).scatter(1, order, low)
+        canvas = torch.where(accepted, stats.sample, self._noise(view, forwards, stats.vocab))
+
+        same = (stats.token == kept.best).logical_or(~may).all(-1)
+        stable = torch.where(same, kept.stable + 1, 0)
+        mean = stats.entropy.where(may, 0.0).sum(-1) / may.sum(-1)
+        settled = (stable >= p.stability) & (mean < p.confidence)
+        ids = torch.where(settled[:, None], stats.token, canvas)
+        done = settled | (forwards >= p.steps)
+        return Write(ids, done, {"best": stats.token, "stable": stable})
+
+    def most_forwards(self, length: int) -> int:
+        return self.steps
+
+    def _noise(self, view: State, forwards: Tensor, vocab: int) -> Tensor:
+        draws = view.sampling
+        forbidden = None if view.strict else view.mask_token_id
+        return random_ids(draws.seed, draws.start, view.length, forwards, vocab, forbidden)

@@ -1,0 +1,140 @@
+"""Parameters: declared with their default and what is allowed, checked, and read from text."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any, NamedTuple
+
+import torch
+
+_FP32_MAX = 3.4028234663852886e38
+Check = Callable[[Any], Any]
+
+
+class Parameter(NamedTuple):
+    """What a field of a policy takes.
+
+    check   the value in its proper type; ValueError says in words what is allowed
+    type    float or int: one value per request, on the device; str or bool: static
+    dtype   of the values on the device
+    absent  what the device holds for None
+    """
+
+    check: Check
+    type: type
+    dtype: torch.dtype | None = None
+    absent: float = 0
+
+
+def number(
+    default: float | None,
+    *,
+    least: float = 0.0,
+    most: float = math.inf,
+    optional: bool = False,
+    absent: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A field of real numbers from `least` to `most`, of None as well if `optional`."""
+    check = real(least, most, _words("number", least, most, optional), optional)
+    return _field(default, Parameter(check, float, dtype, absent))
+
+
+def integer(
+    default: int | None,
+    *,
+    least: int = 0,
+    most: int = 2**31 - 1,
+    optional: bool = False,
+    absent: int = 0,
+) -> Any:
+    """A field of integers from `least` to `most`, of None as well if `optional`."""
+    words = ("None or " if optional else "") + f"an integer from {least} to " + _power(most)
+    return _field(default, Parameter(whole(least, words, optional, most), int, torch.int32, absent))
+
+
+def choice(default: str | bool, *others: str | bool) -> Any:
+    """A field that holds one of these values; requests with different ones decode apart."""
+    allowed = (default, *others)
+
+    def check(value: Any) -> Any:
+        if value not in allowed or type(value) is not type(default):
+            raise ValueError(f"one of {', '.join(map(repr, allowed))}")
+        return value
+
+    return _field(default, Parameter(check, type(default)))
+
+
+def parameter_of(field: dataclasses.Field) -> Parameter:
+    """What `field` takes; one that was not declared with a function of this module, by its type."""
+    if "parameter" in field.metadata:
+        return field.metadata["parameter"]
+    plain = str(getattr(field.type, "__name__", field.type)).partition("|")[0].strip()
+    kind = {"float": float, "int": int, "bool": bool}.get(plain, str)
+    dtype = {float: torch.float32, int: torch.int32}.get(kind)
+    return Parameter(lambda value: value, kind, dtype)
+
+
+def from_text(text: str, parameter: Parameter) -> Any:
+    """The value that `text` spells; `none` is None. Raises ValueError for another type's."""
+    if text.lower() == "none":
+        return None
+    if parameter.type is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError("true or false")
+        return text.lower() == "true"
+    return parameter.type(text)
+
+
+def real(least: float, most: float, words: str, optional: bool = False) -> Check:
+    """Checks real numbers; those beyond fp32 become inf, which is what they are to comparisons."""
+
+    def check(value: Any) -> float | None:
+        if value is None and optional:
+            return None
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number or math.isnan(value) or not least <= value <= most:
+            raise ValueError(words)
+        return float(value) if value <= _FP32_MAX else math.inf
+
+    return check
+
+
+def whole(least: int, words: str, optional: bool = False, most: float = math.inf) -> Check:
+    """Checks integers, also where a float holds one."""
+
+    def check(value: Any) -> int | None:
+        if value is None and optional:
+            return None
+        try:
+            if isinstance(value, bool) or int(value) != value or not least <= value <= most:
+                raise ValueError
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(words) from None
+        return int(value)
+
+    return check
+
+
+def checked(name: str, value: Any, check: Check) -> Any:
+    """The value in its proper type, or ValueError with the name, the value and what is allowed."""
+    try:
+        return check(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be {error}; got {value!r}") from None
+
+
+def _field(default: Any, parameter: Parameter) -> Any:
+    return dataclasses.field(default=default, metadata={"parameter": parameter})
+
+
+def _words(noun: str, least: float, most: float, optional: bool) -> str:
+    limits = f"of at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+    return ("None or " if optional else "") + f"a {noun} {limits}"
+
+
+def _power(most: int) -> str:
+    return "2**31 - 1" if most == 2**31 - 1 else str(most)

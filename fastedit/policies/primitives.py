@@ -1,0 +1,26 @@
+"""What rules share: the best positions of a block, and noise."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastedit.ops import highest, uniform
+from fastedit.ops.sampling import NOISE
+
+__all__ = ["highest", "random_ids"]
+
+
+def random_ids(
+    seed: Tensor, start: Tensor, length: int, forward: Tensor, vocab: int, forbidden: int | None
+) -> Tensor:
+    """Uniform random ids, int64 [n, length], never `forbidden`.
+
+    seed, start, forward: int64 [n]; a position's id depends on them and the position alone.
+    """
+    position = start[:, None] + torch.arange(length, device=start.device)
+    number = uniform(seed[:, None], position, forward[:, None].long(), purpose=NOISE)
+    if forbidden is None or not 0 <= forbidden < vocab:
+        return (number * vocab).long().clamp_(max=vocab - 1)
+    ids = (number * (vocab - 1)).long().clamp_(max=vocab - 2)
+    return ids + (ids >= forbidden)

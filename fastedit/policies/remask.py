@@ -1,0 +1,94 @@
+"""T2M: tokens that the model has come to doubt become masks again, and are filled anew.
+
+Source: arXiv 2604.18738; the released `generate` and edit step of synsis/remasked_DLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fastedit.policies.base import Buffer, Policy, Stats, Write, register
+from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.primitives import highest
+from fastedit.policies.state import State
+
+
+@register("remask")
+@dataclass(frozen=True)
+class Remask(Policy):
+    """Fills masks as joint threshold does; a trigger turns doubtful tokens back into masks.
+
+    trigger          "low_prob": the token's probability is below `tau`; "t2t": another token's is
+                     above it; "logit_diff": the token's has fallen by more than `tau`
+    cap              how often a position may be remasked
+    share            of the block's tokens that one forward may remask, at least one; 1 = no limit
+    threshold, num_to_transfer, max_post_steps  as of joint threshold
+
+    A forward that sees no token forgets how often each position was remasked, and what
+    probabilities there were. So a block takes at most a forward per mask and per allowed remask,
+    and that again after each forward without a mask.
+    """
+
+    trigger: str = choice("low_prob", "t2t", "logit_diff")
+    tau: float = number(0.3)
+    cap: int = integer(1)
+    share: float = number(0.25, most=1.0, dtype=torch.float64)
+    threshold: float = number(0.7)
+    max_post_steps: int = integer(16)
+    num_to_transfer: int = integer(1, least=1)
+
+    needs = frozenset({"current"})
+    buffers: ClassVar[Mapping[str, Buffer]] = {
+        "post_steps": Buffer(torch.int32, per_position=False),
+        "remasked": Buffer(torch.int32),
+        # Of the held token in the last forward that saw a token; -1 where there was none.
+        "before": Buffer(torch.float32, initial=-1.0),
+    }
+
+    def rule(self, stats: Stats, view: State) -> Write:
+        p, kept = view.parameters, view.buffers
+        masked = view.masked()
+        tokens = view.may_change() ^ masked
+        had_mask, had_token = masked.any(-1), tokens.any(-1)[:, None]
+        spent = (kept.post_steps >= p.max_post_steps) > had_mask  # of booleans: and not
+
+        doubted, score = self._doubts(stats, view, p.tau[:, None])
+        doubted = (doubted & tokens & (kept.remasked < p.cap[:, None])) > spent[:, None]
+        most = (tokens.sum(-1) * p.share).long().clamp_(min=1)
+        remask = highest(score, doubted, most)
+
+        above = masked & (stats.prob > p.threshold[:, None])
+        fill = highest(stats.prob, masked, p.num_to_transfer, unless=above)
+        ids = torch.where(fill, stats.token, view.ids)
+        ids = ids.masked_fill_(remask, view.mask_token_id)
+
+        post = kept.post_steps + ~(had_mask | spent)
+        done = ~(had_mask | remask.any(-1)) | (post >= p.max_post_steps)
+        held = torch.where(fill, stats.prob, stats.prob_current)
+        return Write(
+            ids,
+            done,
+            {
+                "post_steps": post,
+                "remasked": (kept.remasked + remask) * had_token,
+                "before": torch.where(had_token, held, -1.0),
+            },
+        )
+
+    def most_forwards(self, length: int) -> int:
+        return length * (1 + self.cap) * (1 + self.max_post_steps) + self.max_post_steps
+
+    def _doubts(self, stats: Stats, view: State, tau: Tensor) -> tuple[Tensor, Tensor]:
+        """Which tokens the trigger would remask, and a score [n, L] whose highest go first."""
+        if self.trigger == "low_prob":
+            return stats.prob_current < tau, -stats.prob_current
+        if self.trigger == "t2t":
+            return (stats.prob > tau) & (stats.token != view.ids), stats.prob
+        before = view.buffers.before
+        drop = before - stats.prob_current
+        return (drop > tau) & (before >= 0.0), drop

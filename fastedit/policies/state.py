@@ -1,0 +1,191 @@
+"""The state of blocks that are being decoded: their ids, and what the rule needs and keeps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastedit import ops
+from fastedit.policies.base import Policy
+
+FLAGS = ("done", "dirty", "bad", "capped")
+COUNTS = ("forwards", "m2t_commits", "t2t_edits", "remasks", "inserts", "deletes")
+
+
+class Planes(dict[str, Tensor]):
+    """Tensors by name, also as attributes."""
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"no {name!r} here; there are {', '.join(self)}") from None
+
+    def rows(self, rows: slice) -> Planes:
+        return Planes({name: tensor[rows] for name, tensor in self.items()})
+
+
+class State:
+    """N blocks of L positions under one policy; every tensor is changed in place.
+
+    ids         [N, L] int64   a position that holds the mask token is undecided
+    editable    [N, L] bool    False marks prompt and padding, which never change
+    flags       [4, N] bool    `done`: the block is finished; `dirty`: the last step changed ids,
+                               so keys and values of its forward are stale; `bad`: a row that was
+                               looked at had bad logits; `capped`: the bound filled the last masks
+    counts      [6, N] int32   forwards, m2t_commits, t2t_edits, remasks, inserts, deletes
+    parameters  [N] each       of the policy, one value per block
+    buffers     [N] or [N, L]  what the policy keeps
+    limit       [N] int32      forwards that a block may take
+    sampling                   how blocks with a temperature draw
+
+    `state[a:b]` is a view of some blocks: steps on it show in the whole.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        mask_token_id: int,
+        strict: bool,
+        ids: Tensor,
+        editable: Tensor,
+        flags: Tensor,
+        counts: Tensor,
+        limit: Tensor,
+        parameters: Planes,
+        buffers: Planes,
+        sampling: ops.Sampling,
+    ) -> None:
+        self.policy, self.mask_token_id, self.strict = policy, mask_token_id, strict
+        self.ids, self.editable, self.flags = ids, editable, flags
+        self.count_rows, self.limit = counts, limit
+        self.parameters, self.buffers, self.sampling = parameters, buffers, sampling
+        self.done, self.dirty, self.bad, self.capped = flags
+        self.counts = Planes(zip(COUNTS, counts, strict=True))
+        self.draws = False  # whether a block of these has a temperature
+        self.vocab: int | None = None  # how many ids there are, where it is known before a forward
+        self.twin = policy.twin(self)
+
+    @classmethod
+    def new(
+        cls,
+        policy: Policy,
+        ids: Tensor,
+        mask_token_id: int,
+        *,
+        strict: bool = False,
+        start: Tensor | None = None,
+    ) -> State:
+        """Fresh blocks that hold `ids` [N, L], all of it editable, greedy, under `policy`."""
+        blocks, length = ids.shape
+        device = ids.device
+
+        def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
+            return torch.full(shape, value, dtype=dtype, device=device)
+
+        buffers = {
+            name: full(
+                buffer.initial, buffer.dtype, blocks, *([length] if buffer.per_position else [])
+            )
+            for name, buffer in policy.buffers.items()
+        }
+        parameters = {
+            name: full(0, parameter.dtype, blocks)
+            for name, parameter in policy.parameters().items()
+            if parameter.dtype is not None
+        }
+        state = cls(
+            policy,
+            mask_token_id,
+            strict,
+            ids,
+            full(True, torch.bool, blocks, length),
+            full(False, torch.bool, len(FLAGS), blocks),
+            full(0, torch.int32, len(COUNTS), blocks),
+            full(0, torch.int32, blocks),
+            Planes(parameters),
+            Planes(buffers),
+            ops.Sampling(
+                temperature=full(0, torch.float32, blocks),
+                top_k=full(0, torch.int64, blocks),
+                top_p=full(1, torch.float32, blocks),
+                seed=full(0, torch.int64, blocks),
+                start=full(0, torch.int64, blocks) if start is None else start,
+            ),
+        )
+        state.set_policy(slice(None), policy, length)
+        return state
+
+    def set_policy(self, rows: int | slice, policy: Policy, length: int) -> None:
+        """Give these blocks the parameters of `policy`; `length` of their positions are decided."""
+        for name, parameter in policy.parameters().items():
+            if parameter.dtype is not None:
+                value = getattr(policy, name)
+                self.parameters[name][rows] = parameter.absent if value is None else value
+        self.limit[rows] = policy.most_forwards(length)
+
+    @property
+    def length(self) -> int:
+        """L, the positions of a block."""
+        return self.ids.shape[1]
+
+    def __getitem__(self, rows: slice) -> State:
+        return State(
+            self.policy,
+            self.mask_token_id,
+            self.strict,
+            self.ids[rows],
+            self.editable[rows],
+            self.flags[:, rows],
+            self.count_rows[:, rows],
+            self.limit[rows],
+            self.parameters.rows(rows),
+            self.buffers.rows(rows),
+            ops.Sampling(*(field[rows] for field in self.sampling.fields())),
+        )
+
+    def fields(self) -> tuple[Tensor, ...]:
+        """Every tensor whose first dimension is the block."""
+        return (
+            self.ids,
+            self.editable,
+            *self.flags,
+            *self.count_rows,
+            self.limit,
+            *self.parameters.values(),
+            *self.buffers.values(),
+            *self.sampling.fields(),
+        )
+
+    def reset(self, rows: int | Tensor) -> None:
+        """Flags, counts and buffers as of fresh blocks: of block `rows`, or where `rows` [N] is."""
+        for planes, value in ((self.flags, 0), (self.count_rows, 0)):
+            if isinstance(rows, Tensor):
+                planes.masked_fill_(rows, value)
+            else:
+                planes[:, rows] = value
+        for name, buffer in self.policy.buffers.items():
+            plane = self.buffers[name]
+            if isinstance(rows, Tensor):
+                where = rows if plane.ndim == 1 else rows[:, None]
+                plane.masked_fill_(where, buffer.initial)
+            else:
+                plane[rows] = buffer.initial
+
+    def forbidden(self, vocab: int) -> tuple[int, ...]:
+        """Ids that are never chosen from `vocab` ones: the mask, unless the released rule may."""
+        inside = 0 <= self.mask_token_id < vocab
+        return (self.mask_token_id,) if inside and not self.strict else ()
+
+    def may_change(self) -> Tensor:
+        """Positions that a decision may write, bool [N, L].
+
+        The released loop commits a literal mask of the prompt, and never edits it.
+        """
+        if not self.strict:
+            return self.editable
+        return self.editable | (self.ids == self.mask_token_id)
+
+    def masked(self) -> Tensor:
+        """Where a mask is still to be committed, bool [N, L]."""
+        return (self.ids == self.mask_token_id) & self.may_change()

@@ -1,0 +1,197 @@
+"""One decision: statistics of the logits, the rule, and what it changes, all on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastedit import ops
+from fastedit.policies.base import Policy, Stats, Write, parse
+from fastedit.policies.state import State
+
+
+def open(
+    policy: Policy | str,
+    ids: Tensor,
+    editable: Tensor | None = None,
+    *,
+    mask_token_id: int,
+    seed: int = 0,
+    start: int | Tensor = 0,
+    temperature: float = 0.0,
+    strict_reference: bool = False,
+) -> State:
+    """The state of blocks that somebody else's loop decodes; `step_` takes a decision on it.
+
+    policy    an object, or `name:field=value,...`
+    ids       [B, L] int64, what the blocks hold; copied
+    editable  [B, L] bool; None: all of it
+    seed      of the draws, where there are any; start: absolute position of the blocks' first
+              tokens, one number or [B]
+    temperature  0.0 is greedy
+
+    Raises TypeError and ValueError for wrong shapes and types, and for an unknown policy.
+    """
+    chosen = parse(policy) if isinstance(policy, str) else policy
+    if ids.ndim != 2 or ids.dtype != torch.int64:
+        raise ValueError(f"ids must be int64 [B, L]; got {ids.dtype} {list(ids.shape)}")
+    if editable is not None and (editable.shape != ids.shape or editable.dtype != torch.bool):
+        raise ValueError(
+            f"editable must be bool {list(ids.shape)}, as ids are; "
+            f"got {editable.dtype} {list(editable.shape)}"
+        )
+    state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
+    if editable is not None:
+        state.editable.copy_(editable)
+    state.sampling.seed.fill_(seed)
+    state.sampling.start.copy_(torch.as_tensor(start))
+    state.sampling.temperature.fill_(temperature)
+    state.draws = temperature > 0.0
+    return state
+
+
+def step_(
+    state: State,
+    logits: Tensor,
+    scores: Tensor | None = None,
+    next_logits: Tensor | None = None,
+    shadow_logits: Tensor | None = None,
+    draws: Tensor | None = None,
+) -> None:
+    """One decision in place: `state.ids`, `state.done`, `state.counts`, `state.buffers`.
+
+    logits         [B, L, V] fp32, bf16 or fp16: logits[b, i] predicts ids[b, i], no shift
+    scores         [B, L] fp32 of a head, for policies that need "score"
+    next_logits    [B, L, V] of a head that predicts the next token, for those that need it
+    shadow_logits  [B, L, V] of rows that see a mask at their own position, for plan "shadow"
+    draws          [B, L] int64: tokens to use in place of what would be drawn
+
+    Never raises for values and never waits for the device. Raises ValueError for what the policy
+    needs and is not given.
+    """
+    _check_given(state.policy, scores, next_logits, shadow_logits)
+    if state.twin is not None and draws is None:
+        state.twin(logits, state.draws)
+        return
+    stats = _statistics(state, logits, draws)
+    extra: dict[str, Any] = {}
+    if scores is not None:
+        extra["scores"] = scores
+    for name, others in (("shadow", shadow_logits), ("following", next_logits)):
+        if others is not None:
+            extra[name] = _statistics(state, others, None)
+    if extra:
+        stats = Stats(**(vars(stats) | extra))
+    _apply(state, state.policy.rule(stats, state), stats)
+
+
+def _check_given(policy: Policy, scores: Any, next_logits: Any, shadow_logits: Any) -> None:
+    for needed, name, value in (
+        ("score" in policy.needs, "scores", scores),
+        ("next_token" in policy.needs, "next_logits", next_logits),
+        (policy.plan == "shadow", "shadow_logits", shadow_logits),
+    ):
+        if needed and value is None:
+            raise ValueError(f"{policy.name or type(policy).__name__} needs {name}")
+
+
+def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
+    policy, length = state.policy, state.length
+    heat = policy.temperature(state)
+    samples = "sample" in policy.needs
+    drawn = (samples or state.draws) and draws is None
+    options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1])}
+    if "entropy" in policy.needs:
+        options["entropy"] = True
+    if "top_k" in policy.needs:
+        options["top_k"] = 2
+    if heat is None and state.draws:
+        heat = state.sampling.temperature
+        heat = torch.where(heat > 0.0, heat, 1.0)
+    if heat is not None:
+        options["temperature"] = heat.repeat_interleave(length)
+    if drawn:
+        options["draws"] = _draws(state)
+    stats = _read(logits, state.ids, options)
+    if draws is not None:
+        options["forbid"] = ()
+        given = _read(logits, draws, options)
+        stats |= {"sample": draws, "sample_prob": given["prob_current"]}
+    if "sample" in stats and not samples:  # rows with a temperature take their draw as the best
+        takes = (state.sampling.temperature > 0.0)[:, None]
+        for name in ("token", "prob"):
+            drawn_one = stats.pop({"token": "sample", "prob": "sample_prob"}[name])
+            stats[name] = torch.where(takes, drawn_one, stats[name])
+    return Stats(**stats)
+
+
+def _draws(state: State) -> ops.RowDraws:
+    length, sampling = state.length, state.sampling
+    position = sampling.start[:, None] + torch.arange(length, device=state.ids.device)
+    return ops.RowDraws(
+        seed=sampling.seed.repeat_interleave(length),
+        position=position.flatten(),
+        forward=state.counts["forwards"].long().repeat_interleave(length),
+        top_k=sampling.top_k.repeat_interleave(length),
+        top_p=sampling.top_p.repeat_interleave(length),
+    )
+
+
+def _read(logits: Tensor, ids: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Row statistics of logits [B, L, V] as fields of `Stats`, [B, L] each."""
+    stats = ops.row_stats(logits.reshape(-1, logits.shape[-1]), ids.reshape(-1), **options)
+    fields = ((name, getattr(stats, name, None)) for name in _FIELDS)
+    shaped = {
+        n: field.view(*ids.shape, *field.shape[1:]) for n, field in fields if field is not None
+    }
+    return shaped | {"vocab": logits.shape[-1]}
+
+
+_FIELDS: Sequence[str] = (
+    "token",
+    "prob",
+    "prob_current",
+    "bad",
+    "entropy",
+    "top_tokens",
+    "top_probs",
+    "sample",
+    "sample_prob",
+)
+
+
+def _apply(state: State, write: Write, stats: Stats) -> None:
+    """Write what may be written, and count what has changed; blocks that are done keep theirs."""
+    policy, ids, done = state.policy, write.ids, write.done
+    active = ~state.done
+    if policy.may_take_them_all:
+        ids, done = _at_the_bound(state, write, stats, active)
+    for name, value in write.buffers.items():
+        kept = state.buffers[name]
+        torch.where(active if kept.ndim == 1 else active[:, None], value, kept, out=kept)
+    ops.write_blocks_(
+        state.ids,
+        ids,
+        state.may_change(),
+        done,
+        stats.bad,
+        state.flags,
+        state.count_rows,
+        mask_token_id=state.mask_token_id,
+        judges_tokens=policy.judges_tokens,
+    )
+
+
+def _at_the_bound(
+    state: State, write: Write, stats: Stats, active: Tensor
+) -> tuple[Tensor, Tensor]:
+    """In the last forward that a block may take, fill its masks and do nothing else."""
+    last = active & (state.counts["forwards"] + 1 >= state.limit)
+    left = ((write.ids == state.mask_token_id) & state.may_change()).any(-1)
+    over = last & ~(write.done & ~left)
+    state.capped.logical_or_(over)
+    filled = torch.where(state.masked(), stats.token, state.ids)
+    return torch.where(over[:, None], filled, write.ids), write.done | over

@@ -1,0 +1,35 @@
+"""Every registered rule with small settings, for tests that hold for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fastedit.policies import POLICIES
+
+# What a rule cannot do without, of a vocabulary of eight tokens or more, or takes long without.
+GIVEN: dict[str, dict[str, Any]] = {
+    "entropy_bound": {"steps": 8},
+    "joint_threshold_indel": {"delete_token_id": 5, "insert_token_id": 6},
+    "correction": {"scorer": "confidence"},
+}
+# Ends soon, where nothing else is asked for.
+SMALL = {"max_post_steps": 3, "mask_steps": 4, "edit_steps": 3, "max_steps": 6, "patience": 2}
+# Rules that begin with random tokens, and those whose results depend on the seed in any case.
+NOISE = {"entropy_bound"}
+RANDOM = NOISE | {"remdm", "self_correction"}
+# Rules with temperatures of their own take no other.
+HEATED = {"entropy_bound", "self_correction"}
+
+
+def small(name: str, **options: Any):
+    """The policy of that name; of `options`, those that it has."""
+    kind = POLICIES[name]
+    fields = {field.name for field in dataclasses.fields(kind)}
+    wanted = {key: value for key, value in (SMALL | options).items() if key in fields}
+    return kind(**GIVEN.get(name, {}) | wanted)
+
+
+def drawing(name: str) -> dict[str, float]:
+    """Options that make the rule draw its tokens."""
+    return {} if name in HEATED else {"temperature": 1.0}

@@ -1,0 +1,153 @@
+"""Policies by name: what a text spells, what config options set, and what is refused."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from fastedit import DecodeConfig, policies
+from fastedit.policies import POLICIES, JointThreshold, LowConfidence, Policy, Remask, parse
+
+
+@pytest.mark.parametrize(
+    ("text", "policy"),
+    [
+        ("remask", Remask()),
+        ("remask:trigger=t2t,tau=.9", Remask(trigger="t2t", tau=0.9)),
+        (" remask : tau = 1 , cap = 2 ", Remask(tau=1.0, cap=2)),
+        ("low_confidence:steps=none,threshold=1", LowConfidence(threshold=1.0)),
+        ("low_confidence:steps=7,rank=entropy", LowConfidence(steps=7, rank="entropy")),
+        ("joint_threshold:editing_threshold=None", JointThreshold(editing_threshold=None)),
+        ("joint_threshold:threshold=inf", JointThreshold(threshold=float("inf"))),
+        ("joint_threshold:", JointThreshold()),
+    ],
+)
+def test_a_text_spells_a_policy(text, policy):
+    assert parse(text.replace(" : ", ":")) == policy
+    assert DecodeConfig(policy=text.replace(" : ", ":")).rule() == policy
+
+
+@pytest.mark.parametrize("policy", [kind() for kind in POLICIES.values()], ids=str)
+def test_a_policy_is_what_its_text_spells(policy):
+    assert parse(str(policy)) == policy and str(policy) == policy.name
+    assert hash(parse(str(policy))) == hash(policy)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("remsk", "remask"),
+        ("remask:tua=1", "'tua'.*trigger, tau, cap"),
+        ("remask:tau", "give tau=value"),
+        ("remask:tau=1,tau=2", "give tau=value, once"),
+        ("remask:tau=much", "tau is of type float, not 'much'"),
+        ("remask:cap=1.5", "cap is of type int, not '1.5'"),
+        ("remask:tau=-1", "tau must be a number of at least 0; got -1.0"),
+        ("remask:share=2", "share must be a number from 0 to 1; got 2.0"),
+        ("remask:trigger=never", "'low_prob', 't2t', 'logit_diff'; got 'never'"),
+        ("remask:tau=none", "tau must be"),
+        ("", "joint_threshold"),
+    ],
+)
+def test_what_it_does_not_spell_is_named_with_what_there_is(text, words):
+    with pytest.raises(ValueError, match=words):
+        parse(text)
+    with pytest.raises(ValueError, match=words):
+        DecodeConfig(policy=text)
+
+
+def test_options_set_the_fields_of_their_names():
+    config = DecodeConfig(policy="remask:tau=.2", threshold=0.9, max_post_steps=3)
+    assert config.rule() == Remask(tau=0.2, threshold=0.9, max_post_steps=3)
+    assert DecodeConfig(policy="low_confidence", steps=4).rule() == LowConfidence(steps=4)
+    assert DecodeConfig(steps=4).rule("low_confidence:threshold=1").threshold == 1.0
+    # What is not given leaves the policy's own defaults alone.
+    assert DecodeConfig(policy="low_confidence").rule() == LowConfidence(threshold=0.95)
+    assert DecodeConfig().rule("low_confidence:threshold=.4").threshold == 0.4
+    assert DecodeConfig.speed().rule() == JointThreshold(0.5, 0.0)
+    assert DecodeConfig(editing_threshold=None).rule() == JointThreshold(editing_threshold=None)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"policy": Remask(), "threshold": 0.5}, "threshold cannot be given beside"),
+        ({"policy": "low_confidence", "editing_threshold": 0.5}, "editing_threshold=0.5 is not"),
+        ({"policy": "entropy_bound", "mode": "speed"}, "threshold=0.5 is not of policy"),
+        ({"policy": "remask", "steps": 4}, "steps=4 is not of policy remask"),
+        ({"policy": "remask:threshold=.4", "threshold": 0.5}, "disagree"),
+    ],
+)
+def test_an_option_that_the_policy_does_not_have_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        DecodeConfig(**options)
+
+
+def test_the_same_value_twice_is_no_contradiction():
+    assert DecodeConfig(policy="remask:threshold=.5", threshold=0.5).rule().threshold == 0.5
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    {
+        JointThreshold: {"threshold": [-1, None, "a", True], "max_post_steps": [-1, 0.5, None]},
+        LowConfidence: {"steps": [0, 1.5], "rank": ["best", None, 1], "eps": [-1, 2]},
+        Remask: {"cap": [-1, None], "share": [1.5, float("nan")], "trigger": [""]},
+        policies.EntropyBound: {"steps": [0, None], "bound": [-0.1], "stability": [-1]},
+    }.items(),
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_parameters_out_of_range_are_named(kind, values):
+    for name, wrong in values.items():
+        for value in wrong:
+            with pytest.raises(ValueError, match=f"{name} must be") as caught:
+                kind(**{name: value})
+            assert repr(value) in str(caught.value)
+
+
+def test_what_is_registered_has_to_be_a_policy_of_a_free_name():
+    with pytest.raises(TypeError, match="derived from Policy"):
+        policies.register("mine")(type("Mine", (), {}))
+    with pytest.raises(ValueError, match="'remask' already: Remask"):
+
+        @policies.register("remask")
+        @dataclass(frozen=True)
+        class Other(Policy):
+            pass
+
+    assert POLICIES["remask"] is Remask
+
+
+def test_a_registered_policy_is_found_and_its_plain_fields_are_parameters():
+    try:
+
+        @policies.register("plain_fields")
+        @dataclass(frozen=True)
+        class Mine(Policy):
+            strength: float = 1.0
+            count: int = 2
+            sort: str = "best"
+            careful: bool = False
+
+        assert parse("plain_fields:strength=2,count=3,sort=worst,careful=true") == Mine(
+            2.0, 3, "worst", True
+        )
+        assert Mine().static() == (Mine, "best", False)
+    finally:
+        POLICIES.pop("plain_fields", None)
+
+
+def test_what_the_step_of_others_is_given_is_checked():
+    ids = torch.full((2, 4), 9)
+    with pytest.raises(ValueError, match="int64"):
+        policies.open("remask", ids.int(), mask_token_id=9)
+    with pytest.raises(ValueError, match=r"editable must be bool \[2, 4\]"):
+        policies.open("remask", ids, ids[:1] > 0, mask_token_id=9)
+    with pytest.raises(ValueError, match="joint_threshold"):
+        policies.open("nothing", ids, mask_token_id=9)
+    state = policies.open("joint_threshold", ids, mask_token_id=9)
+    policies.step_(state, torch.randn(2, 4, 10))
+    assert ids.eq(9).all() and state.counts.forwards.tolist() == [1, 1]
+    assert set(state.buffers) == {"post_steps"}
+    with pytest.raises(AttributeError, match=r"no 'nothing' here; there are forwards"):
+        _ = state.counts.nothing
