@@ -210,13 +210,13 @@ def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str,
 
     A row leaves as soon as it has ended and the next one takes its place.
     """
-    from fastedit.engine.engine import Engine
+    from fastedit.engine.prepare import shared
 
     groups: dict[str, list[tuple[Row, DecodeConfig]]] = {}
     for row in rows:
         config = decoder.config.replace(**row.options)
-        shared = [getattr(config, name) for name in Engine.SHARED]
-        groups.setdefault(repr(shared), []).append((row, config))
+        together = repr(shared(config, decoder.family))
+        groups.setdefault(together, []).append((row, config))
     for group in groups.values():
         prompts = [as_user(row.prompt, decoder.tokenizer, raw) for row, _ in group]
         for result in decoder.as_completed(prompts, config=[config for _, config in group]):

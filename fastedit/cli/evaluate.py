@@ -74,7 +74,7 @@ def evaluate_command(
 
     decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
     result = _measured(decoder, problems, n, batch_size)
-    (config,) = with_block_length([config], decoder.model)
+    (config,) = with_block_length([config], decoder.model, decoder.family)
     result |= {
         "mode": mode or "quality",
         "checkpoint": os.fspath(checkpoint),

@@ -14,10 +14,12 @@ from fastedit import ops
 from fastedit.config import DecodeConfig
 from fastedit.engine.engine import Engine
 from fastedit.engine.memory import capacity
+from fastedit.engine.prepare import as_requests
 from fastedit.engine.request import Request
 from fastedit.evaluation.errors.held_out import HeldOut
 from fastedit.evaluation.errors.rules import Rules
 from fastedit.evaluation.errors.written import Written, nearest_visible
+from fastedit.models.families import family_of
 from fastedit.training.data.documents import Document
 from fastedit.training.runs.samples import prompt_length
 
@@ -105,25 +107,22 @@ def decoded(
     A sample gets the blocks that its own first response takes, no more; one without a prompt is
     left out. Raises `RequestError` where the logits are bad.
     """
-    config = DecodeConfig(block_length=held.block_size)
-    watches, requests = [], []
-    for sample, document in enumerate(held.documents):
-        start = prompt_length(document)
-        if not start:
-            continue
-        watches.append(Watch(sample, held.mask_token_id))
-        request = Request(
-            index=sample,
-            prompt=torch.from_numpy(document.ids[:start]).long(),
-            config=config.replace(max_new_tokens=_room(document, held.block_size)),
-            seed=0,
-            eos=held.eos_token_ids,
-            on_draft=watches[-1],
-        )
-        requests.append(request)
+    config = DecodeConfig(
+        block_length=held.block_size,
+        mask_token_id=held.mask_token_id,
+        eos_token_id=sorted(held.eos_token_ids) or None,
+        seed=0,
+    )
+    asked = [(n, d) for n, d in enumerate(held.documents) if prompt_length(d)]
+    prompts = [torch.from_numpy(d.ids[: prompt_length(d)]).long() for _, d in asked]
+    configs = [config.replace(max_new_tokens=_room(d, held.block_size)) for _, d in asked]
+    requests, mask = as_requests(prompts, configs, model, None, family_of(model))
+    watches = [Watch(sample, held.mask_token_id) for sample, _ in asked]
+    for request, watch in zip(requests, watches, strict=True):
+        request.on_draft = watch
     device = next(model.parameters()).device
     room = capacity("auto", model, config, device)
-    for finished in Engine(model, requests, held.mask_token_id, device, room).run():
+    for finished in Engine(model, requests, mask, device, room).run():
         for request in finished:
             if request.error is not None:
                 raise request.error
