@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from plain_masks import doubled_block_mask
 
-from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM, doubled_block_mask
+from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
 from fastedit.training.noise.corruption import corrupt
 from fastedit.training.noise.draws import Draws
 from fastedit.training.options import EditOptions

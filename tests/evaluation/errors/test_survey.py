@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from plain_masks import doubled_block_mask
 
 from fastedit.decoder import Decoder
 from fastedit.evaluation.errors import drafted as drafting
@@ -15,7 +16,6 @@ from fastedit.evaluation.errors.drafted import RATES, drafted
 from fastedit.evaluation.errors.held_out import read_held_out
 from fastedit.evaluation.errors.rules import KINDS, Rules
 from fastedit.evaluation.errors.survey import Survey
-from fastedit.models.llada2 import doubled_block_mask
 from fastedit.tasks import get_task
 
 pytest.importorskip("reasoning_gym")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from editing import BLOCK, packed
+from plain_masks import doubled_block_mask
 
-from fastedit.models.llada2 import doubled_block_mask
 from fastedit.training.passes.layout import Blocks, Tokens, clean_mask, doubled_mask, noisy_mask
 
 
@@ -50,3 +51,31 @@ def test_blocks_that_fill_up_are_padding():
     assert tokens.document.tolist() == [[5] * 8, [70] * 4 + [-1] * 4]
     mask = noisy_mask(tokens, rows)
     assert not mask[1, 0, 4:].any() and not mask[1, 0, :, -4:].any()
+
+
+@pytest.mark.parametrize("blocks,block", [(1, 4), (3, 2), (2, 5)])
+def test_doubled_rule(blocks, block):
+    length = blocks * block
+    mask = doubled_block_mask(length, block)
+    assert mask.dtype == torch.bool and mask.shape == (1, 1, 2 * length, 2 * length)
+    for query in range(2 * length):
+        for key in range(2 * length):
+            noisy_query, noisy_key = query < length, key < length
+            own, other = (query % length) // block, (key % length) // block
+            allowed = (
+                (noisy_query == noisy_key and own == other)
+                or (noisy_query and not noisy_key and own > other)
+                or (not noisy_query and not noisy_key and own >= other)
+            )
+            assert mask[0, 0, query, key] == allowed
+
+
+def test_doubled_mask_keeps_documents_apart():
+    documents = torch.tensor([[0, 0, 1, 1, 2, -1]])
+    mask = doubled_block_mask(6, 2, document_ids=documents)[0, 0]
+    ids = torch.cat([documents, documents], 1)[0]
+    assert not mask[ids[:, None] != ids[None, :]].any()
+    assert not mask[:, ids < 0].any()
+    plain = doubled_block_mask(6, 2)[0, 0]
+    same = (ids[:, None] == ids[None, :]) & (ids >= 0)[None, :]
+    assert torch.equal(mask, plain & same)
