@@ -21,7 +21,6 @@ from fastedit.evaluation.errors.rules import Rules
 from fastedit.evaluation.errors.written import Written, nearest_visible
 from fastedit.models.families import family_of
 from fastedit.training.data.documents import Document
-from fastedit.training.runs.samples import prompt_length
 
 
 class Write(NamedTuple):
@@ -113,8 +112,8 @@ def decoded(
         eos_token_id=sorted(held.eos_token_ids) or None,
         seed=0,
     )
-    asked = [(n, d) for n, d in enumerate(held.documents) if prompt_length(d)]
-    prompts = [torch.from_numpy(d.ids[: prompt_length(d)]).long() for _, d in asked]
+    asked = [(n, d) for n, d in enumerate(held.documents) if d.prompt_length]
+    prompts = [torch.from_numpy(d.ids[: d.prompt_length]).long() for _, d in asked]
     configs = [config.replace(max_new_tokens=_room(d, held.block_size)) for _, d in asked]
     requests, mask = as_requests(prompts, configs, model, None, family_of(model))
     watches = [Watch(sample, held.mask_token_id) for sample, _ in asked]
@@ -134,6 +133,5 @@ def decoded(
 
 def _room(document: Document, block_size: int) -> int:
     """Positions from the first response to the end of its last block."""
-    start = prompt_length(document)
-    length = int(np.argmin(np.append(document.response[start:], False)))
-    return -(-(start + length) // block_size) * block_size - start
+    end = document.prompt_length + document.answer_length
+    return -(-end // block_size) * block_size - document.prompt_length

@@ -62,6 +62,16 @@ class Document(NamedTuple):
     ids: np.ndarray  # int32 [n]
     response: np.ndarray  # bool [n], True: maskable
 
+    @property
+    def prompt_length(self) -> int:
+        """Tokens before the first response; 0 for text that asks for nothing."""
+        return int(self.response.argmax())
+
+    @property
+    def answer_length(self) -> int:
+        """Tokens of the first response, in a chat the first turn of the assistant."""
+        return int(np.logical_and.accumulate(self.response[self.prompt_length :]).sum())
+
 
 class Documents(NamedTuple):
     """All documents, and how many of them were cut off at the largest length."""

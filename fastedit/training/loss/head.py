@@ -23,7 +23,7 @@ def chunks(rows: int, vocab: int) -> Iterator[slice]:
     """Consecutive slices of `rows` rows whose logits over `vocab` ids are at most `LOGITS`."""
     size = max(1, LOGITS // vocab)
     for start in range(0, rows, size):
-        yield slice(start, start + size)
+        yield slice(start, min(start + size, rows))
 
 
 def weighted_cross_entropy(

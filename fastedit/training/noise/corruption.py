@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -58,20 +57,14 @@ def pair(options: EditOptions, copy: int) -> int:
 
 
 def random_tokens(draws: Draws, clean: Tensor, candidates: Tensor, turn: int) -> Tensor:
-    """A uniform candidate other than the clean id for every token, int64 [B, L]."""
-    word = draws.words(EDIT, turn)[1]
-    return other_candidate(clean, candidates, lambda count: (word * count) >> 32)
+    """A uniform candidate other than the clean id for every token, int64 [B, L].
 
-
-def other_candidate(clean: Tensor, candidates: Tensor, below: Callable[[Tensor], Tensor]) -> Tensor:
-    """A candidate different from the clean id, any shape; `below(n)` draws from 0 to n - 1.
-
-    `candidates` [n], n >= 2: sorted, distinct ids. Ids that are no candidates get any of the n.
-    The clean id is left out by an index shift, so no draw is repeated.
+    `candidates` [n], n >= 2: sorted, distinct ids. Clean ids that are no candidates get any of the
+    n. The clean id is left out by an index shift, so no draw is repeated.
     """
     place = torch.searchsorted(candidates, clean).clamp_(max=len(candidates) - 1)
     excluded = candidates[place] == clean
-    index = below(len(candidates) - excluded.long())
+    index = (draws.words(EDIT, turn)[1] * (len(candidates) - excluded.long())) >> 32
     return candidates[index + (excluded & (index >= place)).long()]
 
 

@@ -108,7 +108,6 @@ def decide(
         bad=torch.empty_like(xt, dtype=torch.bool),
     )
     for rows in chunks(len(xt), vocab):
-        rows = slice(rows.start, min(rows.stop, len(xt)))
         everyone = torch.ones_like(xt[rows], dtype=torch.bool)
         own = replace(key, example=key.example[rows], position=key.position[rows])
         part = ops.draft_and_corrupt(logits(rows), xt[rows], x0[rows], everyone, settings, own)

@@ -9,7 +9,6 @@ from fastedit.training.data.documents import Document, Documents, Form, held_out
 from fastedit.training.data.order import Turn
 from fastedit.training.data.packing import pack
 from fastedit.training.data.problems import TASK_PREFIX
-from fastedit.training.runs.samples import prompt_length
 from fastedit.training.runs.settings import RunOptions
 
 
@@ -44,7 +43,7 @@ class RunData(NamedTuple):
     def example(self) -> Document | None:
         """The first document with a prompt in validation, or else in training; None: text alone."""
         documents = self.validation or self.training.items
-        return next((d for d in documents if prompt_length(d)), None)
+        return next((d for d in documents if d.prompt_length), None)
 
     def validation_rows(self, multiple: int) -> list[Turn] | None:
         """A row per document, and empty rows up to a multiple, so that all processes take part."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
@@ -24,11 +23,6 @@ class Sample(NamedTuple):
     prompt: str
     text: str
     expected: str
-
-
-def prompt_length(document: Document) -> int:
-    """Tokens before the first response."""
-    return int(document.response.argmax())
 
 
 class Samples(TrainerCallback):
@@ -52,9 +46,8 @@ class Samples(TrainerCallback):
         say: Callable[[str], None],
         show: Callable[[Sample], None],
     ) -> None:
-        start = prompt_length(document)
+        start, length = document.prompt_length, document.answer_length
         self.prompt: Tensor = torch.from_numpy(document.ids[:start]).long()
-        length = int(np.logical_and.accumulate(document.response[start:]).sum())
         answer = document.ids[start : start + length]
         self.expected = tokenizer.decode(answer, skip_special_tokens=True)
         self.tokenizer, self.log, self.every = tokenizer, log, every
@@ -68,8 +61,7 @@ class Samples(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         if state.global_step % self.every and state.global_step < state.max_steps:
             return
-        trained = model.model
-        base = trained.get_base_model() if hasattr(trained, "peft_config") else trained
+        base = model.base
         base.eval()
         text = self._decode(base)
         base.train()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from editing import MASK, SPECIAL
 
-from fastedit.training.noise.corruption import corrupt, draw_masks, mask_rates
+from fastedit.training.noise.corruption import corrupt, draw_masks, mask_rates, random_tokens
 from fastedit.training.noise.draws import Draws
 from fastedit.training.noise.schedule import Schedule
 from fastedit.training.options import EditOptions
@@ -100,6 +100,18 @@ def test_random_wrong_tokens():
 def test_wrong_tokens_are_never_the_clean_ones():
     clean, response, noisy = corrupted(t2t="random", noise="fixed(0)", r_edit=1.0)
     assert (noisy.ids[response] != clean[response]).all()
+
+
+@pytest.mark.parametrize("clean", [3, 7, 12, 0, 5, 99])
+def test_every_other_candidate_is_as_likely_as_the_rest(clean):
+    """Also where the clean id is none of them, such as a special one."""
+    candidates, count = torch.tensor([3, 4, 7, 9, 12]), 20_000
+    draws = Draws(3, 0, torch.zeros(1, count, dtype=torch.int64), torch.arange(count)[None])
+    drawn = random_tokens(draws, torch.full((1, count), clean), candidates, 0)
+    others = candidates[candidates != clean]
+    counts = torch.bincount(drawn.flatten(), minlength=13)[others]
+    assert int(counts.sum()) == count
+    assert all(close(found / count, 1 / len(others), count) for found in counts)
 
 
 @pytest.mark.parametrize(("t2t", "share"), [("random", "mix_share"), ("self", "draft_share")])
