@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,41 +30,10 @@ from fastedit.training.noise.drafts import (
 )
 from fastedit.training.noise.draws import Draws
 from fastedit.training.options import EditOptions
+from fastedit.training.output import StepOutput, total
 from fastedit.training.passes.layout import Tokens
 from fastedit.training.passes.passes import DoubledClean, Passes, SharedClean
 from fastedit.training.passes.sharing import why_not_shared, without_dropout
-
-
-class StepOutput(NamedTuple):
-    """Sums over the supervised positions of a batch; they add up over batches and ranks.
-
-    loss     fp32 []     weighted losses with gradient; divide by the labels of the whole step
-    labels   int64 []    denominator of this batch
-    tally                counts of `metrics.Tally`
-    drafted  int64 [10]  drafts, by bucket of the mask rate
-    errors   int64 [10]  those that were wrong
-    """
-
-    loss: Tensor
-    labels: Tensor
-    tally: Tally
-    drafted: Tensor
-    errors: Tensor
-
-    @property
-    def hits(self) -> Tensor:
-        """Right argmaxes among masked, wrong and right visible positions, int64 [3]."""
-        return self.tally.hits
-
-    @property
-    def counts(self) -> Tensor:
-        """How many of them there are, int64 [3]."""
-        return self.tally.counts
-
-    @property
-    def seen(self) -> Tensor:
-        """All counts in a row, as `metrics.report` takes them, int64 [SEEN]."""
-        return torch.cat([*self.tally, self.drafted, self.errors])
 
 
 @dataclass(frozen=True)
@@ -161,7 +130,7 @@ class EditStep(nn.Module):
                     loss, labels, counted = self._supervise(batch, noisy, passes, measure)
                     outputs.append(StepOutput(loss, labels, counted, drafted, errors))
                     drafted, errors = no_drafts(input_ids.device)
-        return _total(outputs)
+        return total(outputs)
 
     @torch.no_grad()
     def count_labels(
@@ -291,14 +260,3 @@ class EditStep(nn.Module):
             token, prob = predictions(hidden.detach(), head, current, self.mask_token_id)
             counted = tally(kind, current, labels, token, prob, options.turn_editing_threshold)
         return loss, count, counted
-
-
-def _total(outputs: Sequence[StepOutput]) -> StepOutput:
-    """Field by field, the sums over copies and rounds."""
-    loss, labels, tallies, drafted, errors = zip(*outputs, strict=True)
-    counted = Tally(*(_sum(field) for field in zip(*tallies, strict=True)))
-    return StepOutput(_sum(loss), _sum(labels), counted, _sum(drafted), _sum(errors))
-
-
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(tensors)).sum(0)
