@@ -129,6 +129,10 @@ class Policy:
         """One decision for n blocks, a pure function of what it is given."""
         raise NotImplementedError
 
+    def bad(self, stats: Stats, view: State) -> Tensor:
+        """Positions [n, L] whose bad logits matter, of those that may change."""
+        return stats.bad
+
     def most_forwards(self, length: int) -> int:
         """Forwards that a block with `length` positions to decide can take at most."""
         raise NotImplementedError

@@ -59,6 +59,11 @@ class JointThreshold(Policy):
         done = (~had_mask & unchanged) | (post >= p.max_post_steps)
         return Write(ids, done, {"post_steps": post})
 
+    def bad(self, stats: Stats, view: State) -> Tensor:
+        """Without editing, nobody looks at tokens."""
+        edits = view.parameters.editing_threshold < torch.inf
+        return stats.bad & (view.masked() | edits[:, None])
+
     def most_forwards(self, length: int) -> int:
         return length + self.max_post_steps
 

@@ -177,7 +177,7 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         ids,
         state.may_change(),
         done,
-        stats.bad,
+        policy.bad(stats, state),
         state.flags,
         state.count_rows,
         mask_token_id=state.mask_token_id,

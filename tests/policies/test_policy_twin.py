@@ -1,0 +1,68 @@
+"""A fused twin decides what its rule decides: ids, flags, counts and what is kept of a block."""
+
+import pytest
+import torch
+
+from fastedit import ops, policies
+from fastedit.policies import POLICIES
+
+V, L, MASK = 23, 9, 22
+TWINS = [
+    name
+    for name, kind in POLICIES.items()
+    if policies.open(kind(), torch.zeros(1, 1).long(), mask_token_id=1).twin
+]
+SETTINGS = {
+    "joint_threshold": [
+        "",
+        ":threshold=.3,editing_threshold=.1,max_post_steps=2",
+        ":editing_threshold=none,num_to_transfer=3",
+        ":threshold=inf,editing_threshold=0,max_post_steps=0",
+        ":threshold=.5,editing_threshold=.5,max_post_steps=1,num_to_transfer=20",
+    ]
+}
+
+
+def pair(name, temperature, strict, seed):
+    """A state that steps by the twin and one that steps by the rule, the same otherwise."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, V, (4, L), generator=generator)
+    ids[torch.rand(4, L, generator=generator) < 0.6] = MASK
+    editable = torch.rand(4, L, generator=generator) < 0.8
+    settings = {"seed": seed, "start": 32, "temperature": temperature, "strict_reference": strict}
+    fused, plain = (
+        policies.open(name, ids, editable, mask_token_id=MASK, **settings) for _ in range(2)
+    )
+    plain.twin = None
+    return fused, plain
+
+
+def test_there_is_one():
+    assert TWINS == ["joint_threshold"] and SETTINGS.keys() == set(TWINS)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("name", [n + s for n in TWINS for s in SETTINGS[n]])
+def test_the_twin_is_the_rule(name, strict, temperature, backend):
+    """A few values of logits, so that ties are common and nothing lies near a threshold."""
+    for seed in range(12):
+        fused, plain = pair(name, temperature, strict, seed)
+        generator = torch.Generator().manual_seed(100 + seed)
+        for step in range(6):
+            logits = torch.randint(-2, 5, (4, L, V), generator=generator).float() * 1.37
+            if step == 3:
+                logits[1, 2] = torch.nan
+                logits[2, 4, 5] = torch.inf
+            if strict:
+                logits[..., MASK] += 2.0
+            with ops.use_backend(backend):
+                policies.step_(fused, logits)
+                policies.step_(plain, logits)
+            # Where edits may write the mask, the twin counts that as an edit, the core as a remask.
+            for state in (fused, plain):
+                state.counts.t2t_edits.add_(state.counts.remasks)
+                state.counts.remasks.zero_()
+            for mine, its in zip(fused.fields(), plain.fields(), strict=True):
+                assert mine.equal(its), (name, seed, step)
