@@ -73,10 +73,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-tiny: $(READY)  # less than two hours on two cores; goes on where it stopped
-	$(BIN)/python -m fastedit.training.tiny --output build/tiny --resume
-	$(BIN)/fastedit train --config fastedit/training/tiny.yaml --resume \
-		--checkpoint build/tiny/checkpoint --output build/tiny/edited
+tiny: $(READY)  # some hours on two cores; goes on where it stopped
+	$(BIN)/python -m recipes.tiny --output build/tiny --resume
 
 study: $(READY)  # an hour on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/study.py --output build/study --save build/study/results

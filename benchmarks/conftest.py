@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.cli.machine import load
+from fastedit.evaluation.machine import load
 from fastedit.tasks import get_task
 
 REQUESTS = 64

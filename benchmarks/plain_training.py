@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from plain_masks import doubled_block_mask
 from torch import Tensor
-
-from fastedit.models.llada2 import doubled_block_mask
 
 
 def noisy_logits(model, ids: Tensor, batch: dict[str, Tensor], block_size: int) -> Tensor:

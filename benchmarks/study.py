@@ -28,7 +28,7 @@ from typing import Any
 
 from conftest import machine
 
-from fastedit.locks import locked_folder
+from fastedit.files.locks import locked_folder
 
 ARMS = ("none", "random", "self")
 TASKS = ("chain_sum", "leg_counting")
@@ -45,8 +45,8 @@ T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  #
 
 def train(arm: str, seed: int, steps: int, checkpoint: str, folder: Path) -> dict[str, Any]:
     """Train one adapter; what it cost and what the last tenth of the steps logged, on average."""
-    from fastedit.training.run import run
-    from fastedit.training.settings import RunOptions
+    from fastedit.training.runs.run import run
+    from fastedit.training.runs.settings import RunOptions
 
     options = {"checkpoint": checkpoint, "data": DATA, "output": str(folder), "steps": steps}
     options |= {"seed": seed, "save_every": steps, "edit": EDIT | {"t2t": arm}, **RUN}
@@ -63,7 +63,7 @@ def train(arm: str, seed: int, steps: int, checkpoint: str, folder: Path) -> dic
 def decode(checkpoint: str, adapter: str | None, n: int, modes: set[str]) -> list[dict[str, Any]]:
     """What `fastedit eval` reports, per task and mode."""
     from fastedit import Decoder
-    from fastedit.cli.evaluate import evaluate
+    from fastedit.evaluation.accuracy import evaluate
     from fastedit.tasks import get_task
 
     decoder = Decoder.from_pretrained(checkpoint, adapter=adapter)

@@ -15,7 +15,7 @@ import plain
 import pytest
 from throughput import row
 
-from fastedit.cli.bench.clock import timed
+from fastedit.evaluation.bench.clock import timed
 
 SLOTS = 16
 ROUNDS = 2  # of each batch size

@@ -1,7 +1,7 @@
 """The decision step on blocks of 32 x 157,184 logits, beside the public rule and the peers' code.
 
-`fastedit.cli.bench` holds the competitors, the inputs and the clocks: all compared and timed in
-this process, in turn. Peers: `pip install diffusers` and `pip install --no-deps sglang`; a row
+`fastedit.evaluation.bench` holds the competitors, the inputs and the clocks: all compared and timed
+in this process, in turn. Peers: `pip install diffusers` and `pip install --no-deps sglang`; a row
 without one says so. On a GPU: wall time and CUDA graph, cold and warm.
 """
 
@@ -10,11 +10,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastedit.cli.bench.case import make_case
-from fastedit.cli.bench.clock import Wall
-from fastedit.cli.bench.measure import DTYPES, measure
-from fastedit.cli.bench.peers import fastedit_backend
-from fastedit.cli.bench.table import columns
+from fastedit.cli.bench_table import columns
+from fastedit.evaluation.bench.case import make_case
+from fastedit.evaluation.bench.clock import Wall
+from fastedit.evaluation.bench.measure import DTYPES, measure
+from fastedit.evaluation.bench.peers import fastedit_backend
 
 VOCAB = 157_184
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,8 +14,8 @@ from functools import partial
 import pytest
 import torch
 
-from fastedit.cli.bench.clock import probes, timed
 from fastedit.engine.graphs import CudaGraph
+from fastedit.evaluation.bench.clock import probes, timed
 from fastedit.models.llada2 import LLaDA2MoeConfig
 from fastedit.models.llada2.modeling import LLaDA2MoeSparseBlock, grouped_products_wait
 

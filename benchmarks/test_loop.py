@@ -18,8 +18,8 @@ import torch
 from random_model import DEVICE, DTYPE, GPU, random_decoder
 
 from fastedit import Decoder
-from fastedit.cli.bench.clock import synchronize
 from fastedit.engine.graphs import CudaGraph
+from fastedit.evaluation.bench.clock import synchronize
 
 PREFIX = 128
 WARM_UP = 4  # steps that are not timed: beside a GPU a graph is captured in them

@@ -28,7 +28,7 @@ import torch
 from throughput import row
 from torch.nn.utils.rnn import pad_sequence
 
-from fastedit.cli.bench.clock import timed
+from fastedit.evaluation.bench.clock import timed
 
 pytest.importorskip("diffusers.pipelines.llada2")
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from random_model import DEVICE, DTYPE, GPU, random_decoder
 
-from fastedit.cli.bench.clock import probes, synchronize, timed
+from fastedit.evaluation.bench.clock import probes, synchronize, timed
 from fastedit.models.llada2.cost import forward_cost
 from fastedit.models.llada2.routing import LLaDA2MoeRouter
 

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
-from fastedit.training.corruption import corrupt
-from fastedit.training.draws import Draws
+from fastedit.training.noise.corruption import corrupt
+from fastedit.training.noise.draws import Draws
 from fastedit.training.options import EditOptions
 from fastedit.training.step import EditStep
 

@@ -64,3 +64,21 @@ def tokenizer():
     fast.add_special_tokens(["<eos>", "<|mask|>", "<|role_end|>"])
     fast.add_tokens(["<note>"])
     return PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<eos>", chat_template=TEMPLATE)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    from transformers import AutoTokenizer
+
+    import fastedit.models.llada2  # noqa: F401  (the tokenizer's class is found by its config)
+    from fastedit.models.load import TINY
+
+    return AutoTokenizer.from_pretrained(TINY)
+
+
+@pytest.fixture
+def tiny_model():
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
+    from fastedit.models.load import TINY
+
+    return LLaDA2MoeModelLM.from_pretrained(TINY)

@@ -3,7 +3,7 @@
 import pytest
 
 from fastedit import Decoder
-from fastedit.cli.evaluate import evaluate
+from fastedit.evaluation.accuracy import evaluate
 from fastedit.models.load import TINY
 from fastedit.tasks import get_task
 

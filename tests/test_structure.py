@@ -22,7 +22,8 @@ LAYERS = [
     {"prompts", "policies", "heads", "models", "tasks"},
     {"ops"},
     {"fastedit_kernels"},
-    {"locks", "disk"},
+    {"locks"},
+    {"files"},
 ]
 # Rooms of one row that may not import each other.
 STRANGERS = {("models", "policies"), ("policies", "models"), ("policies", "prompts")}

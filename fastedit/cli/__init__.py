@@ -24,7 +24,7 @@ from fastedit.cli.evaluate_errors import errors_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.info import info_command
 from fastedit.cli.train import train_command
-from fastedit.disk import full
+from fastedit.files.disk import full
 
 INTERRUPTED = 130
 app = typer.Typer(

@@ -13,14 +13,14 @@ import typer
 
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 from fastedit.cli.ids import check_ids
-from fastedit.cli.jsonl import Finished, finished, write_record
 from fastedit.cli.made_from import made_from, model_part
 from fastedit.cli.output import held
-from fastedit.cli.prompts import as_prompt
-from fastedit.cli.requests import Form, Row, place, read_rows
+from fastedit.cli.requests import Form, Row, read_rows
+from fastedit.cli.results import Finished, finished
 from fastedit.cli.terminal import counting, stderr_console
-from fastedit.locks import locked
-from fastedit.prompts.jsonl import STDIN, BadLines, DataError
+from fastedit.files.jsonl import STDIN, BadLines, DataError, place, write_line
+from fastedit.files.locks import locked
+from fastedit.prompts.template import as_user
 
 if TYPE_CHECKING:
     from fastedit.config import DecodeConfig
@@ -89,7 +89,7 @@ def _decode_rows(
         with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
             for record in _results(refused, left, decoder, raw):
                 decoding = False
-                write_record(file, _with_origin(record, origins))
+                write_line(file, _with_origin(record, origins))
                 decoding = True
                 written += 1
                 failed += "error" in record
@@ -187,16 +187,12 @@ def _checked_prompts(
     for row in rows:
         try:
             # Checks prompt and options; nothing runs until the first event is asked for.
-            decoder.stream(_prompt(row, decoder, raw), **row.options)
+            decoder.stream(as_user(row.prompt, decoder.tokenizer, raw), **row.options)
         except Exception as error:
             reason = str(error).removeprefix("prompt 0").lstrip(": ")
             row = row.refused(bad.add(place(source, row.line), reason))
         checked.append(row)
     return checked
-
-
-def _prompt(row: Row, decoder: Decoder, raw: bool) -> Any:
-    return as_prompt(decoder, row.prompt, raw) if isinstance(row.prompt, str) else row.prompt
 
 
 def _results(
@@ -214,15 +210,15 @@ def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str,
 
     A row leaves as soon as it has ended and the next one takes its place.
     """
-    from fastedit.engine.engine import Engine
+    from fastedit.engine.prepare import shared
 
     groups: dict[str, list[tuple[Row, DecodeConfig]]] = {}
     for row in rows:
         config = decoder.config.replace(**row.options)
-        shared = [getattr(config, name) for name in Engine.SHARED]
-        groups.setdefault(repr(shared), []).append((row, config))
+        together = repr(shared(config, decoder.family))
+        groups.setdefault(together, []).append((row, config))
     for group in groups.values():
-        prompts = [_prompt(row, decoder, raw) for row, _ in group]
+        prompts = [as_user(row.prompt, decoder.tokenizer, raw) for row, _ in group]
         for result in decoder.as_completed(prompts, config=[config for _, config in group]):
             row, _ = group[result.index]
             stats = {"stats": result.stats.as_dict()}

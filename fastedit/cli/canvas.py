@@ -11,6 +11,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from fastedit.cli.terminal import printable
+from fastedit.prompts.tokens import special_ids
 
 if TYPE_CHECKING:
     from fastedit.results import Event
@@ -71,7 +72,7 @@ class Canvas:
     @property
     def tokens(self) -> int:
         """Tokens written so far, up to the first that ends the text."""
-        special = set(self.tokenizer.all_special_ids) - {self.mask_token_id}
+        special = special_ids(self.tokenizer) - {self.mask_token_id}
         end = next((i + 1 for i, token in enumerate(self.ids) if token in special), None)
         return self.committed + sum(state != MASK for state in self.states[:end])
 
@@ -81,7 +82,7 @@ class Canvas:
         newline: what stands for a line break. Tokens are decoded in runs, so a character that spans
         two of them shows whole.
         """
-        special = set(self.tokenizer.all_special_ids)
+        special = special_ids(self.tokenizer)
         cells = zip(self.ids, self.states, strict=True)
         for (state, is_special), run in groupby(cells, lambda c: (c[1], c[0] in special)):
             ids = [token for token, _ in run]

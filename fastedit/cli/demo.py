@@ -10,10 +10,10 @@ from fastedit.cli import options
 from fastedit.cli.canvas import MASK_SIGN, NEWLINE_SIGN, SPECIAL_SIGN
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import one_line
-from fastedit.cli.evaluate import evaluate
 from fastedit.cli.live import show
 from fastedit.cli.report import CAPTION, comparison
 from fastedit.cli.terminal import counting, plain, printable, stdout_console
+from fastedit.evaluation.accuracy import evaluate
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder

@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from fastedit.files.jsonl import as_line
+
 # typer brings its own copy of click in newer releases, so the class is found from typer's.
 CommandLineError: Any = typer.BadParameter.__mro__[2]
 
@@ -48,4 +50,4 @@ def one_line(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise UserError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UserError(as_line(error)) from error

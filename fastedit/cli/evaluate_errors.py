@@ -14,57 +14,54 @@ from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.error_tables import report_lines
 from fastedit.cli.errors import UserError, one_line
+from fastedit.cli.options import option
 from fastedit.cli.output import held
 from fastedit.cli.terminal import counting, plain, stdout_console
-from fastedit.locks import locked_folder
+from fastedit.files.locks import locked_folder
 from fastedit.tasks import task_names
 
 if TYPE_CHECKING:
-    from fastedit.training.errors.survey import Answers, Survey
+    from fastedit.evaluation.errors.survey import Answers, Survey
 
 _DATA = "Samples"
 
 
-def _option(help: str, panel: str | None = None, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
-
-
 def errors_command(
-    before: Annotated[str, _option("Folder, Hub id or 'tiny'.", metavar="PATH|ID")] = "tiny",
+    before: Annotated[str, option("Folder, Hub id or 'tiny'.", metavar="PATH|ID")] = "tiny",
     after: Annotated[
-        str | None, _option("Another checkpoint, or that of --adapter.", metavar="PATH|ID")
+        str | None, option("Another checkpoint, or that of --adapter.", metavar="PATH|ID")
     ] = None,
-    adapter: Annotated[str | None, _option("LoRA folder or Hub id, merged into `after`.")] = None,
+    adapter: Annotated[str | None, option("LoRA folder or Hub id, merged into `after`.")] = None,
     output: Annotated[
-        Path | None, _option("Folder for report.json and plots (PNG and SVG).")
+        Path | None, option("Folder for report.json and plots (PNG and SVG).")
     ] = None,
-    as_json: Annotated[bool, _option("One object.", None, "--json")] = False,
+    as_json: Annotated[bool, option("One object.", None, "--json")] = False,
     decode: Annotated[
-        bool, _option("Also tokens edited in decoding.", None, "--decode/--no-decode")
+        bool, option("Also tokens edited in decoding.", None, "--decode/--no-decode")
     ] = True,
     draft_mode: Annotated[
-        str, _option("The best id, or a draw.", metavar="argmax|sample")
+        str, option("The best id, or a draw.", metavar="argmax|sample")
     ] = "argmax",
-    draft_temperature: Annotated[float, _option("Of draws.")] = 1.0,
-    seed: Annotated[int, _option("Of masks, draws and intervals.")] = 0,
+    draft_temperature: Annotated[float, option("Of draws.")] = 1.0,
+    seed: Annotated[int, option("Of masks, draws and intervals.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples in a draft pass.")] = 8,
     task: Annotated[
-        str | None, _option(f"{' or '.join(task_names())}: held-out problems.", _DATA)
+        str | None, option(f"{' or '.join(task_names())}: held-out problems.", _DATA)
     ] = None,
     data: Annotated[
         str | None,
-        _option("JSON Lines as in training; or task:NAME,option=number.", _DATA, metavar="FILE"),
+        option("JSON Lines as in training; or task:NAME,option=number.", _DATA, metavar="FILE"),
     ] = None,
     n: Annotated[int, typer.Option("--n", min=2, help="The first n.", rich_help_panel=_DATA)] = 200,
-    max_length: Annotated[int | None, _option("Tokens; longer is cut off.", _DATA)] = None,
+    max_length: Annotated[int | None, option("Tokens; longer is cut off.", _DATA)] = None,
     on_bad_line: Annotated[
-        str, _option("What a bad line does.", _DATA, metavar="stop|skip")
+        str, option("What a bad line does.", _DATA, metavar="stop|skip")
     ] = "stop",
-    raw: Annotated[bool, _option("No chat template around prompts.", _DATA, "--raw")] = False,
-    prompt_field: Annotated[str, _option("Where prompts are in the data.", _DATA)] = "prompt",
-    completion_field: Annotated[str, _option("Where answers are.", _DATA)] = "completion",
+    raw: Annotated[bool, option("No chat template around prompts.", _DATA, "--raw")] = False,
+    prompt_field: Annotated[str, option("Where prompts are in the data.", _DATA)] = "prompt",
+    completion_field: Annotated[str, option("Where answers are.", _DATA)] = "completion",
     ignore_fields: Annotated[
-        list[str] | None, _option("Keys of lines that may be left unread; repeatable.", _DATA)
+        list[str] | None, option("Keys of lines that may be left unread; repeatable.", _DATA)
     ] = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -74,8 +71,8 @@ def errors_command(
         raise UserError("nothing to compare with: pass --after or --adapter")
     if task is not None and data is not None:
         raise UserError("--task and --data exclude each other")
-    from fastedit.training.errors import plots
-    from fastedit.training.errors.survey import Survey
+    from fastedit.evaluation.errors import plots
+    from fastedit.evaluation.errors.survey import Survey
 
     with one_line(ValueError, ImportError):
         if output is not None:
@@ -143,7 +140,7 @@ def _finite(value: Any) -> Any:
 
 
 def _write(report: dict[str, Any], text: str, folder: Path) -> None:
-    from fastedit.training.errors.plots import draw
+    from fastedit.evaluation.errors.plots import draw
 
     with one_line(OSError):
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")

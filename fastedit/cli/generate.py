@@ -15,8 +15,9 @@ import typer
 from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import InterruptedRunError, RequestFailedError, UserError, one_line
-from fastedit.cli.prompts import as_prompt, typed
 from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
+from fastedit.files.jsonl import ON_BAD_LINE
+from fastedit.prompts.template import as_user
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder
@@ -126,7 +127,8 @@ def generate_command(
         form = Form(raw, prompt_field, columns)
         failed = decode_file(load, config, input, output, form, model, on_bad_line)
         raise typer.Exit(1 if failed else 0)
-    text = typed(prompt or "")
+    # "-" is standard input without its last newline.
+    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt or ""
     if not text.strip():
         raise UserError("the prompt is empty: give a text to answer")
     answer = _as_json if json else _as_live if live else _as_text
@@ -153,8 +155,8 @@ def _check_usage(
     given = [name for name, value in of_files.items() if value]
     if source is None and given:
         raise UserError(f"--{given[0]} goes with --input")
-    if on_bad_line not in ("stop", "skip"):
-        raise UserError(f"--on-bad-line must be stop or skip; got {on_bad_line!r}")
+    if on_bad_line not in ON_BAD_LINE:
+        raise UserError(f"--on-bad-line must be {' or '.join(ON_BAD_LINE)}; got {on_bad_line!r}")
     if source is None and on_bad_line == "skip":
         raise UserError("--on-bad-line goes with --input")
     if source is not None and (as_json or live):
@@ -167,7 +169,7 @@ def _answer(show: Any, decoder: Decoder, text: str, raw: bool) -> str:
     from fastedit.results import RequestError
 
     with one_line(ValueError, TypeError):  # everything is checked before the first forward
-        events = decoder.stream(as_prompt(decoder, text, raw), drafts=show is _as_live)
+        events = decoder.stream(as_user(text, decoder.tokenizer, raw), drafts=show is _as_live)
     try:
         answer: str = show(events, decoder)
     except RequestError as error:

@@ -38,7 +38,7 @@ def info_command(
 
 def collect() -> dict[str, Any]:
     """Everything `info` shows, ready for JSON. Loads no model."""
-    from fastedit.cli import machine
+    from fastedit.evaluation import machine
     from fastedit.ops import backend_report
 
     return {

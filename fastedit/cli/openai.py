@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from fastedit.prompts.keys import empty, is_note
+from fastedit.files.keys import empty, is_note
 
 URL = "/v1/chat/completions"
 # Options of OpenAI-like servers, and the values that ask for nothing. Others are refused.

@@ -13,50 +13,51 @@ if TYPE_CHECKING:
     from fastedit.config import DecodeConfig
 
 
-def _option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
+def option(help: str, panel: str | None = None, *names: str, metavar: str | None = None) -> Any:
+    """What typer is told of an option; `names` where they do not follow from the parameter."""
     return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
 
 
 _MODEL, _DECODING = "Model", "Decoding"
 
 Checkpoint = Annotated[
-    str, _option("Folder, Hub id, or 'tiny' (embedded).", _MODEL, metavar="PATH|ID")
+    str, option("Folder, Hub id, or 'tiny' (embedded).", _MODEL, metavar="PATH|ID")
 ]
-Adapter = Annotated[str | None, _option("LoRA folder or Hub id, merged.", _MODEL)]
-Revision = Annotated[str | None, _option("Branch, tag or commit on the Hub.", _MODEL)]
-Dtype = Annotated[str, _option("auto (as stored), float32, bfloat16, float16.", _MODEL)]
-Device = Annotated[str, _option("auto, cpu, cuda, cuda:1, mps, ...", _MODEL)]
+Adapter = Annotated[str | None, option("LoRA folder or Hub id, merged.", _MODEL)]
+Revision = Annotated[str | None, option("Branch, tag or commit on the Hub.", _MODEL)]
+Dtype = Annotated[str, option("auto (as stored), float32, bfloat16, float16.", _MODEL)]
+Device = Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", _MODEL)]
 
 Mode = Annotated[
     str | None,
-    _option(
+    option(
         "Both thresholds at once: quality .7/.5, speed .5/.0.", _DECODING, metavar="quality|speed"
     ),
 ]
-Threshold = Annotated[float | None, _option("Masks above this confidence commit.", _DECODING)]
+Threshold = Annotated[float | None, option("Masks above this confidence commit.", _DECODING)]
 EditingThreshold = Annotated[
     str | None,
-    _option(
+    option(
         "Tokens are replaced by a rival above this confidence; none = off, 0 = every change.",
         _DECODING,
         metavar="FLOAT|none",
     ),
 ]
-BlockLength = Annotated[int | None, _option("Tokens per block, as trained.", _DECODING)]
-MaxNewTokens = Annotated[int | None, _option("Generated tokens at most.", _DECODING)]
+BlockLength = Annotated[int | None, option("Tokens per block, as trained.", _DECODING)]
+MaxNewTokens = Annotated[int | None, option("Generated tokens at most.", _DECODING)]
 MaxPostSteps = Annotated[
-    int | None, _option("Forwards of a block once it has no mask, at most.", _DECODING)
+    int | None, option("Forwards of a block once it has no mask, at most.", _DECODING)
 ]
-NumToTransfer = Annotated[int | None, _option("Least commits per forward.", _DECODING)]
-MaskTokenId = Annotated[int | None, _option("Where the checkpoint names none.", _DECODING)]
-EosTokenId = Annotated[list[int] | None, _option("Instead of the checkpoint's.", _DECODING)]
-Temperature = Annotated[float | None, _option("0 = greedy.", _DECODING)]
-TopP = Annotated[float | None, _option("Nucleus, when sampling.", _DECODING)]
-TopK = Annotated[int | None, _option("Best k, when sampling.", _DECODING)]
+NumToTransfer = Annotated[int | None, option("Least commits per forward.", _DECODING)]
+MaskTokenId = Annotated[int | None, option("Where the checkpoint names none.", _DECODING)]
+EosTokenId = Annotated[list[int] | None, option("Instead of the checkpoint's.", _DECODING)]
+Temperature = Annotated[float | None, option("0 = greedy.", _DECODING)]
+TopP = Annotated[float | None, option("Nucleus, when sampling.", _DECODING)]
+TopK = Annotated[int | None, option("Best k, when sampling.", _DECODING)]
 Lookahead = Annotated[
-    bool | None, _option("A forward may serve two blocks: fewer of them.", _DECODING)
+    bool | None, option("A forward may serve two blocks: fewer of them.", _DECODING)
 ]
-Stop = Annotated[list[str] | None, _option("Text that ends it; repeatable.", _DECODING)]
+Stop = Annotated[list[str] | None, option("Text that ends it; repeatable.", _DECODING)]
 
 
 def decode_config(**options: Any) -> DecodeConfig:

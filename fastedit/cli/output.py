@@ -14,9 +14,9 @@ from fastedit.cli.errors import one_line
 def held(
     output: Path | None, lock: Callable[[Path], AbstractContextManager[None]]
 ) -> Iterator[None]:
-    """Hold `output`, if there is one, with `lock` of `fastedit.locks`; a `UserError` if it cannot.
+    """Hold `output`, if there is one, with `lock` of `fastedit.files.locks`.
 
-    What is raised while it is held stays as it is.
+    Raises `UserError` where it cannot. What is raised while it is held stays as it is.
     """
     with contextlib.ExitStack() as stack:
         if output is not None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
-from fastedit.cli.terminal import printable, stderr_console
+from fastedit.cli.terminal import printable, progress_bar
 
 if TYPE_CHECKING:
-    from fastedit.training.samples import Sample
+    from fastedit.training.runs.samples import Sample
 
 LINES = 20  # of a run without a terminal
 
@@ -20,17 +19,9 @@ class TrainingProgress(TrainerCallback):
     """A progress bar with loss, masked and edit accuracy and tokens/s; a context manager."""
 
     def __init__(self, visible: bool = True) -> None:
-        console = stderr_console()
-        self.visible, self.on_terminal = visible, visible and console.is_terminal
-        self.bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            console=console,
-            disable=not self.on_terminal,
-        )
+        metrics = "{task.fields[metrics]}"
+        self.bar = progress_bar("training", metrics, visible=visible, transient=False)
+        self.visible, self.on_terminal = visible, not self.bar.disable
 
     def __enter__(self) -> TrainingProgress:
         return self

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import os
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any
 
 from fastedit.cli.errors import UserError
 from fastedit.cli.openai import NEUTRAL, is_batch_line, request_of
-from fastedit.prompts.jsonl import STDIN, BadLines, parse, read_lines
-from fastedit.prompts.keys import empty, is_note, known_remedy, remedy
-from fastedit.prompts.records import CHAT_FIELDS, asked, chat_of, holds_chat
+from fastedit.files.jsonl import UNREADABLE, BadLines, numbered, parse, place, read_lines, shown
+from fastedit.files.keys import empty, is_note, known_remedy, remedy
+from fastedit.files.records import CHAT_FIELDS, asked, chat_of, holds_chat
 
 ALL = "all"
 # What a result has of its own: a column of that name would be overwritten, or overwrite it.
@@ -90,15 +89,13 @@ def read_rows(path: Path, form: Form, bad: BadLines) -> list[Row]:
         raise UserError(str(error)) from error
     rows: list[Row] = []
     seen: set[str] = set()
-    for number, content in enumerate(lines, start=1):
-        if not content.strip():
-            continue
+    for number, content in numbered(lines):
         value: dict[str, Any] = {}
         try:
             value = parse(content)
             seen |= value.keys()
             rows.append(_row(len(rows), number, value, form))
-        except (ValueError, TypeError, RecursionError) as error:
+        except UNREADABLE as error:
             reason = bad.add(place(path, number), error)
             text = content.decode(errors="replace")
             rows.append(Row(len(rows), number, _id(value), text, bad=reason))
@@ -108,15 +105,6 @@ def read_rows(path: Path, form: Form, bad: BadLines) -> list[Row]:
     if missing and not bad.found:
         raise UserError(f"--keep {missing[0]}: no line of {shown(path)} has it")
     return rows
-
-
-def shown(path: Path) -> str:
-    return "standard input" if os.fspath(path) == STDIN else str(path)
-
-
-def place(path: Path, line: int) -> str:
-    """Where a line stands, for messages."""
-    return f"{shown(path)}:{line}"
 
 
 def _row(index: int, line: int, value: dict[str, Any], form: Form) -> Row:

@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 # Controls, lone surrogates, line and paragraph separators; overrides of the writing direction.
 _HIDDEN = ("Cc", "Cs", "Zl", "Zp")
@@ -46,14 +47,26 @@ def _visible(char: str) -> str:
     return "\N{REPLACEMENT CHARACTER}" if hidden else char
 
 
+def progress_bar(
+    label: str, *columns: str, visible: bool = True, transient: bool = True
+) -> Progress:
+    """A bar on stderr, where that is a terminal; `columns` stand behind it."""
+    console = stderr_console()
+    return Progress(
+        label,
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        *columns,
+        console=console,
+        disable=not (visible and console.is_terminal),
+        transient=transient,
+    )
+
+
 @contextlib.contextmanager
 def counting(label: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, where that is a terminal; yields `advance(count)`."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    console = stderr_console()
-    columns = (label, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
-    with bar as progress:
+    with progress_bar(label) as progress:
         task = progress.add_task(label, total=total, completed=done)
         yield lambda count: progress.advance(task, count)

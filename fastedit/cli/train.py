@@ -6,16 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
+from fastedit.cli.options import option
+from fastedit.files.jsonl import DataError, as_line
 
 if TYPE_CHECKING:
-    from fastedit.training.settings import RunOptions
-
-
-def _option(help: str, panel: str, *names: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+    from fastedit.training.runs.settings import RunOptions
 
 
 _RUN, _DATA, _MODEL = "Run", "Data", "Model and optimiser"
@@ -23,11 +19,11 @@ _RUN, _DATA, _MODEL = "Run", "Data", "Model and optimiser"
 
 def train_command(
     checkpoint: Annotated[
-        str | None, _option("Folder, Hub id, or 'tiny'.", _RUN, metavar="PATH|ID")
+        str | None, option("Folder, Hub id, or 'tiny'.", _RUN, metavar="PATH|ID")
     ] = None,
     data: Annotated[
         list[str] | None,
-        _option(
+        option(
             "JSON Lines (.gz too) of messages, prompt and completion, or text; or task:NAME. "
             "Repeatable.",
             _RUN,
@@ -36,53 +32,53 @@ def train_command(
     ] = None,
     output: Annotated[
         Path | None,
-        _option("Folder of checkpoints, metrics.jsonl and the result; default: run.", _RUN),
+        option("Folder of checkpoints, metrics.jsonl and the result; default: run.", _RUN),
     ] = None,
     t2t: Annotated[
         str | None,
-        _option(
+        option(
             "Wrong tokens to repair: none, random or the model's own drafts.",
             _RUN,
             metavar="none|random|self",
         ),
     ] = None,
-    steps: Annotated[int | None, _option("Optimiser steps; default: the data once.", _RUN)] = None,
-    seed: Annotated[int | None, _option("Of order, noise and the adapter's start.", _RUN)] = None,
+    steps: Annotated[int | None, option("Optimiser steps; default: the data once.", _RUN)] = None,
+    seed: Annotated[int | None, option("Of order, noise and the adapter's start.", _RUN)] = None,
     config: Annotated[
-        Path | None, _option("YAML with any option of docs/training.md; flags win.", _RUN)
+        Path | None, option("YAML with any option of docs/training.md; flags win.", _RUN)
     ] = None,
     resume: Annotated[
-        bool, _option("Go on from the last checkpoint, if there is one.", _RUN, "--resume")
+        bool, option("Go on from the last checkpoint, if there is one.", _RUN, "--resume")
     ] = False,
     set: Annotated[
         list[str] | None,
-        _option("Any other option; edit.NAME for the step's.", _RUN, metavar="NAME=VALUE"),
+        option("Any other option; edit.NAME for the step's.", _RUN, metavar="NAME=VALUE"),
     ] = None,
     eval_data: Annotated[
-        str | None, _option("As --data; tasks give held-out problems.", _DATA)
+        str | None, option("As --data; tasks give held-out problems.", _DATA)
     ] = None,
     on_bad_line: Annotated[
-        str | None, _option("What a bad line does.", _DATA, metavar="stop|skip")
+        str | None, option("What a bad line does.", _DATA, metavar="stop|skip")
     ] = None,
     max_length: Annotated[
         int | None,
-        _option(
+        option(
             "Tokens per row; longer is cut off. Default: 2048, or the model's positions.", _DATA
         ),
     ] = None,
     packing: Annotated[
-        bool | None, _option("Several documents in a row.", _DATA, "--packing/--no-packing")
+        bool | None, option("Several documents in a row.", _DATA, "--packing/--no-packing")
     ] = None,
-    batch_size: Annotated[int | None, _option("Rows per step, all processes.", _MODEL)] = None,
-    micro_batch: Annotated[int | None, _option("Rows per forward, if not all.", _MODEL)] = None,
-    learning_rate: Annotated[float | None, _option("The highest.", _MODEL)] = None,
-    lora_rank: Annotated[int | None, _option("0: train every weight.", _MODEL)] = None,
-    full: Annotated[bool, _option("As --lora-rank 0.", _MODEL, "--full")] = False,
-    dtype: Annotated[str | None, _option("Of the weights; auto: as stored.", _MODEL)] = None,
-    device: Annotated[str | None, _option("Where it runs.", _MODEL, metavar="auto|cpu")] = None,
-    save_every: Annotated[int | None, _option("Steps between checkpoints.", _RUN)] = None,
+    batch_size: Annotated[int | None, option("Rows per step, all processes.", _MODEL)] = None,
+    micro_batch: Annotated[int | None, option("Rows per forward, if not all.", _MODEL)] = None,
+    learning_rate: Annotated[float | None, option("The highest.", _MODEL)] = None,
+    lora_rank: Annotated[int | None, option("0: train every weight.", _MODEL)] = None,
+    full: Annotated[bool, option("As --lora-rank 0.", _MODEL, "--full")] = False,
+    dtype: Annotated[str | None, option("Of the weights; auto: as stored.", _MODEL)] = None,
+    device: Annotated[str | None, option("Where it runs.", _MODEL, metavar="auto|cpu")] = None,
+    save_every: Annotated[int | None, option("Steps between checkpoints.", _RUN)] = None,
     eval_every: Annotated[
-        int | None, _option("Steps between validations and example decodes.", _RUN)
+        int | None, option("Steps between validations and example decodes.", _RUN)
     ] = None,
 ) -> None:
     """Train a LoRA adapter, or all weights, on wrong tokens as well as on masks.
@@ -131,7 +127,7 @@ def _merged(
         except OSError as error:
             raise UserError(f"cannot read {config}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeError) as error:
-            raise UserError(f"{config} is not YAML: {' '.join(str(error).split())}") from error
+            raise UserError(f"{config} is not YAML: {as_line(error)}") from error
         if not isinstance(values, dict) or not isinstance(values.get("edit", {}), dict):
             raise UserError(f"{config} must hold `option: value` lines; `edit` holds its own")
     edit = dict(values.get("edit", {}))
@@ -144,7 +140,7 @@ def _merged(
             target[name.removeprefix("edit.")] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(
-                f"--set {setting!r}: the value is not YAML: {' '.join(str(error).split())}"
+                f"--set {setting!r}: the value is not YAML: {as_line(error)}"
             ) from error
     if t2t is not None:
         edit["t2t"] = t2t
@@ -152,7 +148,7 @@ def _merged(
 
 
 def _run_options(values: dict[str, Any]) -> RunOptions:
-    from fastedit.training.settings import RunOptions
+    from fastedit.training.runs.settings import RunOptions
 
     required = ("checkpoint", "data")
     missing = [name for name in required if values.get(name) in (None, "", [])]
@@ -167,10 +163,9 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
     try:
         from fastedit.cli.progress import TrainingProgress
         from fastedit.engine.memory import out_of_memory
-        from fastedit.training.checkpoints import checkpoints
-        from fastedit.training.data import DataError
-        from fastedit.training.folder import first_process
-        from fastedit.training.run import run
+        from fastedit.training.runs.checkpoints import checkpoints
+        from fastedit.training.runs.folder import first_process
+        from fastedit.training.runs.run import run
     except ImportError as error:
         raise UserError(f"{error}; training needs: pip install 'fastedit-dlm[train]'") from error
     from transformers.utils import logging
@@ -204,7 +199,7 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
         left = f"goes on from {saved[-1]}" if saved else "starts anew, since no checkpoint is saved"
         raise InterruptedRunError(f"interrupted: the same command with --resume {left}") from None
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(as_line(error)) from error
     progress.say(f"result in {result}")
     base = f"--checkpoint {options.checkpoint} --adapter " if options.lora_rank else "--checkpoint "
     progress.say(f"try it: fastedit generate {base}{result} ...")
@@ -212,7 +207,7 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:
     """What to change, the cheapest first: what --resume allows, then what needs a new run."""
-    from fastedit.training.documents import LONGEST
+    from fastedit.training.data.documents import LONGEST
 
     rows, _ = options.micro_batches(int(os.environ.get("WORLD_SIZE", "1")))
     advice = []

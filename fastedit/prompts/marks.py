@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastedit.prompts.keys import is_note
+from fastedit.files.keys import is_note
 from fastedit.prompts.messages import Chat
 from fastedit.prompts.source import parsed
 

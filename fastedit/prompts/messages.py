@@ -7,13 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastedit.prompts.keys import empty, refuse_unread
+from fastedit.files.keys import BESIDE, empty, refuse_unread
 
-# What stands beside `messages` in a chat that is an object.
-BESIDE = ("tools", "chat_template_kwargs", "continue_final_message", "add_generation_prompt")
 KEYS = ("messages", *BESIDE)
 _TEXT_PARTS = ("text", "input_text", "output_text")
-_SHAREGPT = {"human": "user", "gpt": "assistant", "observation": "tool"}
 
 
 @dataclass(frozen=True)
@@ -83,27 +80,6 @@ def as_chat(value: Any, options: ChatOptions | None = None) -> Chat:
         raise ValueError(f"`messages` must be a list of objects; got {str(messages)[:60]!r}")
     read = [_message(number, message) for number, message in enumerate(messages)]
     return Chat(read, list(tools) if tools else None, variables, bool(continued))
-
-
-def from_sharegpt(value: Any) -> list[dict[str, Any]]:
-    """`from` and `value` of ShareGPT's `conversations` -> messages; others stay as they are.
-
-    Raises ValueError.
-    """
-    if not isinstance(value, list) or not all(isinstance(turn, Mapping) for turn in value):
-        raise ValueError("`conversations` must be a list of objects with `from` and `value`")
-    messages = []
-    for turn in value:
-        message = dict(turn)
-        if "from" in message and "value" in message and "role" not in message:
-            speaker = message.pop("from")
-            message = {
-                "role": _SHAREGPT.get(speaker, speaker),
-                "content": message.pop("value"),
-                **message,
-            }
-        messages.append(message)
-    return messages
 
 
 def _checked_options(tools: Any, variables: Any, continued: Any) -> None:

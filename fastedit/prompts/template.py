@@ -38,6 +38,13 @@ def has_template(tokenizer: Any) -> bool:
     return bool(getattr(tokenizer, "chat_template", None))
 
 
+def as_user(prompt: Any, tokenizer: Any, raw: bool) -> Any:
+    """A text as one user's message where there is a chat template, unless `raw`; else as it is."""
+    if raw or not isinstance(prompt, str) or not has_template(tokenizer):
+        return prompt
+    return [{"role": "user", "content": prompt}]
+
+
 def render(chat: Chat, tokenizer: Any) -> str:
     """The chat up to where the assistant's answer begins, or goes on if the chat is `continued`.
 

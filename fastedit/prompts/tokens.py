@@ -6,7 +6,7 @@ from typing import Any
 
 from fastedit.prompts.text import spell_out
 
-__all__ = ["check_id", "resolve_eos", "resolve_mask", "spell_out", "vocab_size"]
+__all__ = ["check_id", "resolve_eos", "resolve_mask", "special_ids", "spell_out", "vocab_size"]
 
 # Named by the LLaDA2 releases, whose config.json carries neither.
 MASK_TEXT, END_OF_TURN_TEXT = "<|mask|>", "<|role_end|>"
@@ -39,6 +39,12 @@ def resolve_eos(override: int | list[int] | None, model: Any, tokenizer: Any) ->
         found |= _ids(getattr(tokenizer, "eos_token_id", None))
         found |= _ids(_id_of(tokenizer, END_OF_TURN_TEXT))
     return frozenset(check_id("eos_token_id", i, vocab_size(model)) for i in found)
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Ids of special tokens, those included that were added without a name."""
+    added = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return {*tokenizer.all_special_ids, *added}
 
 
 def vocab_size(model: Any) -> int | None:

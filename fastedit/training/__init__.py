@@ -1,1 +1,1 @@
-"""Training: noise, objective, optimiser and the recipe of the embedded checkpoint."""
+"""Training of token editing: a step, and the folders around it."""

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastedit.ops.draft_and_corrupt import DRAFT_MODES, LOSS_REGIONS, RANDOM_SCOPES
-
-from .schedule import Schedule
-from .typed import set_types
+from fastedit.training.noise.schedule import Schedule
+from fastedit.training.typed import set_types
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "t2t": ("none", "random", "self"),

@@ -5,53 +5,35 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .corruption import Noisy, corrupt
-from .drafts import Logits, decoding_step, fill_with_drafts, masks_to_draft, no_drafts, unread
-from .draws import Draws
-from .head import entropy_of_right, predictions, readable, vocabulary, weighted_cross_entropy
-from .layout import Tokens
-from .metrics import Tally, kinds_of, no_tally, tally
-from .options import EditOptions
-from .passes import DoubledClean, Passes, SharedClean
-from .sharing import why_not_shared, without_dropout
-from .weights import confident_rows, denominator, position_weights
-
-
-class StepOutput(NamedTuple):
-    """Sums over the supervised positions of a batch; they add up over batches and ranks.
-
-    loss     fp32 []     weighted losses with gradient; divide by the labels of the whole step
-    labels   int64 []    denominator of this batch
-    tally                counts of `metrics.Tally`
-    drafted  int64 [10]  drafts, by bucket of the mask rate
-    errors   int64 [10]  those that were wrong
-    """
-
-    loss: Tensor
-    labels: Tensor
-    tally: Tally
-    drafted: Tensor
-    errors: Tensor
-
-    @property
-    def hits(self) -> Tensor:
-        """Right argmaxes among masked, wrong and right visible positions, int64 [3]."""
-        return self.tally.hits
-
-    @property
-    def counts(self) -> Tensor:
-        """How many of them there are, int64 [3]."""
-        return self.tally.counts
-
-    @property
-    def seen(self) -> Tensor:
-        """All counts in a row, as `metrics.report` takes them, int64 [SEEN]."""
-        return torch.cat([*self.tally, self.drafted, self.errors])
+from fastedit.training.loss.head import (
+    entropy_of_right,
+    predictions,
+    vocabulary,
+    weighted_cross_entropy,
+)
+from fastedit.training.loss.metrics import Tally, kinds_of, no_tally, tally
+from fastedit.training.loss.weights import confident_rows, denominator, position_weights
+from fastedit.training.noise.corruption import Noisy, corrupt
+from fastedit.training.noise.drafts import (
+    Logits,
+    decoding_step,
+    fill_with_drafts,
+    logits_of,
+    masks_to_draft,
+    no_drafts,
+    unread,
+)
+from fastedit.training.noise.draws import Draws
+from fastedit.training.options import EditOptions
+from fastedit.training.output import StepOutput, total
+from fastedit.training.passes.layout import Tokens
+from fastedit.training.passes.passes import DoubledClean, Passes, SharedClean
+from fastedit.training.passes.sharing import why_not_shared, without_dropout
 
 
 @dataclass(frozen=True)
@@ -148,7 +130,7 @@ class EditStep(nn.Module):
                     loss, labels, counted = self._supervise(batch, noisy, passes, measure)
                     outputs.append(StepOutput(loss, labels, counted, drafted, errors))
                     drafted, errors = no_drafts(input_ids.device)
-        return _total(outputs)
+        return total(outputs)
 
     @torch.no_grad()
     def count_labels(
@@ -196,8 +178,8 @@ class EditStep(nn.Module):
             return noisy, *no_drafts(batch.clean.device)
         with self._drafting():
             where = masks_to_draft(noisy, self.mask_token_id)
-            hidden, head = passes.hidden(noisy.ids, where), self.base.lm_head
-            return self._filled(batch, noisy, copy, lambda rows: readable(head(hidden[rows])))
+            logits = logits_of(passes.hidden(noisy.ids, where), self.base.lm_head)
+            return self._filled(batch, noisy, copy, logits)
 
     def _corrupted(self, batch: Batch, copy: int) -> Noisy:
         return corrupt(
@@ -278,14 +260,3 @@ class EditStep(nn.Module):
             token, prob = predictions(hidden.detach(), head, current, self.mask_token_id)
             counted = tally(kind, current, labels, token, prob, options.turn_editing_threshold)
         return loss, count, counted
-
-
-def _total(outputs: Sequence[StepOutput]) -> StepOutput:
-    """Field by field, the sums over copies and rounds."""
-    loss, labels, tallies, drafted, errors = zip(*outputs, strict=True)
-    counted = Tally(*(_sum(field) for field in zip(*tallies, strict=True)))
-    return StepOutput(_sum(loss), _sum(labels), counted, _sum(drafted), _sum(errors))
-
-
-def _sum(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(tensors)).sum(0)

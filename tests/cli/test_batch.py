@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fastedit import Decoder
-from fastedit.locks import locked
+from fastedit.files.locks import locked
 
 LENGTH = 16
 
@@ -171,18 +171,18 @@ def test_interrupt_says_what_is_saved_and_loses_nothing(decode, results, monkeyp
 
 
 def test_interrupt_within_a_batch_keeps_what_had_ended(decode, results, monkeypatch):
-    from fastedit.engine.engine import Engine
+    from fastedit.engine.request import Request
 
-    step = Engine._step
+    commit = Request.commit
 
-    def interrupted(self, logits, number, finished):
-        step(self, logits, number, finished)
-        if finished and not interrupted.done:
+    def interrupted(self, block):
+        commit(self, block)
+        if self.finished and not interrupted.done:
             interrupted.done = True
             signal.raise_signal(signal.SIGINT)
 
     interrupted.done = False
-    monkeypatch.setattr(Engine, "_step", interrupted)
+    monkeypatch.setattr(Request, "commit", interrupted)
     rows = requests(3)
     rows[1] |= {"max_new_tokens": 1}
     code, err = decode(rows)

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from fastedit.locks import locked_folder
-from fastedit.training.errors import plots
+from fastedit.evaluation.errors import plots
+from fastedit.files.locks import locked_folder
 
 pytest.importorskip("reasoning_gym")
 
@@ -61,7 +61,7 @@ def test_adapter_is_the_model_after(run_errors, checkpoint, tmp_path):
     import torch
 
     from fastedit.models.load import load
-    from fastedit.training.lora import add_lora
+    from fastedit.training.runs.lora import add_lora
 
     model = add_lora(load(checkpoint, None, "auto", "cpu", None)[0], rank=2)
     generator = torch.Generator().manual_seed(0)

@@ -109,11 +109,11 @@ def test_bad_logits_are_exit_code_1(generate, monkeypatch):
 
 
 def test_interrupt_is_exit_code_130(generate, monkeypatch):
-    from fastedit.engine.engine import Engine
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Engine, "_decide", interrupted)
+    monkeypatch.setattr(LLaDA2MoeModelLM, "forward", interrupted)
     code, _, err = generate("hello")
     assert (code, err.strip()) == (130, "fastedit: interrupted")

@@ -104,12 +104,12 @@ def test_unavailable_back_end_is_one_line(run, checkpoint, monkeypatch):
 
 
 def test_a_bug_is_not_disguised_as_a_mistake(run, checkpoint, monkeypatch):
-    from fastedit.engine.engine import Engine
+    from fastedit.models.llada2 import LLaDA2MoeModelLM
 
-    def broken(*_):
+    def broken(*_, **__):
         raise TypeError("a bug")
 
-    monkeypatch.setattr(Engine, "_decide", broken)
+    monkeypatch.setattr(LLaDA2MoeModelLM, "forward", broken)
     with pytest.raises(TypeError, match="a bug"):
         run("generate", "a", "--checkpoint", checkpoint)
 

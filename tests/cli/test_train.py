@@ -11,8 +11,8 @@ import torch
 pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 
-from fastedit.locks import locked_folder
-from fastedit.training.settings import RunOptions
+from fastedit.files.locks import locked_folder
+from fastedit.training.runs.settings import RunOptions
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def chosen(monkeypatch):
         found.append(options)
         return options.output
 
-    monkeypatch.setattr("fastedit.training.run.run", run)
+    monkeypatch.setattr("fastedit.training.runs.run.run", run)
     return found
 
 
@@ -154,7 +154,7 @@ def test_out_of_memory_comes_with_advice(run, data, monkeypatch, error):
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("fastedit.training.run.run", fail)
+    monkeypatch.setattr("fastedit.training.runs.run.run", fail)
     arguments = ("train", "--checkpoint", "tiny", "--data", data, "--output", "x", "--steps", 1)
     code, _, err = run(*arguments, "--full", "--batch-size", 8)
     assert code == 2 and "out of memory: " in err and "Traceback" not in err
@@ -175,8 +175,8 @@ def test_interrupt_says_what_there_is_to_go_on_from(run, data, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     found = [tmp_path / "checkpoint-3"] if saved else []
-    monkeypatch.setattr("fastedit.training.checkpoints.checkpoints", lambda output: found)
-    monkeypatch.setattr("fastedit.training.run.run", interrupted)
+    monkeypatch.setattr("fastedit.training.runs.checkpoints.checkpoints", lambda output: found)
+    monkeypatch.setattr("fastedit.training.runs.run.run", interrupted)
     code, _, err = run(
         "train", "--checkpoint", "tiny", "--data", data, "--output", tmp_path, "--steps", 1
     )
@@ -200,7 +200,7 @@ def test_data_and_output_are_checked_before_the_model_is_loaded(
     run, data, tmp_path, monkeypatch, arguments, message
 ):
     pytest.importorskip("reasoning_gym")
-    monkeypatch.setattr("fastedit.training.run._load", None)
+    monkeypatch.setattr("fastedit.training.runs.run._load", None)
     wide = tmp_path / "wide.jsonl"
     wide.write_bytes('{"text": "a"}'.encode("utf-16"))
     base = ("--checkpoint", "tiny", "--data", data, "--output", tmp_path / "o", "--steps", 1)
@@ -212,7 +212,7 @@ def test_data_and_output_are_checked_before_the_model_is_loaded(
 
 @pytest.mark.parametrize("there", [False, True])
 def test_a_second_run_on_a_folder_is_refused_at_once(run, data, tmp_path, monkeypatch, there):
-    monkeypatch.setattr("fastedit.training.run._load", None)
+    monkeypatch.setattr("fastedit.training.runs.run._load", None)
     output = tmp_path / "deep" / "o"
     base = ("--checkpoint", "tiny", "--data", data, "--output", output, "--steps", 1)
     with locked_folder(output):

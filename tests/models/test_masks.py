@@ -7,7 +7,6 @@ import torch
 
 from fastedit.models.llada2.masks import (
     block_causal_mask,
-    doubled_block_mask,
     is_one_block,
     open_empty_rows,
     resolve_mask,
@@ -27,37 +26,7 @@ def test_block_causal_rule(length, block):
             assert mask[0, 0, query, key] == (key // block <= query // block)
 
 
-@pytest.mark.parametrize("blocks,block", [(1, 4), (3, 2), (2, 5)])
-def test_doubled_rule(blocks, block):
-    length = blocks * block
-    mask = doubled_block_mask(length, block)
-    assert mask.dtype == torch.bool and mask.shape == (1, 1, 2 * length, 2 * length)
-    for query in range(2 * length):
-        for key in range(2 * length):
-            noisy_query, noisy_key = query < length, key < length
-            own, other = (query % length) // block, (key % length) // block
-            allowed = (
-                (noisy_query == noisy_key and own == other)
-                or (noisy_query and not noisy_key and own > other)
-                or (not noisy_query and not noisy_key and own >= other)
-            )
-            assert mask[0, 0, query, key] == allowed
-
-
-def test_doubled_mask_keeps_documents_apart():
-    documents = torch.tensor([[0, 0, 1, 1, 2, -1]])
-    mask = doubled_block_mask(6, 2, document_ids=documents)[0, 0]
-    ids = torch.cat([documents, documents], 1)[0]
-    assert not mask[ids[:, None] != ids[None, :]].any()
-    assert not mask[:, ids < 0].any()
-    plain = doubled_block_mask(6, 2)[0, 0]
-    same = (ids[:, None] == ids[None, :]) & (ids >= 0)[None, :]
-    assert torch.equal(mask, plain & same)
-
-
-def test_lengths_must_fill_blocks():
-    with pytest.raises(ValueError, match="multiple of block_size"):
-        doubled_block_mask(10, 4)
+def test_blocks_have_a_length():
     with pytest.raises(ValueError, match="positive"):
         block_causal_mask(positions(4), block_size=0)
 

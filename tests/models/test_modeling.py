@@ -6,12 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from plain_masks import doubled_block_mask
 from safetensors.torch import load_file
 from small import checkpointed, random_ids, tiny
 from torch.nn.attention.flex_attention import flex_attention
 from transformers.integrations.flex_attention import WrappedFlexAttention
 
-from fastedit.models.llada2 import LLaDA2MoeModelLM, block_causal_mask, doubled_block_mask
+from fastedit.models.llada2 import LLaDA2MoeModelLM, block_causal_mask
 from fastedit.models.llada2.modeling import LLaDA2MoeExperts, grouped_products_wait
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fastedit.training.noise.schedule import Schedule
 from fastedit.training.options import EditOptions
-from fastedit.training.schedule import Schedule
 
 
 @pytest.mark.parametrize(

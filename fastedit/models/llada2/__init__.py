@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from .configuration import MODEL_TYPES, LLaDA2MoeConfig, LLaDA2MoeVeOmniConfig
-from .masks import block_causal_mask, doubled_block_mask
+from .masks import block_causal_mask
 from .modeling import LLaDA2MoeModel, LLaDA2MoeModelLM
 
 for _config in (LLaDA2MoeConfig, LLaDA2MoeVeOmniConfig):
@@ -21,5 +21,4 @@ __all__ = [
     "LLaDA2MoeModel",
     "LLaDA2MoeModelLM",
     "block_causal_mask",
-    "doubled_block_mask",
 ]

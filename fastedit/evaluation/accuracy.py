@@ -1,0 +1,91 @@
+"""How often the answers to a task are right, and how few forwards they take."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastedit.decoder import Decoder
+    from fastedit.results import DecodeOutput
+    from fastedit.tasks import Task
+
+BATCH = 32  # what the engine runs at once
+
+
+def evaluate(
+    decoder: Decoder,
+    task: Task,
+    n: int,
+    *,
+    batch_size: int = BATCH,
+    on_batch: Callable[[int], None] = lambda done: None,
+    **overrides: Any,
+) -> dict[str, Any]:
+    """Decode the first n held-out problems of `task` and score them; a dictionary for JSON.
+
+    batch_size  problems per `Decoder.generate`; on_batch(k) is called after each k of them
+    overrides   options of `DecodeConfig`
+
+    accuracy is the share of exact answers, interval its 95 % Wilson interval, partial_credit the
+    scorer's mean. Ratios are of sums over all problems. seconds hold decoding alone: loading,
+    scoring and one untimed problem at the start are left out. A failed request counts as wrong.
+    truncated: answers that max_new_tokens cut off.
+    Raises ValueError and TypeError for bad options, and what `Decoder.generate` raises.
+    """
+    for name, value in (("n", n), ("batch_size", batch_size)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}")
+    problems = task.test_set(n)
+    prompts = [task.messages(problem.question) for problem in problems]
+    _generate(decoder, prompts[:1], overrides)  # first calls allocate and compile
+    stats, scores, failed, seconds = [], [], 0, 0.0
+    for start in range(0, n, batch_size):
+        batch = prompts[start : start + batch_size]
+        started = time.perf_counter()
+        out = _generate(decoder, batch, overrides)
+        seconds += time.perf_counter() - started
+        stats += out.stats
+        failed += sum(error is not None for error in out.errors)
+        answers = zip(out.texts or [], problems[start:], strict=False)
+        scores += [task.score(text, problem) for text, problem in answers]
+        on_batch(len(batch))
+    exact = sum(score.exact for score in scores)
+    tokens, forwards = (sum(getattr(s, name) for s in stats) for name in ("tokens", "forwards"))
+    edits = sum(s.t2t_edits for s in stats)
+    return {
+        "task": task.name,
+        "n": n,
+        "exact": exact,
+        "accuracy": exact / n,
+        "interval": list(wilson_interval(exact, n)),
+        "partial_credit": sum(score.credit for score in scores) / n,
+        "tokens": tokens,
+        "forwards": forwards,
+        "edits": edits,
+        "failed": failed,
+        "truncated": sum(s.finish_reason == "length" for s in stats),
+        "tokens_per_forward": tokens / forwards if forwards else 0.0,
+        "edits_per_100_tokens": 100.0 * edits / tokens if tokens else 0.0,
+        "tokens_per_second": tokens / seconds,
+        "seconds": seconds,
+        "batch_size": batch_size,
+    }
+
+
+def _generate(decoder: Decoder, prompts: list, overrides: dict[str, Any]) -> DecodeOutput:
+    """`Decoder.generate`, with every request's error in the output; raises on Ctrl-C."""
+    out = decoder.generate(prompts, errors="return", **overrides)
+    if out.interrupted:
+        raise KeyboardInterrupt
+    return out
+
+
+def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion, 95 % by default; inside [0, 1], also at 0 and n."""
+    share = successes / n
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    centre, scale = share + z * z / (2 * n), 1 + z * z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)

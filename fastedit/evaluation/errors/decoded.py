@@ -1,0 +1,137 @@
+"""Tokens held while decoding in quality mode; those that were edited or remasked are the errors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastedit import ops
+from fastedit.config import DecodeConfig
+from fastedit.engine.engine import Engine
+from fastedit.engine.memory import capacity
+from fastedit.engine.prepare import as_requests
+from fastedit.engine.request import Request
+from fastedit.evaluation.errors.held_out import HeldOut
+from fastedit.evaluation.errors.rules import Rules
+from fastedit.evaluation.errors.written import Written, nearest_visible
+from fastedit.models.families import family_of
+from fastedit.training.data.documents import Document
+
+
+class Write(NamedTuple):
+    """A token as it is written: its probability then, what was in sight, and its neighbours."""
+
+    token: int
+    prob: float
+    distance: int  # to the nearest token in sight before the step, 0: there is none
+    left: int  # ids after the step, -1: there is none
+    behind: int
+
+
+class Watch:
+    """Follows one request through the steps of the engine, as its `on_draft`."""
+
+    def __init__(self, sample: int, mask_token_id: int) -> None:
+        self.sample, self.mask_token_id = sample, mask_token_id
+        self.writes: dict[int, list[Write]] = defaultdict(list)  # by position, in order
+        self.start = -1  # of the block that is followed
+        self.restarts = 0  # of the request, when that block began
+        self.ids: list[int] = []  # of that block, as the step before left it
+        self.left = -1  # the last id before it
+
+    def __call__(self, request: Request, ids: Tensor, logits: Tensor) -> None:
+        """ids [L] after a step, logits [L, V] of it."""
+        if request.committed:  # a forward that only refreshes keys decides nothing
+            return
+        if (request.start, request.restarts) != (self.start, self.restarts):
+            self._open(request)
+        old, new = self.ids, ids.tolist()
+        changed = [i for i, pair in enumerate(zip(old, new, strict=True)) if pair[0] != pair[1]]
+        if changed:
+            tokens = torch.tensor([new[i] for i in changed], device=logits.device)
+            prob = ops.row_stats(logits[changed].contiguous(), tokens).prob_current.tolist()
+            visible = np.asarray(old)[None] != self.mask_token_id
+            distance = nearest_visible(visible, np.asarray([self.start > 0]))[0].tolist()
+            around = [self.left, *new, -1]
+            for i, p in zip(changed, prob, strict=True):
+                if new[i] != self.mask_token_id:
+                    neighbours = around[i], around[i + 2]
+                    write = Write(new[i], p, distance[i], *neighbours)
+                    self.writes[self.start + i].append(write)
+        self.ids = new
+
+    def _open(self, request: Request) -> None:
+        known = request.prompt[request.start :].tolist()
+        if request.start != self.start:
+            before = self.ids or request.prompt[: request.start].tolist()
+            self.left = before[-1] if before else -1
+        for position in [p for p in self.writes if p >= request.start]:  # it begins again
+            del self.writes[position]
+        self.ids = known + [self.mask_token_id] * (request.block_length - len(known))
+        self.start, self.restarts = request.start, request.restarts
+
+    def rows(self, prompt: int, block_length: int, rules: Rules) -> list[tuple]:
+        """Rows of `Written`. A token that another one followed is an error in place of that one."""
+        response = self.start + block_length - prompt
+        found: list[tuple] = []
+        for position, writes in self.writes.items():
+            relative = (position - prompt) / response
+            for write, following in zip(writes, [*writes[1:], None], strict=True):
+                kind = -1
+                if following is not None and following.token == write.token:
+                    continue  # remasked, and the same again
+                if following is not None:
+                    kind = rules.kind(write.token, following.token, write.left, write.behind)
+                where = (self.sample, 0, position, relative, write.distance)
+                found.append((*where, write.prob, following is not None, kind))
+        return found
+
+
+def decoded(
+    model: Any,
+    held: HeldOut,
+    rules: Rules,
+    *,
+    on_done: Callable[[int], None] = lambda samples: None,
+) -> Written:
+    """What `model` writes when it decodes the prompts of the samples, greedily, in quality mode.
+
+    A row is a token in a place, with its probability when it was written there. It is wrong where
+    it was edited, or remasked and replaced, later; edits behind an EOS in the last block included.
+    A sample gets the blocks that its own first response takes, no more; one without a prompt is
+    left out. Raises `RequestError` where the logits are bad.
+    """
+    config = DecodeConfig(
+        block_length=held.block_size,
+        mask_token_id=held.mask_token_id,
+        eos_token_id=sorted(held.eos_token_ids) or None,
+        seed=0,
+    )
+    asked = [(n, d) for n, d in enumerate(held.documents) if d.prompt_length]
+    prompts = [torch.from_numpy(d.ids[: d.prompt_length]).long() for _, d in asked]
+    configs = [config.replace(max_new_tokens=_room(d, held.block_size)) for _, d in asked]
+    requests, mask = as_requests(prompts, configs, model, None, family_of(model))
+    watches = [Watch(sample, held.mask_token_id) for sample, _ in asked]
+    for request, watch in zip(requests, watches, strict=True):
+        request.on_draft = watch
+    device = next(model.parameters()).device
+    room = capacity("auto", model, config, device)
+    for finished in Engine(model, requests, mask, device, room).run():
+        for request in finished:
+            if request.error is not None:
+                raise request.error
+        on_done(len(finished))
+    pairs = zip(watches, requests, strict=True)
+    rows = [r for w, q in pairs for r in w.rows(len(q.prompt), held.block_size, rules)]
+    return Written.of_columns(*(zip(*rows, strict=True) if rows else [()] * 8))
+
+
+def _room(document: Document, block_size: int) -> int:
+    """Positions from the first response to the end of its last block."""
+    end = document.prompt_length + document.answer_length
+    return -(-end // block_size) * block_size - document.prompt_length

@@ -1,0 +1,9 @@
+"""What a step makes of clean ids before the model is to repair them.
+
+| module | what is in it |
+|---|---|
+| `draws` | random numbers, each a function of seed, epoch, example and position |
+| `schedule` | mask rates |
+| `corruption` | masks, random wrong tokens, labels |
+| `drafts` | masks filled with the model's own tokens; rounds of decoding |
+"""

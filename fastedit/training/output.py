@@ -1,0 +1,54 @@
+"""What a step returns: sums that add up over copies, batches and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastedit.training.loss.metrics import Tally
+
+
+class StepOutput(NamedTuple):
+    """Sums over the supervised positions of a batch; they add up over batches and ranks.
+
+    loss     fp32 []     weighted losses with gradient; divide by the labels of the whole step
+    labels   int64 []    denominator of this batch
+    tally                counts of `metrics.Tally`
+    drafted  int64 [10]  drafts, by bucket of the mask rate
+    errors   int64 [10]  those that were wrong
+    """
+
+    loss: Tensor
+    labels: Tensor
+    tally: Tally
+    drafted: Tensor
+    errors: Tensor
+
+    @property
+    def hits(self) -> Tensor:
+        """Right argmaxes among masked, wrong and right visible positions, int64 [3]."""
+        return self.tally.hits
+
+    @property
+    def counts(self) -> Tensor:
+        """How many of them there are, int64 [3]."""
+        return self.tally.counts
+
+    @property
+    def seen(self) -> Tensor:
+        """All counts in a row, as `metrics.report` takes them, int64 [SEEN]."""
+        return torch.cat([*self.tally, self.drafted, self.errors])
+
+
+def total(outputs: Sequence[StepOutput]) -> StepOutput:
+    """Field by field, the sums over copies and rounds."""
+    loss, labels, tallies, drafted, errors = zip(*outputs, strict=True)
+    counted = Tally(*(_sum(field) for field in zip(*tallies, strict=True)))
+    return StepOutput(_sum(loss), _sum(labels), counted, _sum(drafted), _sum(errors))
+
+
+def _sum(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(tensors)).sum(0)

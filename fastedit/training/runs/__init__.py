@@ -1,0 +1,12 @@
+"""A run, from its options to its result.
+
+| module | what is in it |
+|---|---|
+| `settings` | the options of a run |
+| `run` | the way in: data, model, trainer, result |
+| `trainer` | `transformers.Trainer` around a step |
+| `folder` | what lies in the folder of a run, and whether one may begin or go on there |
+| `checkpoints` | folders that appear whole or not at all; the log of steps |
+| `samples` | a prompt decoded now and then |
+| `lora` | what is adapted |
+"""

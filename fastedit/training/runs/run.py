@@ -1,0 +1,231 @@
+"""A training run from its options to its result; `fastedit train` is this with a progress bar."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import PartialState
+from torch import nn
+from transformers import PrinterCallback, TrainerCallback, TrainingArguments
+
+from fastedit.models.identity import identity
+from fastedit.models.load import load
+from fastedit.prompts.tokens import special_ids
+from fastedit.training.data.documents import Form
+from fastedit.training.data.order import RunOrder
+from fastedit.training.data.texts import check_sources
+from fastedit.training.runs.checkpoints import StepLog, checkpoints
+from fastedit.training.runs.data import RunData, validates
+from fastedit.training.runs.folder import (
+    ADAPTER,
+    METRICS,
+    SAMPLES,
+    VALIDATION,
+    WEIGHTS,
+    begin,
+    check_resumed,
+    check_same,
+    check_writable,
+    clean,
+    held,
+    run_to_go_on,
+)
+from fastedit.training.runs.lora import add_lora, trainable
+from fastedit.training.runs.samples import Sample, Samples
+from fastedit.training.runs.settings import RunOptions
+from fastedit.training.runs.trainer import EditTrainer
+from fastedit.training.step import EditStep
+
+
+def run(
+    options: RunOptions,
+    *,
+    resume: bool | str | os.PathLike[str] = False,
+    say: Callable[[str], None] = lambda line: None,
+    show: Callable[[Sample], None] = lambda sample: None,
+    callbacks: Sequence[TrainerCallback] = (),
+    optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] | None = None,
+) -> Path:
+    """Train; returns the folder of the result, `output/adapter` or `output/checkpoint`.
+
+    resume  go on from the last complete checkpoint in `output`, or start where there is none; a
+            path must be that of `output` or of this checkpoint
+    say     gets remarks, a line each; show gets decoded examples; both in the first process only
+    optimizer  (module, learning rate) -> its optimiser, in place of AdamW; the rates of its groups
+            warm up and fall as that of AdamW would
+
+    Every process of a distributed run calls this with the same options; the first one holds
+    `output`, see `fastedit.files.locks`. Raises BlockingIOError where another run has it,
+    FileExistsError where it holds a run and `resume` is off, or files that are no run's; ValueError
+    for options or data that cannot be trained on, DataError for bad lines, ImportError without peft
+    for LoRA, FloatingPointError where the loss diverges, OSError where the disk fills up.
+    """
+    if options.lora_rank and find_spec("peft") is None:
+        raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
+    output = Path(options.output)
+    check_writable(output)
+    with held(output):
+        return _run(options, output, resume, say, show, callbacks, optimizer)
+
+
+def _run(
+    options: RunOptions,
+    output: Path,
+    resume: bool | str | os.PathLike[str],
+    say: Callable[[str], None],
+    show: Callable[[Sample], None],
+    callbacks: Sequence[TrainerCallback],
+    optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] | None,
+) -> Path:
+    check_sources([*options.data, *([options.eval_data] if options.eval_data else [])])
+    # Processes first wait for each other in _arguments: until then none of them writes.
+    before = run_to_go_on(output, resume is not False)
+    last = checkpoints(output)[-1] if before and checkpoints(output) else None
+    if not isinstance(resume, bool):
+        check_resumed(Path(resume), output, last)
+    arguments = _arguments(options, validate=validates(options))
+    first = arguments.process_index == 0
+    say = say if first else lambda line: None
+    origin = identity(options.checkpoint)
+    model, tokenizer = _load(options, last, arguments.device)
+    form = Form.of(model, tokenizer, options.max_length)
+    options = replace(options, max_length=form.max_length)
+    data = RunData.read(options, tokenizer, form)
+    say(data.describe())
+    if options.steps is None:
+        options = replace(options, steps=-(-len(data.rows) // options.batch_size))
+        say(f"steps={options.steps}: the data is read once; --steps trains for longer")
+    steps = cast(int, options.steps)
+    arguments.max_steps = steps
+    # A run of which the warmup is less than a step has none: it would be a step at rate 0.
+    warmup = options.warmup * steps
+    arguments.warmup_steps = math.ceil(warmup) if warmup >= 1 else 0
+    fingerprint = data.training.fingerprint()
+    if before:
+        check_same(before, options, fingerprint, origin)
+    if options.gradient_checkpointing:
+        _checkpoint_layers(model)
+    torch.manual_seed(options.seed)  # the adapter's first weights
+    if options.lora_rank:
+        model = add_lora(
+            model,
+            rank=options.lora_rank,
+            alpha=options.lora_alpha,
+            targets=options.lora_targets,
+            experts=options.lora_experts,
+        )
+    say(str(trainable(model)))
+    step = EditStep(
+        model,
+        options.edit,
+        seed=options.seed,
+        mask_token_id=form.mask_token_id,
+        forbid_ids=_never_drawn(tokenizer, model.config.vocab_size),
+    )
+    done = int(last.name.rpartition("-")[2]) if last else 0
+    order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
+    if first:  # from here on there is a run
+        begin(options, fingerprint, before, origin)
+    samples_log = StepLog(output / SAMPLES, done) if first else None
+    trainer = EditTrainer(
+        model=step,
+        args=arguments,
+        data_collator=data.collator,
+        train_dataset=order,
+        eval_dataset=data.validation_rows(
+            arguments.world_size * arguments.per_device_eval_batch_size
+        ),
+        processing_class=tokenizer,
+        callbacks=list(callbacks) if first else [],
+        log=StepLog(output / METRICS, done) if first else None,
+        validation_log=StepLog(output / VALIDATION, done) if first else None,
+        samples_log=samples_log,
+        optimizer=optimizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    # A sharded model decodes in all processes or none; text without a prompt asks for nothing.
+    if samples_log and data.example and not trainer.is_fsdp_enabled:
+        trainer.add_callback(
+            Samples(
+                data.example,
+                tokenizer,
+                samples_log,
+                options.eval_every,
+                form.block_size,
+                form.mask_token_id,
+                say,
+                show,
+            )
+        )
+    if last:
+        if done < steps:
+            say(f"going on after step {done} of {steps}, from {last}")
+        else:
+            say(f"nothing is left to train: all {done} steps are done")
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    result = output / (ADAPTER if options.lora_rank else WEIGHTS)
+    trainer.export(result)
+    if first:
+        clean(output)
+    return result
+
+
+def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
+    """The Trainer's arguments. Raises ValueError where the batch does not divide evenly."""
+    cpu = options.device == "cpu" or not torch.accelerator.is_available()
+    rows, micro_batches = options.micro_batches(PartialState(cpu=cpu).num_processes)
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not cpu
+    arguments = TrainingArguments(
+        output_dir=options.output,
+        max_steps=options.steps or 1,  # what they are is known when the data has been read
+        seed=options.seed,
+        per_device_train_batch_size=rows,
+        per_device_eval_batch_size=rows,
+        gradient_accumulation_steps=micro_batches,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        max_grad_norm=options.clip,
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": options.min_learning_rate},
+        use_cpu=cpu,
+        bf16=options.precision == "bf16" or (options.precision == "auto" and bf16),
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_steps=options.save_every,
+        save_total_limit=options.keep,
+        eval_strategy="steps" if validate else "no",
+        eval_steps=options.eval_every,
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        dataloader_pin_memory=not cpu,
+        ddp_find_unused_parameters=False,
+    )
+    # One process uses one GPU; several would be nn.DataParallel, which splits rows behind our back.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def _load(options: RunOptions, last: Path | None, device: torch.device) -> tuple[Any, Any]:
+    """Model and tokenizer; where all weights train, those of the last checkpoint."""
+    dtype = "float32" if options.dtype == "auto" and not options.lora_rank else options.dtype
+    whole = last is not None and (last / "config.json").exists()
+    return load(str(last) if whole else options.checkpoint, None, dtype, device, None)
+
+
+def _checkpoint_layers(model: Any) -> None:
+    """Compute activations again in the backward pass; newer transformers have another name."""
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    enable({"use_reentrant": False})  # the other kind cuts the gradient of shared clean keys
+
+
+def _never_drawn(tokenizer: Any, vocab_size: int) -> list[int]:
+    """What is no wrong token: special ids, and ids that no token has."""
+    return sorted({*special_ids(tokenizer), *range(len(tokenizer), vocab_size)})

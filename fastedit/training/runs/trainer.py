@@ -1,0 +1,213 @@
+"""`transformers.Trainer` around an `EditStep`: one division, exact metrics, atomic checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from fastedit.training.data.order import EPOCHS
+from fastedit.training.loss.metrics import SEEN, report
+from fastedit.training.runs.checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
+
+VALIDATION_EPOCH = EPOCHS  # training does not get there
+
+
+class _Intervals(TrainerCallback):
+    """Save and validate as the arguments say, also where a checkpoint brings a state of its own."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.compute_steps(args, state.max_steps)
+
+
+class EditTrainer(Trainer):
+    """Trains `EditStep.model`; `self.model` is the step, so that DDP and FSDP wrap all its passes.
+
+    The Trainer's own: the loop, gradient accumulation, clipping, optimiser, schedule, mixed
+    precision, DDP and FSDP, what a checkpoint holds. Here: what the loss is divided by, what is
+    logged, and that a checkpoint appears whole. Expects logging_steps=1, and a data set in the
+    order of the run.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        log: StepLog | None = None,
+        validation_log: StepLog | None = None,
+        samples_log: StepLog | None = None,
+        optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.make_optimizer = optimizer
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = True  # the loss is divided in compute_loss, and only there
+        # In the first process; the samples' is written by their callback.
+        self.step_log, self.validation_log, self.samples_log = log, validation_log, samples_log
+        self.add_callback(_Intervals())
+        # Of the step so far: what was seen, tokens.
+        self._totals = torch.zeros(SEEN + 1, device=self.args.device)
+        self._labels = 0.0
+        self._last_log = time.perf_counter()
+        self._in_unfinished = False
+
+    @property
+    def trained(self) -> Any:
+        """The model, or `PeftModel`, inside the step."""
+        return self.accelerator.unwrap_model(self.model).model
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The one that was asked for, or the Trainer's own AdamW."""
+        if self.optimizer is None and self.make_optimizer is not None:
+            module: Any = self.model if model is None else model
+            self.optimizer = self.make_optimizer(module, self.args.learning_rate)
+        return super().create_optimizer(model)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        order: Any = train_dataset or self.train_dataset
+        return SequentialSampler(order)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
+        """The micro-batches of a step, and the labels in all of them in all processes."""
+        batches, _ = super().get_batch_samples(*args, **kwargs)
+        labels = sum(self._count_labels(batch) for batch in batches)
+        total = self.accelerator.reduce(labels, reduction="sum")
+        self._labels = float(total)
+        return batches, total
+
+    def _count_labels(self, batch: dict[str, Any]) -> Tensor:
+        step = self.accelerator.unwrap_model(self.model)
+        return step.count_labels(**batch).to(self.args.device)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch=None
+    ) -> Any:
+        output = model(**inputs)
+        tokens = (inputs["example"] >= 0).sum()[None]
+        self._totals += torch.cat([output.seen, tokens]).to(self._totals)
+        # Data-parallel wrappers average gradients over processes; this makes it a sum.
+        processes = self.accelerator.num_processes
+        loss = output.loss / max(1, num_items_in_batch) * processes
+        return (loss, output) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the step's metrics to its loss; a line of `metrics.jsonl`.
+
+        Raises FloatingPointError where the loss or a gradient is not finite, so that no checkpoint
+        is made of what they left behind.
+        """
+        if "loss" not in logs:
+            super().log(logs, *args, **kwargs)
+            return
+        step = self.state.global_step
+        record: dict[str, Any] = {"step": step, "loss": logs["loss"], **self._take_totals()}
+        record |= {name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs}
+        record["labels"] = int(self._labels)
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(record.get(name, 0.0)):
+                raise FloatingPointError(
+                    f"{name} is {record[name]} at step {step}: start anew, with a lower "
+                    "--learning-rate and another --output"
+                )
+        if self.step_log is not None:
+            self.step_log.add(record)
+        super().log(record, *args, **kwargs)
+        self.state.log_history.clear()  # metrics.jsonl has it; every checkpoint would again
+
+    def _take_totals(self) -> dict[str, float | None]:
+        totals = self.accelerator.reduce(self._totals, reduction="sum").tolist()
+        self._totals.zero_()
+        now = time.perf_counter()
+        seconds, self._last_log = now - self._last_log, now
+        return {
+            **report(totals[:SEEN]),
+            "tokens": int(totals[SEEN]),
+            "tokens_per_second": round(totals[SEEN] / seconds, 1),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Loss and rates over the validation rows, with the same noise every time."""
+        began = time.perf_counter()
+        self.model_wrapped.eval()
+        totals = torch.zeros(SEEN + 2, device=self.args.device)
+        for batch in self.get_eval_dataloader():
+            output = self.model_wrapped(**(batch | {"epoch": VALIDATION_EPOCH}))
+            parts = (output.seen, output.loss[None], output.labels[None])
+            totals += torch.cat([part.to(totals) for part in parts])
+        self.model_wrapped.train()
+        sums = self.accelerator.reduce(totals, reduction="sum").tolist()
+        metrics: dict[str, Any] = {"eval_loss": sums[-2] / max(1.0, sums[-1])}
+        metrics |= {f"eval_{name}": value for name, value in report(sums[:SEEN]).items()}
+        self.log(metrics)
+        if self.validation_log is not None:
+            self.validation_log.add({"step": self.state.global_step, **metrics})
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        self._last_log += time.perf_counter() - began  # not part of the speed of training
+        return metrics
+
+    def _get_output_dir(self, trial: Any) -> str:
+        output = super()._get_output_dir(trial)
+        return str(Path(output) / UNFINISHED) if self._in_unfinished else output
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write beside the other checkpoints, flush, rename; then remove those too many."""
+        began = time.perf_counter()
+        self._in_unfinished = True
+        super()._save_checkpoint(model, trial)
+        self._in_unfinished = False
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            for log in (self.step_log, self.validation_log, self.samples_log):
+                if log is not None:
+                    log.flush()
+            output = Path(str(self.args.output_dir))
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            publish(output / UNFINISHED / name, output / name)
+            for old in checkpoints(output)[: -(self.args.save_total_limit or 1)]:
+                discard(old)
+        self.accelerator.wait_for_everyone()
+        self._last_log += time.perf_counter() - began
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """The model of the step, not the step: what plain peft or transformers load."""
+        if self.args.should_save:
+            folder = Path(str(output_dir or self.args.output_dir))
+            save_weights(self.trained, folder, state_dict)
+            tokenizer: Any = self.processing_class
+            tokenizer.save_pretrained(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        elif hasattr(self.trained, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, self.trained)
+        # A model that trains as a whole was loaded from the checkpoint to begin with.
+
+    def export(self, folder: Path) -> None:
+        """The result, as in `_save`, gathered where it is sharded."""
+        state_dict = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
+        if self.args.should_save:
+            unfinished = folder.parent / UNFINISHED / folder.name
+            self._save(str(unfinished), state_dict)
+            publish(unfinished, folder)
+        self.accelerator.wait_for_everyone()
+
+
+def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    """`state_dict` is that of the step around `model`, where `model` cannot give its own."""
+    options: dict[str, Any] = {}
+    if state_dict is not None:
+        options["state_dict"] = {n.removeprefix("model."): t for n, t in state_dict.items()}
+    if hasattr(model, "peft_config"):
+        options["save_embedding_layers"] = False  # never adapted; "auto" may ask the Hub
+    model.save_pretrained(folder, **options)

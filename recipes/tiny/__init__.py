@@ -1,0 +1,1 @@
+"""The embedded checkpoint, `fastedit/assets/tiny`: `python -m recipes.tiny --output DIR`."""

@@ -1,0 +1,74 @@
+"""`evaluate`: sums that add up, intervals, sizes."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastedit.decoder import Decoder
+from fastedit.evaluation.accuracy import evaluate, wilson_interval
+
+pytest.importorskip("reasoning_gym")
+OPTIONS = {"max_new_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return Decoder.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def task():
+    from fastedit.tasks import get_task
+
+    return get_task("chain_sum")
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),
+        (1, 2, 0.0945, 0.9055),
+    ],
+)
+def test_wilson_interval(successes, n, low, high):
+    """81 of 263 and 0 of 10 are published examples (Newcombe 1998; Brown, Cai and DasGupta)."""
+    assert wilson_interval(successes, n) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_sums_are_those_of_the_requests(decoder, task):
+    batches = []
+    result = evaluate(decoder, task, 5, batch_size=2, on_batch=batches.append, **OPTIONS)
+    out = decoder.generate([task.messages(p.question) for p in task.test_set(5)], **OPTIONS)
+    assert batches == [2, 2, 1]
+    for name, key in (("tokens", "tokens"), ("forwards", "forwards"), ("edits", "t2t_edits")):
+        assert result[name] == sum(getattr(stats, key) for stats in out.stats)
+    assert result["tokens_per_forward"] == result["tokens"] / result["forwards"]
+    assert result["edits_per_100_tokens"] == 100 * result["edits"] / result["tokens"]
+    assert result["accuracy"] == result["exact"] / 5
+    assert result["seconds"] > 0 and result["tokens_per_second"] > 0
+
+
+def test_right_answers_are_counted(decoder, task, monkeypatch):
+    """An oracle answers two of three."""
+    problems = task.test_set(3)
+    generate = type(decoder).generate
+
+    def oracle(self, prompts, **options):
+        out = generate(self, prompts, **options)
+        solutions = {problem.question: problem.solution for problem in problems[:2]}
+        out.texts = [solutions.get(chat[0]["content"], "") for chat in prompts]
+        return out
+
+    monkeypatch.setattr(type(decoder), "generate", oracle)
+    result = evaluate(decoder, task, 3, **OPTIONS)
+    assert (result["exact"], result["accuracy"]) == (2, 2 / 3)
+    assert result["interval"] == list(wilson_interval(2, 3))
+    assert 2 / 3 <= result["partial_credit"] < 1
+
+
+@pytest.mark.parametrize("bad", [{"n": 0}, {"n": 2, "batch_size": 0}])
+def test_sizes_are_checked(decoder, task, bad):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        evaluate(decoder, task, **bad)
