@@ -11,16 +11,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
 from fastedit.engine.engine import Engine
 from fastedit.engine.memory import capacity
 from fastedit.engine.prepare import as_requests, one_per_prompt
 from fastedit.engine.request import Request
-from fastedit.engine.threads import Threads, checked, number_of
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
+from fastedit.models.threads import Threads, checked, number_of
 from fastedit.prompts.inputs import one_by_one
-from fastedit.prompts.messages import ChatOptions
 from fastedit.prompts.streamers import attach_streamer
 from fastedit.results import (
     DecodeMemoryError,

@@ -20,6 +20,7 @@ LAYERS = [
     {"engine"},
     {"config", "results"},
     {"prompts", "policies", "heads", "models", "tasks"},
+    {"chats"},
     {"ops"},
     {"fastedit_kernels"},
     {"locks"},

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
+from fastedit.chats.template import as_user
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 from fastedit.cli.ids import check_ids
 from fastedit.cli.made_from import made_from, model_part
@@ -20,7 +21,6 @@ from fastedit.cli.results import Finished, finished
 from fastedit.cli.terminal import counting, stderr_console
 from fastedit.files.jsonl import STDIN, BadLines, DataError, place, write_line
 from fastedit.files.locks import locked
-from fastedit.prompts.template import as_user
 
 if TYPE_CHECKING:
     from fastedit.config import DecodeConfig

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fastedit.chats.template import as_user
 from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import InterruptedRunError, RequestFailedError, UserError, one_line
 from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
 from fastedit.files.jsonl import ON_BAD_LINE
-from fastedit.prompts.template import as_user
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder

@@ -25,7 +25,7 @@ from fastedit.engine.request import Request
 from fastedit.engine.scheduler import Scheduler
 from fastedit.engine.slots import Slots
 from fastedit.engine.step import Record, Steps
-from fastedit.engine.threads import using
+from fastedit.models.threads import using
 from fastedit.results import BadLogitsError, DecodeMemoryError
 
 # Steps that the host lags behind the device, by device type; 0 elsewhere. 1 where the device works

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
+from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
 from fastedit.models.families import Family
 from fastedit.policies import Policy
 from fastedit.prompts.inputs import as_ids, check_prompt
-from fastedit.prompts.messages import ChatOptions
 from fastedit.prompts.stops import Stops
 from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
 from fastedit.prompts.tracker import TextTracker

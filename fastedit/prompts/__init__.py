@@ -1,8 +1,6 @@
-"""Prompts: texts, chats and files of them, read as their writer meant them.
+"""What goes in as a prompt, and what comes out as text.
 
-`messages` says what a chat is, `template` renders it, the one place that does, `source` reads what
-a template says of itself, and `marks` finds what it leaves out; `text` keeps masks out of ids;
-`jsonl` reads files of JSON Lines, `records` what a line of them asks, and `keys` says which of its
-keys may be left unread. What would change the meaning and cannot be honoured is refused by name:
-ValueError or TypeError.
+In: `inputs` turns whatever a caller calls a prompt into checked ids, `tokens` says which ids mask
+and end, `text` keeps literal marks of text apart from ids. Out: `tracker` decodes committed ids as they come, with `spelling` for whole characters
+and `stops` for stop texts; `streamers` feeds transformers' streamers.
 """

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastedit.prompts.messages import ChatOptions, as_chat, is_chat
-from fastedit.prompts.template import render
+from fastedit.chats.messages import ChatOptions, as_chat, is_chat
+from fastedit.chats.template import render
 from fastedit.prompts.text import spell_out
 
 # What tokenizers return beside ids, and what follows from them or describes them.

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+from fastedit.chats.messages import as_chat, is_chat
+from fastedit.chats.template import as_user, render, render_turns
 from fastedit.files.keys import refuse_unread
 from fastedit.files.records import CHAT_FIELDS, asked, chat_of, holds_chat
-from fastedit.prompts.messages import as_chat, is_chat
-from fastedit.prompts.template import as_user, render, render_turns
 
 LEARNT = ("weight", "train", "loss")  # of a message: 1 or true, learnt; 0 or false, only read
 

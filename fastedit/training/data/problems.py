@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from fastedit.chats.messages import as_chat
+from fastedit.chats.template import render
 from fastedit.files.jsonl import as_line
-from fastedit.prompts.messages import as_chat
-from fastedit.prompts.template import render
 from fastedit.tasks import Problem, Task, get_task
 from fastedit.training.data.lines import Part
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from fastedit.prompts.marks import ROLES, check_all_is_read, end_of_turn, named_roles
-from fastedit.prompts.messages import Chat
-from fastedit.prompts.source import parsed
+from fastedit.chats.marks import ROLES, check_all_is_read, end_of_turn, named_roles
+from fastedit.chats.messages import Chat
+from fastedit.chats.source import parsed
 
 # Variables that are the renderer's own, and what to use in their place.
 _OWN = {

@@ -37,15 +37,15 @@ class Templates:
         self.tokenizer, self.OFF, self.ASK = tokenizer, OFF, ASK
 
     def render(self, value, template: str | None = LLADA, **options) -> str:
-        from fastedit.prompts.messages import ChatOptions, as_chat
-        from fastedit.prompts.template import render
+        from fastedit.chats.messages import ChatOptions, as_chat
+        from fastedit.chats.template import render
 
         self.tokenizer.chat_template = template
         return render(as_chat(value, ChatOptions(**options)), self.tokenizer)
 
     def turns(self, value, template: str = LLADA):
-        from fastedit.prompts.messages import as_chat
-        from fastedit.prompts.template import render_turns
+        from fastedit.chats.messages import as_chat
+        from fastedit.chats.template import render_turns
 
         self.tokenizer.chat_template = template
         return render_turns(as_chat(value), self.tokenizer)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fastedit.chats.messages import Chat
+from fastedit.chats.source import parsed
 from fastedit.files.keys import is_note
-from fastedit.prompts.messages import Chat
-from fastedit.prompts.source import parsed
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 _MARKED = ("content", "tool_calls")  # beside values that are texts

@@ -12,7 +12,7 @@ import torch
 from cases import GOLDEN, PROMPTS, results
 
 from fastedit import Decoder
-from fastedit.engine import threads
+from fastedit.models import threads
 
 
 @pytest.fixture(autouse=True)

@@ -151,7 +151,7 @@ def test_a_role_that_the_template_prints_is_known_to_it(templates, role):
 def test_messages_of_a_client_library_are_messages(templates):
     from types import SimpleNamespace
 
-    from fastedit.prompts.messages import is_chat
+    from fastedit.chats.messages import is_chat
 
     fields = {**said(content="4"), "refusal": None, "annotations": [], "tool_calls": None}
     answer = SimpleNamespace(model_dump=lambda: fields)
@@ -353,8 +353,8 @@ def test_turns_that_are_written_otherwise_later_are_found(templates):
 
 
 def test_turns_that_cannot_be_found_are_refused_or_read_only(templates):
-    from fastedit.prompts.messages import as_chat
-    from fastedit.prompts.template import render_turns
+    from fastedit.chats.messages import as_chat
+    from fastedit.chats.template import render_turns
 
     chat = [USER, said(content="4"), USER, said(content="5")]
     for chat_, words in (
