@@ -36,8 +36,8 @@ typedef struct {
 } fe_row_draws;
 
 typedef struct {
-    fe_logits logits; /* rows of one block */
-    int64_t rows;
+    fe_logits logits;
+    int64_t rows, length; /* of all blocks, and of each */
     const int64_t* current;
     double temperature;
     const float* temperatures; /* of each row; NULL: `temperature` */

@@ -8,9 +8,10 @@
 namespace fastedit {
 namespace {
 
-std::vector<Place> first_rows(int64_t count) {
+// The rows of blocks of `length` rows, one block after the other.
+std::vector<Place> all_rows(int64_t count, int64_t length) {
     std::vector<Place> rows(size_t(count), Place{0, 0});
-    for (int64_t r = 0; r < count; ++r) rows[size_t(r)].place = r;
+    for (int64_t r = 0; r < count; ++r) rows[size_t(r)] = {r / length, r % length};
     return rows;
 }
 
@@ -31,7 +32,7 @@ struct Statistics {
         for (size_t r = 0; r < scales.size(); ++r) scales[r] = float(scale(int64_t(r)));
         if (args.temperatures) reading.scales = scales.data();
         std::vector<Ranking> rankings;
-        const auto states = read_rows(args.logits, first_rows(args.rows), reading, threads, &rankings);
+        const auto states = read_rows(args.logits, all_rows(args.rows, args.length), reading, threads, &rankings);
         for (int64_t r = 0; r < args.rows; ++r) {
             write(r, states[size_t(r)]);
             if (args.top_k) write_ranks(r, states[size_t(r)], rankings[size_t(r)]);
@@ -49,7 +50,7 @@ struct Statistics {
         args.token[r] = exists ? state.index : current;
         args.prob[r] = exists ? probability(state, state.best, scale(r)) : 0.0f;
         args.prob_current[r] = current >= 0 && current < logits.vocab
-            ? probability(state, finite(logit_at(row_at(logits, 0, r), logits.dtype, current)), scale(r))
+            ? probability(state, finite(logit_at(row_at(logits, r / args.length, r % args.length), logits.dtype, current)), scale(r))
             : 0.0f;
         args.lse[r] = any ? float(std::clamp(log2_sum * kLn2, -double(kLargest), double(kLargest)))
                            : -kInf;
@@ -74,7 +75,7 @@ struct Statistics {
         const fe_row_draws& draws = args.draws;
         Draw drawn{args.current[r], 0.0f};
         if (best > -kInf)
-            drawn = draw(row_at(args.logits, 0, r), args.logits, best, float(temperature(r)),
+            drawn = draw(row_at(args.logits, r / args.length, r % args.length), args.logits, best, float(temperature(r)),
                          draws.top_k[r], draws.top_p[r],
                          uniform(uint64_t(draws.seed[r]), draws.position[r], draws.forward[r],
                                  draws.purpose));
@@ -89,14 +90,15 @@ struct Statistics {
 using namespace fastedit;
 
 int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads) {
-    if (!servable(args->logits) || args->top_k < 0 || args->top_k > kMostRanks) return -1;
+    if (!servable(args->logits) || args->length < 1) return -1;
+    if (args->top_k < 0 || args->top_k > kMostRanks) return -1;
     Statistics{*args, threads}.run();
     return 0;
 }
 
 int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads) {
     if (!servable(args->logits)) return -1;
-    const auto states = read_rows(args->logits, first_rows(args->rows), Reading{}, threads);
+    const auto states = read_rows(args->logits, all_rows(args->rows, std::max<int64_t>(args->rows, 1)), Reading{}, threads);
     for (int64_t r = 0; r < args->rows; ++r) {
         const RowState& state = states[size_t(r)];
         args->max[r] = state.max;

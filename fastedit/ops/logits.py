@@ -29,11 +29,12 @@ def check_forbid(forbid: Sequence[int], vocab: int) -> None:
             raise ValueError(f"forbid holds {token}, outside the vocabulary [0, {vocab})")
 
 
-def check_per_row(name: str, value: Tensor, dtype: torch.dtype, logits: Tensor) -> None:
+def check_per_row(
+    name: str, value: Tensor, dtype: torch.dtype, rows: int, device: torch.device
+) -> None:
     """Back ends take bare addresses: what does not fit must not reach them."""
-    rows = logits.shape[:1]
-    if value.shape != rows or value.dtype != dtype or value.device != logits.device:
+    if value.shape != (rows,) or value.dtype != dtype or value.device != device:
         raise ValueError(
-            f"{name} must be {dtype} [{rows[0]}] on {logits.device}, one value per row of logits; "
+            f"{name} must be {dtype} [{rows}] on {device}, one value per row of logits; "
             f"got {value.dtype} {list(value.shape)} on {value.device}"
         )

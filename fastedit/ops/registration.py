@@ -179,7 +179,7 @@ def _per_row(logits: Tensor, *kinds: torch.dtype) -> tuple[Tensor, ...]:
 
 @register_fake("fastedit::row_stats", lib=_library)
 def _(logits, current, forbid, temperature, entropy, temperatures=None, top_k=0, seed=None, *_):
-    rows = logits.shape[0]
+    rows = current.shape[0]
     shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_FIELDS, (rows,))
     shapes["entropy"] = (rows,) if entropy else (0,)
     shapes["top_tokens"] = shapes["top_probs"] = (rows, top_k) if top_k else (0,)

@@ -142,7 +142,7 @@ def _draws(state: State) -> ops.RowDraws:
 
 def _read(logits: Tensor, ids: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
     """Row statistics of logits [B, L, V] as fields of `Stats`, [B, L] each."""
-    stats = ops.row_stats(logits.reshape(-1, logits.shape[-1]), ids.reshape(-1), **options)
+    stats = ops.row_stats(logits, ids.reshape(-1), **options)
     fields = ((name, getattr(stats, name, None)) for name in _FIELDS)
     shaped = {
         n: field.view(*ids.shape, *field.shape[1:]) for n, field in fields if field is not None

@@ -52,10 +52,12 @@ def write_ranks(
         x = tl.where(ids == token, -float("inf"), x)
 
 
-@triton.jit(do_not_specialize=["purpose", "n_forbid", "rows", "splits", "per_program"])
+@triton.jit(do_not_specialize=["length", "purpose", "n_forbid", "rows", "splits", "per_program"])
 def row_stats_kernel(
     logits,
     stride,
+    length,
+    gap,
     current,
     temperature,
     forbid,
@@ -88,6 +90,7 @@ def row_stats_kernel(
     TILE: tl.constexpr,
     ENTROPY: tl.constexpr,
     PER_ROW: tl.constexpr,
+    GAPS: tl.constexpr,
     TOP_K: tl.constexpr,
     SAMPLING: tl.constexpr,
 ):
@@ -95,6 +98,8 @@ def row_stats_kernel(
     r = tl.program_id(0) // groups
     first = tl.program_id(0) % groups * per_program
     row = logits + r.to(tl.int64) * stride
+    if GAPS:  # between the rows of one block and those of the next
+        row += (r // length).to(tl.int64) * gap
     if PER_ROW:
         heat = tl.load(temperature + r)
         heat = tl.where(heat > 1e-30, tl.minimum(heat, 1e30), 1e-30)  # NaN is not above
@@ -183,11 +188,12 @@ def row_stats(
 ) -> tuple[torch.Tensor | None, ...]:
     """(token, prob, prob_current, lse, entropy, bad, top_tokens, top_probs, sample, sample_prob).
 
-    logits [R, V] fp32, bf16 or fp16 with a contiguous last dimension; current [R] int64;
-    temperature > 0, or [R] fp32; draws: seed, position, forward, top_k [R] int64, top_p [R] fp32.
-    Everything [R] is contiguous. None for what was not asked for.
+    logits [R, V], or [B, L, V] of R rows, fp32, bf16 or fp16 with a contiguous last dimension;
+    current [R] int64; temperature > 0, or [R] fp32; draws: seed, position, forward, top_k [R]
+    int64, top_p [R] fp32. Everything [R] is contiguous. None for what was not asked for.
     """
-    rows, vocab = logits.shape
+    rows, (length, vocab) = current.shape[0], logits.shape[-2:]
+    gap = logits.stride(0) - length * logits.stride(1) if logits.ndim == 3 else 0
     device = logits.device
     token = torch.empty(rows, dtype=torch.int64, device=device)
     prob, prob_current, lse, h = torch.empty(4, rows, dtype=torch.float32, device=device)
@@ -206,7 +212,9 @@ def row_stats(
         work = workspace(device, rows * splits * (1 + triton.cdiv(top_k, 2)))
         row_stats_kernel[(rows * triton.cdiv(splits, per_program),)](
             logits,
-            logits.stride(0),
+            logits.stride(-2),
+            length,
+            gap,
             current,
             temperature,
             id_list(device, forbid),
@@ -235,6 +243,7 @@ def row_stats(
             TILE=TILE,
             ENTROPY=entropy,
             PER_ROW=isinstance(temperature, torch.Tensor),
+            GAPS=gap != 0,
             TOP_K=top_k,
             SAMPLING=draws is not None,
             num_warps=WARPS,

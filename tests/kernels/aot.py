@@ -36,7 +36,7 @@ POINTERS = {
     "*u8": "kinds_out",
 }
 TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
-SIXTEENS = {"logits", "stride", "logits_block", "logits_stride", "vocab"}
+SIXTEENS = {"logits", "gap", "stride", "logits_block", "logits_stride", "vocab"}
 DRAWS = ("temperature", "top_k", "top_p", "seed", "start")
 ROW_DRAWS = ("seed", "position", "forward", "draw_top_k", "top_p", "sample_out", "sample_prob_out")
 
@@ -74,7 +74,13 @@ def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTar
     if fn is row_stats.row_stats_kernel:
         ranks = 8 if "top_k" in kernel else 0
         per_row = kernel != "row_stats"
-        fixed |= {"ENTROPY": True, "PER_ROW": per_row, "TOP_K": ranks, "SAMPLING": sampling}
+        fixed |= {
+            "GAPS": False,
+            "ENTROPY": True,
+            "PER_ROW": per_row,
+            "TOP_K": ranks,
+            "SAMPLING": sampling,
+        }
         fixed |= {} if sampling else dict.fromkeys(ROW_DRAWS)
         fixed |= {} if ranks else dict.fromkeys(("top_tokens_out", "top_probs_out"))
         kinds |= {} if per_row else {"temperature": "fp32"}

@@ -294,3 +294,26 @@ def test_arguments_that_were_good_before_are_looked_at_again():
         arguments[name].data = odd
         with pytest.raises((TypeError, ValueError), match=name):
             ops.row_stats(**arguments)
+
+
+@pytest.mark.parametrize("name", ["reference", "cpp", "triton"])
+@pytest.mark.parametrize("shape", [(3, 4), (1, 4), (3, 1), (0, 4)])
+def test_rows_of_blocks_that_are_views_of_longer_ones(name, shape):
+    """As of a forward over more rows than those that are decided on: nothing is copied."""
+    blocks, length = shape
+    generator = torch.Generator().manual_seed(0)
+    longer = torch.randn(blocks, 2 * length + 1, 37, generator=generator)
+    view = longer[:, 1 : length + 1]
+    current = torch.randint(0, 37, (blocks * length,), generator=generator)
+    number = torch.arange(blocks * length)
+    draws = ops.RowDraws(
+        number, number, number, torch.full_like(number, 3), torch.ones(len(number))
+    )
+    asked = {"entropy": True, "top_k": 2, "draws": draws, "forbid": (5,)}
+    with ops.use_backend(name):
+        want = ops.row_stats(view.reshape(-1, 37), current, **asked)
+        got = ops.row_stats(view, current, **asked)
+    for field, mine in vars(got).items():
+        assert mine.equal(getattr(want, field)), field
+    with pytest.raises(ValueError, match=rf"current must be int64 \[{blocks * length}\]"):
+        ops.row_stats(view, current[None], **asked)

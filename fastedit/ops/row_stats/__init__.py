@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,7 +60,7 @@ def row_stats(
     """Argmax, its probability and the probability of the current token, for every row.
 
     logits       [R, V] fp32, bf16 or fp16, last dimension contiguous; everything is computed in
-                 fp32 from these values
+                 fp32 from these values. Or [B, L, V], whose R = B * L rows come block after block
     current      [R] int64, the token that each row holds now; outside [0, V) its probability is 0
     forbid       token ids that may not be chosen; they stay in the softmax denominator
     temperature  logits are divided by it first; 1e-30 to 1e30. [R] fp32: one per row, held to that
@@ -84,7 +85,8 @@ def row_stats(
     Raises TypeError or ValueError for wrong dtypes, shapes, devices, forbidden ids outside [0, V),
     and a temperature or a `top_k` out of range.
     """
-    rows, vocab = check_logits(logits, 2)
+    *shape, vocab = check_logits(logits, 2 if logits.ndim == 2 else 3)
+    rows = math.prod(shape)
     check_forbid(forbid, vocab)
     if current.shape != (rows,) or current.dtype != torch.int64:
         raise ValueError(
@@ -94,7 +96,7 @@ def row_stats(
     if current.device != logits.device:
         raise ValueError(f"current is on {current.device}, logits are on {logits.device}")
     if isinstance(temperature, Tensor):
-        check_per_row("temperature", temperature, torch.float32, logits)
+        check_per_row("temperature", temperature, torch.float32, rows, logits.device)
     elif not 1e-30 <= temperature <= 1e30:
         raise ValueError(f"temperature must be from 1e-30 to 1e30, got {temperature}")
     else:
@@ -103,7 +105,7 @@ def row_stats(
         raise ValueError(f"top_k must be an integer from 0 to {MOST_RANKS}, got {top_k}")
     if draws is not None:
         for name, kind in _DRAWS.items():
-            check_per_row(f"draws.{name}", getattr(draws, name), kind, logits)
+            check_per_row(f"draws.{name}", getattr(draws, name), kind, rows, logits.device)
     if torch.compiler.is_compiling():
         return _compiled(logits, current, list(forbid), temperature, entropy, top_k, draws)
     return implementation("row_stats", logits.device.type)(

@@ -11,7 +11,7 @@ from fastedit.ops.library import LOGITS, check, load, logits_fields
 from fastedit.ops.row_stats import RowStats
 from fastedit.ops.sampling import RowDraws
 
-_ARGUMENTS = Struct(LOGITS + "qPdP6Pq2P5Pq2P")  # fe_row_stats_args
+_ARGUMENTS = Struct(LOGITS + "2qPdP6Pq2P5Pq2P")  # fe_row_stats_args
 _NO_RANKS: tuple[int, ...] = (0,) * 3
 _NO_DRAWS: tuple[int, ...] = (0,) * 8
 
@@ -27,7 +27,7 @@ def row_stats(
     draws: RowDraws | None,
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
-    rows = logits.shape[0]
+    rows = current.shape[0]
     current = current.contiguous()
     token = torch.empty_like(current)
     prob = logits.new_empty(rows, dtype=torch.float32)
@@ -49,6 +49,7 @@ def row_stats(
     arguments = _ARGUMENTS.pack(
         *logits_fields(logits, forbid),
         rows,
+        max(logits.shape[-2], 1),
         current.data_ptr(),
         1.0 if heats is not None else temperature,
         0 if heats is None else heats.data_ptr(),

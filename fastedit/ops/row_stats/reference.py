@@ -24,7 +24,7 @@ def row_stats(
     if not isinstance(temperature, Tensor):
         temperature = torch.full_like(current, temperature, dtype=torch.float32)
     heat = temperature.clamp(1e-30, 1e30).nan_to_num(nan=1e-30)
-    scores, bad = finite(logits)
+    scores, bad = finite(logits.flatten(0, -2))
     top = scores.amax(-1)
     # Relative to the best, so that a small temperature makes no ties by overflow.
     weights = ((scores - top.clamp(min=-LARGEST)[:, None]) / heat[:, None]).exp()
