@@ -41,7 +41,7 @@ def first_stage(output: Path, steps: int, seed: int) -> RunOptions:
         steps=steps,
         seed=seed,
         max_length=128,
-        batch_size=64,
+        batch_size=96,
         lora_rank=0,
         learning_rate=0.02,
         min_learning_rate=0.0,
