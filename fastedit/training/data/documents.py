@@ -40,8 +40,9 @@ class Form(NamedTuple):
         config: Any = getattr(model, "config", None)
         size = getattr(config, "block_size", None)
         if size is None or tokenizer is None:
+            name = getattr(config, "name_or_path", None) or "this checkpoint"
             lacks = "block_size in its config" if size is None else "tokenizer"
-            raise ValueError(f"no examples can be made for this checkpoint: it has no {lacks}")
+            raise ValueError(f"{name} has no {lacks}, without which there are no examples for it")
         eos = tokenizer.eos_token_id
         if eos is None:
             eos = config.eos_token_id
