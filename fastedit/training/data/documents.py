@@ -89,7 +89,7 @@ class Documents(NamedTuple):
         return digest.hexdigest()
 
 
-def read(
+def read_documents(
     sources: Sequence[str | os.PathLike[str]], tokenizer: Any, form: Form, options: Any
 ) -> Documents:
     """The documents of files and tasks; `options` has the fields `FIELDS`.
@@ -102,10 +102,13 @@ def read(
     )
 
 
-def held_out(
+def held_out_documents(
     source: str | os.PathLike[str], count: int, tokenizer: Any, form: Form, options: Any
 ) -> Documents:
-    """The first `count` held-out problems of `task:NAME`, or lines of a file; else as `read`."""
+    """The first `count` held-out problems of `task:NAME`, or lines of a file.
+
+    Else as `read_documents`.
+    """
     bad, source, fields = BadLines(options.on_bad_line), os.fspath(source), _fields(options)
     examples: Iterable[Example]
     if source.startswith(TASK_PREFIX):
