@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastedit.training.data.problems import parse_task
 from fastedit.training.options import EditOptions
-from fastedit.training.runs.checkpoints import UNFINISHED, publish
+from fastedit.training.runs.checkpoints import publish
 from fastedit.training.runs.run import run
 from fastedit.training.runs.settings import RunOptions
 from recipes.tiny.model import build_model, build_optimizer
@@ -41,7 +41,7 @@ def first_stage(output: Path, steps: int, seed: int) -> RunOptions:
         steps=steps,
         seed=seed,
         max_length=128,
-        batch_size=64,
+        batch_size=96,
         lora_rank=0,
         learning_rate=0.02,
         min_learning_rate=0.0,
@@ -74,7 +74,7 @@ def second_stage(output: Path, seed: int) -> RunOptions:
 def build_start(folder: Path, data: Sequence[str], seed: int, width: int = 160) -> None:
     """A tokenizer of the texts of `data` and an untrained model, as a checkpoint on the Hub."""
     tokenizer = build_tokenizer(_texts(data))
-    unfinished = folder.parent / UNFINISHED / folder.name
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
     build_model(tokenizer, seed, width).save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     publish(unfinished, folder)

@@ -74,8 +74,8 @@ def test_it_learns(first, tmp_path):
     assert sum(losses[-5:]) / 5 < 0.75 * losses[0]
 
 
-def test_both_stages_end_in_a_checkpoint_that_decodes(start, tmp_path):
-    one = replace(recipe.first_stage(tmp_path, 2, seed=0), checkpoint=start, **SMALL)
+def test_both_stages_end_in_a_checkpoint_that_decodes(tmp_path):
+    one = replace(recipe.first_stage(tmp_path, 2, seed=0), **SMALL)
     two = replace(recipe.second_stage(tmp_path, seed=0), **SMALL, steps=2)
     folder = recipe.make(one, two, resume=False)
     assert folder == tmp_path / "edited" / "checkpoint"

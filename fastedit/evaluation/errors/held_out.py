@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastedit.prompts.tokens import resolve_eos
-from fastedit.training.data.documents import Document, Form, held_out
+from fastedit.training.data.documents import Document, Form, held_out_documents
 
 if TYPE_CHECKING:
     from fastedit.evaluation.errors.survey import Survey
@@ -34,7 +34,7 @@ def read_held_out(survey: Survey, model: Any, tokenizer: Any) -> HeldOut:
     Raises OSError, and ValueError for data or a model that does not fit.
     """
     form = Form.of(model, tokenizer, survey.max_length)
-    found = held_out(survey.source, survey.samples, tokenizer, form, survey)
+    found = held_out_documents(survey.source, survey.samples, tokenizer, form, survey)
     if len(found.items) < 2:
         raise ValueError("intervals over samples need at least 2 of them; the data holds 1")
     return HeldOut(

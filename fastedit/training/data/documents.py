@@ -40,8 +40,9 @@ class Form(NamedTuple):
         config: Any = getattr(model, "config", None)
         size = getattr(config, "block_size", None)
         if size is None or tokenizer is None:
+            name = getattr(config, "name_or_path", None) or "this checkpoint"
             lacks = "block_size in its config" if size is None else "tokenizer"
-            raise ValueError(f"no examples can be made for this checkpoint: it has no {lacks}")
+            raise ValueError(f"{name} has no {lacks}, without which there are no examples for it")
         eos = tokenizer.eos_token_id
         if eos is None:
             eos = config.eos_token_id
@@ -88,7 +89,7 @@ class Documents(NamedTuple):
         return digest.hexdigest()
 
 
-def read(
+def read_documents(
     sources: Sequence[str | os.PathLike[str]], tokenizer: Any, form: Form, options: Any
 ) -> Documents:
     """The documents of files and tasks; `options` has the fields `FIELDS`.
@@ -101,10 +102,13 @@ def read(
     )
 
 
-def held_out(
+def held_out_documents(
     source: str | os.PathLike[str], count: int, tokenizer: Any, form: Form, options: Any
 ) -> Documents:
-    """The first `count` held-out problems of `task:NAME`, or lines of a file; else as `read`."""
+    """The first `count` held-out problems of `task:NAME`, or lines of a file.
+
+    Else as `read_documents`.
+    """
     bad, source, fields = BadLines(options.on_bad_line), os.fspath(source), _fields(options)
     examples: Iterable[Example]
     if source.startswith(TASK_PREFIX):

@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from fastedit.training.data.collator import Collator
-from fastedit.training.data.documents import Document, Documents, Form, held_out, read
+from fastedit.training.data.documents import (
+    Document,
+    Documents,
+    Form,
+    held_out_documents,
+    read_documents,
+)
 from fastedit.training.data.order import Turn
 from fastedit.training.data.packing import pack
 from fastedit.training.data.problems import TASK_PREFIX
@@ -24,11 +30,13 @@ class RunData(NamedTuple):
     @classmethod
     def read(cls, options: RunOptions, tokenizer: Any, form: Form) -> RunData:
         """Raises OSError, and ValueError for data that cannot be trained on."""
-        training = read(options.data, tokenizer, form, options)
+        training = read_documents(options.data, tokenizer, form, options)
         validation: list[Document] = []
         if validates(options):
             source = options.eval_data or options.data[0]
-            validation = held_out(source, options.eval_examples, tokenizer, form, options).items
+            validation = held_out_documents(
+                source, options.eval_examples, tokenizer, form, options
+            ).items
         lengths = [len(document.ids) for document in training.items]
         collator = Collator(
             training.items + validation,

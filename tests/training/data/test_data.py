@@ -494,3 +494,13 @@ def test_the_fingerprint_sees_every_token(write, documents):
 def test_more_epochs_than_noise_has_keys_for_are_refused():
     with pytest.raises(ValueError, match="fewer steps or more data"):
         RunOrder([[0]], batch_size=1, steps=2**16, seed=0)
+
+
+def test_what_a_checkpoint_must_have(tiny_model, tiny_tokenizer):
+    assert Form.of(tiny_model, tiny_tokenizer, None) == Form(BLOCK, 1024, EOS, MASK)
+    with pytest.raises(ValueError, match="tiny has no tokenizer, without which"):
+        Form.of(tiny_model, None, None)
+    with pytest.raises(ValueError, match="this checkpoint has no block_size in its config"):
+        Form.of(object(), tiny_tokenizer, None)
+    with pytest.raises(ValueError, match="max_length=1056 is beyond the model's 1024 positions"):
+        Form.of(tiny_model, tiny_tokenizer, 1056)
