@@ -4,6 +4,7 @@ from fastedit.config import DecodeConfig
 from fastedit.decoder import Decoder
 from fastedit.results import (
     BadLogitsError,
+    DecodeBoundError,
     DecodeMemoryError,
     DecodeOutput,
     DecodeStalledError,
@@ -16,6 +17,7 @@ from fastedit.results import (
 
 __all__ = [
     "BadLogitsError",
+    "DecodeBoundError",
     "DecodeConfig",
     "DecodeMemoryError",
     "DecodeOutput",

@@ -16,6 +16,7 @@ import fastedit
 from fastedit.config import DecodeConfig
 from fastedit.results import (
     BadLogitsError,
+    DecodeBoundError,
     DecodeMemoryError,
     DecodeOutput,
     DecodeStalledError,
@@ -29,6 +30,7 @@ from fastedit.results import (
 MADE = {
     BadLogitsError: lambda: BadLogitsError(3, 17),
     DecodeStalledError: lambda: DecodeStalledError(3),
+    DecodeBoundError: lambda: DecodeBoundError(1, 9, "remask"),
     DecodeMemoryError: lambda: DecodeMemoryError(3, 99, "no room"),
     RefusedError: lambda: RefusedError(3, "prompt 3 is empty"),
 }
