@@ -100,9 +100,10 @@ def backend_report(device: str | None = None) -> dict[str, dict[str, str]]:
 
 @cache
 def _default(op: str, device: str) -> str:
-    able = (name for name in ORDER if not _why_not(name, op, device))
-    serving = (name for name in able if device in importlib.import_module(ORDER[name]).DEVICES)
-    return next(serving, "reference")
+    for name, path in ORDER.items():  # the device first: no kernels are imported for another one
+        if device in getattr(_module(path), "DEVICES", ()) and not _why_not(name, op, device):
+            return name
+    return "reference"
 
 
 @cache

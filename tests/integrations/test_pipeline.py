@@ -137,7 +137,7 @@ def test_the_released_style_returns_what_the_released_loop_does(pipe, decoder):
         {"gen_length": 8, "max_new_tokens": 8},
         {"mask_id": 1, "generation_config": GenerationConfig(max_new_tokens=8)},
         {"eos_id": 0, "do_sample": True},
-        {"steps": 32, "return_dict_in_generate": True},
+        {"minimal_topk": 1, "return_dict_in_generate": True},
         {"gen_length": 8, "input_ids": torch.tensor([[5, 6]])},
     ],
 )
