@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -114,8 +115,9 @@ def _why_not(name: str, op: str | None, device: str) -> str | None:
     reason = back_end.why_not(device)
     if reason or op is None:
         return reason
-    reason = _module(_home(op, name))
-    return reason if isinstance(reason, str) else None
+    # Not imported: kernels would be, for a report.
+    there = importlib.util.find_spec(_home(op, name))
+    return None if there else f"does not have {op}"
 
 
 @cache
