@@ -34,6 +34,7 @@ def evaluate_command(
     revision: options.Revision = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    policy: options.Policy = None,
     mode: options.Mode = None,
     threshold: options.Threshold = None,
     editing_threshold: options.EditingThreshold = None,
@@ -41,6 +42,7 @@ def evaluate_command(
     block_length: options.BlockLength = None,
     max_post_steps: options.MaxPostSteps = None,
     num_to_transfer: options.NumToTransfer = None,
+    steps: options.Steps = None,
     mask_token_id: options.MaskTokenId = None,
     eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
@@ -57,6 +59,7 @@ def evaluate_command(
     with one_line(ValueError, ImportError):
         problems = get_task(task)
     config = options.decode_config(
+        policy=policy,
         mode=mode,
         threshold=threshold,
         editing_threshold="none" if no_editing else editing_threshold,
@@ -64,22 +67,26 @@ def evaluate_command(
         block_length=block_length,
         max_post_steps=max_post_steps,
         num_to_transfer=num_to_transfer,
+        steps=steps,
         mask_token_id=mask_token_id,
         eos_token_id=eos_token_id,
         temperature=temperature,
         lookahead=lookahead,
         seed=seed,
     )
+    from fastedit.config import OF_THE_POLICY
     from fastedit.engine.prepare import with_block_length
 
     decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
     result = _measured(decoder, problems, n, batch_size)
     (config,) = with_block_length([config], decoder.model, decoder.family)
+    rule = config.rule(decoder.family.policy)
+    as_used = {name: getattr(rule, name, None) for name in OF_THE_POLICY} | {"policy": str(rule)}
     result |= {
-        "mode": mode or "quality",
+        "mode": mode or ("quality" if policy is None else None),
         "checkpoint": os.fspath(checkpoint),
         "adapter": adapter and os.fspath(adapter),
-        "config": dataclasses.asdict(config),
+        "config": dataclasses.asdict(config) | as_used,
     }
     if as_json:
         typer.echo(json_format.dumps(result))

@@ -75,6 +75,7 @@ def generate_command(
     revision: options.Revision = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
+    policy: options.Policy = None,
     mode: options.Mode = None,
     threshold: options.Threshold = None,
     editing_threshold: options.EditingThreshold = None,
@@ -82,6 +83,7 @@ def generate_command(
     block_length: options.BlockLength = None,
     max_post_steps: options.MaxPostSteps = None,
     num_to_transfer: options.NumToTransfer = None,
+    steps: options.Steps = None,
     mask_token_id: options.MaskTokenId = None,
     eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
@@ -99,6 +101,7 @@ def generate_command(
     _check_usage(prompt, input, of_files, on_bad_line, json, live)
     options.check_sampling(temperature, input is not None, top_p=top_p, top_k=top_k, seed=seed)
     config = options.decode_config(
+        policy=policy,
         mode=mode,
         threshold=threshold,
         editing_threshold=editing_threshold,
@@ -106,6 +109,7 @@ def generate_command(
         block_length=block_length,
         max_post_steps=max_post_steps,
         num_to_transfer=num_to_transfer,
+        steps=steps,
         mask_token_id=mask_token_id,
         eos_token_id=eos_token_id,
         temperature=temperature,

@@ -34,7 +34,12 @@ def made_from(row: Row, config: DecodeConfig, raw: bool, model: str) -> str:
 
     The device is left out, so a run may go on on another one.
     """
-    options = dataclasses.asdict(config)
+    from fastedit.config import OF_THE_POLICY
+
+    options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for name in OF_THE_POLICY:  # what was given of them is in the rule
+        del options[name]
+    options["policy"] = str(config.rule())
     if not config.gives("block_length"):  # then it is the model's
         options["block_length"] = None
     if row.kept:

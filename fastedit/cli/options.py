@@ -34,6 +34,15 @@ Mode = Annotated[
         "Both thresholds at once: quality .7/.5, speed .5/.0.", _DECODING, metavar="quality|speed"
     ),
 ]
+Policy = Annotated[
+    str | None,
+    option(
+        "Decision rule, NAME or NAME:FIELD=VALUE,... (docs/policies.md).",
+        _DECODING,
+        metavar="POLICY",
+    ),
+]
+Steps = Annotated[int | None, option("Forwards per block, of a schedule.", _DECODING)]
 Threshold = Annotated[float | None, option("Masks above this confidence commit.", _DECODING)]
 EditingThreshold = Annotated[
     str | None,

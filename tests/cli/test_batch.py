@@ -690,3 +690,21 @@ def test_a_block_length_of_ones_own_is_another_option_than_the_models():
     row = Row(0, 1, None, "1 + 1 =")
     origins = [made_from(row, DecodeConfig(**k), False, "m") for k in ({}, {"block_length": 32})]
     assert origins[0] != origins[1]
+
+
+def test_lines_have_policies_of_their_own_and_a_rerun_is_under_the_same(decode, results, decoder):
+    policies = ["joint_threshold", "remask:tau=0.4", "low_confidence", "remask", "low_confidence"]
+    lines = [{"prompt": f"number {i}", "policy": p} for i, p in enumerate(policies)]
+    lines[4]["threshold"] = 0.5
+    assert decode(lines)[0] == 0
+    records = in_order(results())
+    for line, record in zip(lines, records, strict=True):
+        prompt = line.pop("prompt")
+        text, stats = alone(decoder, prompt, **line)
+        assert record["text"] == text and record["stats"] | {"seed": 0} == stats | {"seed": 0}
+        line["prompt"] = prompt
+    assert decode(lines)[0] == 0 and in_order(results()) == records
+    # The same numbers under another rule, or left to the rule's own default, are another run.
+    del lines[4]["threshold"]
+    code, err = decode(lines)
+    assert code == 2 and "other options" in err

@@ -123,3 +123,11 @@ def test_demo_shows_problems_answers_and_a_table(run, checkpoint, monkeypatch):
     assert out.count("✗ wrong, the answer is ") == 2
     for words in [*(name for name, *_ in demo.RUNS), "edits/100 tokens: how often"]:
         assert words in out
+
+
+def test_the_policy_stands_in_the_result(run_eval):
+    code, out, _ = run_eval("--json", "--policy", "remask:tau=0.2", "--threshold", 0.6)
+    result = json.loads(out)
+    assert code == 0 and result["mode"] is None
+    assert result["config"]["policy"] == "remask:tau=0.2,threshold=0.6"
+    assert result["config"]["threshold"] == 0.6 and result["config"]["editing_threshold"] is None

@@ -117,3 +117,20 @@ def test_interrupt_is_exit_code_130(generate, monkeypatch):
     monkeypatch.setattr(LLaDA2MoeModelLM, "forward", interrupted)
     code, _, err = generate("hello")
     assert (code, err.strip()) == (130, "fastedit: interrupted")
+
+
+def test_a_policy_is_named_with_its_parameters(generate, decoder):
+    text = "low_confidence:steps=4,rank=margin"
+    want = answer(decoder, chat("hello"), policy=text)
+    code, out, _ = generate("hello", "--policy", text, "--json")
+    assert code == 0 and json.loads(out)["text"] == want.texts[0]
+    assert json.loads(out)["stats"]["forwards"] == want.stats[0].forwards
+    code, out, _ = generate(
+        "hello", "--policy", "low_confidence:rank=margin", "--steps", 4, "--json"
+    )
+    assert json.loads(out)["text"] == want.texts[0]
+    for wrong, words in (("remsk", "remask"), ("remask:tau", "tau=value")):
+        code, _, err = generate("hello", "--policy", wrong)
+        assert code == 2 and words in err
+    code, _, err = generate("hello", "--policy", "remask", "--editing-threshold", 0.5)
+    assert code == 2 and "editing_threshold" in err
