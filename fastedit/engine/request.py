@@ -177,17 +177,15 @@ class Request:
         the mask may be chosen: then edits may write masks back, and fills may write nothing.
         """
         greedy = self.config.temperature == 0.0
-        unchanged = greedy and not record.dirty[row] and not self.policy.never_repeats
         bound = self.policy.most_forwards(self.block_length)
         over = record.step - self.entered > bound
         if self.bad and (over or (greedy and not record.dirty[row])):
             self._stop(record, row, self.bad)
         elif self.config.strict_reference:
-            if self.policy.never_repeats:
-                stalled = over
-            else:
-                ids = record.ids[row].tolist()
-                stalled = unchanged or self.progress.stalled(ids, self.mask_token_id, greedy)
+            stalled = over
+            if self.policy.stateless:
+                ids, stuck = record.ids[row].tolist(), greedy and not record.dirty[row]
+                stalled = stuck or self.progress.stalled(ids, self.mask_token_id, greedy)
             if stalled:
                 self._stop(record, row, DecodeStalledError(self.index))
         elif over:

@@ -89,8 +89,8 @@ class Policy:
              positions, a row that sees a mask there), "window", "full"
     judges_tokens  whether tokens may change as well as masks; where False, bad logits of a position
              that holds a token do not matter
-    never_repeats  whether a greedy decision depends on more than the ids while a mask is left
-    may_take_them_all  whether a block may take `bound` forwards: then the last of them fills what
+    stateless  whether a greedy decision depends on nothing but the ids while a mask is left
+    may_reach_bound  whether a block may take `bound` forwards: then the last of them fills what
              masks are left, and the request counts as capped. A block that takes more forwards
              without this flag is a bug of the policy, and fails its request
     """
@@ -100,8 +100,8 @@ class Policy:
     buffers: ClassVar[Mapping[str, Buffer]] = {}
     plan: ClassVar[str] = "block"
     judges_tokens: ClassVar[bool] = True
-    never_repeats: ClassVar[bool] = True
-    may_take_them_all: ClassVar[bool] = False
+    stateless: ClassVar[bool] = False
+    may_reach_bound: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, parameter in self.parameters().items():

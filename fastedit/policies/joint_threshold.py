@@ -42,7 +42,7 @@ class JointThreshold(Policy):
     buffers: ClassVar[Mapping[str, Buffer]] = {
         "post_steps": Buffer(torch.int32, per_position=False)
     }
-    never_repeats = False
+    stateless = True
 
     def rule(self, stats: Stats, view: State) -> Write:
         p, masked = view.parameters, view.masked()

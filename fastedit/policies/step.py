@@ -46,7 +46,7 @@ def open(
     state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
     if editable is not None:
         state.editable.copy_(editable)
-    state.sampling.seed.fill_(seed)
+    state.sampling.seed.fill_((seed + 2**63) % 2**64 - 2**63)  # as signed 64 bits
     state.sampling.start.copy_(torch.as_tensor(start))
     state.sampling.temperature.fill_(temperature)
     state.draws = temperature > 0.0
@@ -70,12 +70,12 @@ def step_(
     draws          [B, L] int64: tokens to use in place of what would be drawn
 
     Never raises for values and never waits for the device. Raises ValueError for what the policy
-    needs and is not given.
+    needs and is not given, and for shapes that are not those of the state.
     """
-    _check_given(state.policy, scores, next_logits, shadow_logits)
-    if state.twin is not None and draws is None:
+    if state.twin is not None and draws is None:  # which checks for itself
         state.twin(logits, state.draws)
         return
+    _check_given(state, logits, scores, next_logits, shadow_logits, draws)
     stats = _statistics(state, logits, draws)
     extra: dict[str, Any] = {}
     if scores is not None:
@@ -88,14 +88,24 @@ def step_(
     _apply(state, state.policy.rule(stats, state), stats)
 
 
-def _check_given(policy: Policy, scores: Any, next_logits: Any, shadow_logits: Any) -> None:
+def _check_given(
+    state: State, logits: Tensor, scores: Any, next_logits: Any, shadow_logits: Any, draws: Any
+) -> None:
+    policy, shape = state.policy, state.ids.shape
     for needed, name, value in (
+        (True, "logits", logits),
         ("score" in policy.needs, "scores", scores),
         ("next_token" in policy.needs, "next_logits", next_logits),
         (policy.plan == "shadow", "shadow_logits", shadow_logits),
+        (False, "draws", draws),
     ):
-        if needed and value is None:
+        if value is None and needed:
             raise ValueError(f"{policy.name or type(policy).__name__} needs {name}")
+        if value is not None and value.shape[:2] != shape:
+            raise ValueError(
+                f"{name} must be [{shape[0]}, {shape[1]}, ...] as the ids of the state are; "
+                f"got {list(value.shape)}"
+            )
 
 
 def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
@@ -167,7 +177,7 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     """Write what may be written, and count what has changed; blocks that are done keep theirs."""
     policy, ids, done = state.policy, write.ids, write.done
     active = ~state.done
-    if policy.may_take_them_all:
+    if policy.may_reach_bound:
         ids, done = _at_the_bound(state, write, stats, active)
     for name, value in write.buffers.items():
         kept = state.buffers[name]

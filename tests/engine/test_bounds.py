@@ -37,7 +37,7 @@ class Dawdling(Policy):
 
 @dataclass(frozen=True)
 class Capped(Dawdling):
-    may_take_them_all = True
+    may_reach_bound = True
 
 
 @dataclass(frozen=True)
