@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from fastedit import DecodeConfig, Decoder, policies
-from fastedit.policies import Policy, Stats, Write
+from fastedit.policies import Policy, Stats, View, Write
 from fastedit.policies.fields import number
 from fastedit.policies.primitives import highest
-from fastedit.policies.state import State
 
 
 @policies.register("hurried")
@@ -28,7 +27,7 @@ class Hurried(Policy):
 
     judges_tokens = False  # bad logits matter where there is a mask
 
-    def rule(self, stats: Stats, view: State) -> Write:
+    def rule(self, stats: Stats, view: View) -> Write:
         masked = view.masked()
         count = (masked.sum(-1) * view.parameters.share).long().clamp(min=1)
         fill = highest(stats.prob, masked, count)

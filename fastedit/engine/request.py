@@ -23,7 +23,7 @@ from fastedit.results import (
 )
 
 if TYPE_CHECKING:
-    from fastedit.engine.step import Record
+    from fastedit.engine.record import Record
 
 
 @dataclass

@@ -1,9 +1,8 @@
-"""One step: forward, decide, advance, flags; and the flags as the host reads them, now or later."""
+"""One step: forward, decide, advance, flags."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,71 +10,9 @@ from torch import Tensor
 from fastedit import policies
 from fastedit.engine.graphs import Graphs, graph_shape
 from fastedit.engine.plans import Logits, Plan
+from fastedit.engine.record import Copy, Record
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Live, Slots
-
-
-class Counts(NamedTuple):
-    """What happened in a block so far; the rows of `policies.State.counts`."""
-
-    forwards: int
-    m2t_commits: int
-    t2t_edits: int
-    remasks: int
-    inserts: int
-    deletes: int
-
-
-class Record:
-    """What one decision did to the blocks of `requests`, which may be fewer than its rows.
-
-    done, dirty, bad, capped  per row, as in `policies.State`
-    ids                       [n, L], maybe a view that holds until the slots change
-    logits                    [n, L, V], or None where they are gone
-    """
-
-    def __init__(
-        self,
-        step: int,
-        requests: list[Request],
-        ids: Tensor,
-        flags: list[list[bool]],
-        counts: list[list[int]] | Tensor,
-        logits: Tensor | None,
-    ) -> None:
-        self.step, self.requests, self.ids, self.logits = step, requests, ids, logits
-        self.done, self.dirty, self.bad, self.capped = flags
-        self._counts = counts
-
-    def counts(self, row: int) -> Counts:
-        if isinstance(self._counts, Tensor):  # read where a block ends, not in every step
-            self._counts = self._counts.tolist()
-        return Counts(*(column[row] for column in self._counts))
-
-
-class Copy:
-    """A record under way to the host, in the order of the device's work."""
-
-    def __init__(
-        self, step: int, requests: list[Request], packed: Tensor, logits: Tensor | None
-    ) -> None:
-        self.step, self.requests, self.logits = step, requests, logits
-        on_gpu = packed.is_cuda  # elsewhere no event could tell when a copy has arrived
-        self.copy = torch.empty_like(packed, device="cpu", pin_memory=on_gpu)
-        self.copy.copy_(packed, non_blocking=on_gpu)
-        self.copied = None
-        if on_gpu:
-            self.copied = torch.cuda.Event()
-            self.copied.record()
-
-    def read(self) -> Record:
-        """Waits until it has arrived."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        flags, counts, ids = self.copy.split((4, 6, len(self.copy) - 10))
-        return Record(
-            self.step, self.requests, ids.t(), flags.tolist(), counts.tolist(), self.logits
-        )
 
 
 class Steps:

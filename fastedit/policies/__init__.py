@@ -1,15 +1,16 @@
 """Decision rules: which masks are filled and which tokens are replaced or masked again.
 
 A rule sees row statistics, ids and buffers of blocks, never a model. `base` says what a policy is,
-`state` what is kept of a block, `step` is one decision, `primitives` what rules share; every other
-file is one rule with its source. `register` adds one from outside, and `open` and `step_` are for
-loops of others.
+`state` what is kept of a block, `step` is one decision, `primitives` what rules share; every file
+named after a rule is that rule, with its source. `register` adds one from outside, and `open` and
+`step_` are for loops of others.
 """
 
-from fastedit.policies.base import POLICIES, Buffer, Policy, Stats, Write, parse, register
+from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
 from fastedit.policies.low_confidence import LowConfidence
+from fastedit.policies.registry import POLICIES, parse, register
 from fastedit.policies.remask import Remask
 from fastedit.policies.state import State
 from fastedit.policies.step import open, step_
@@ -24,6 +25,7 @@ __all__ = [
     "Remask",
     "State",
     "Stats",
+    "View",
     "Write",
     "open",
     "parse",

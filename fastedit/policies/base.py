@@ -5,15 +5,50 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from fastedit.policies.fields import Parameter, checked, from_text, parameter_of
+from fastedit import ops
+from fastedit.policies.fields import Parameter, checked, parameter_of
+from fastedit.policies.planes import Planes
 
-if TYPE_CHECKING:
-    from fastedit.policies.state import State
+
+class View(Protocol):
+    """What a rule sees of n blocks of `length` positions: the state, which it does not write.
+
+    ids, editable        int64, bool [n, L]  what they hold, and what is not prompt or padding
+    done                 bool [n]            blocks whose decision will be discarded
+    counts               int32 [n] each      `forwards` before this one, and what has changed
+    parameters, buffers                      of the policy, by name
+    sampling             seed, start, ... [n], for noise
+    strict, vocab                            whether the mask may be chosen; how many ids there are
+    """
+
+    mask_token_id: int
+    strict: bool
+    vocab: int | None
+    ids: Tensor
+    editable: Tensor
+    done: Tensor
+    dirty: Tensor
+    bad: Tensor
+    counts: Planes
+    parameters: Planes
+    buffers: Planes
+    sampling: ops.Sampling
+
+    @property
+    def length(self) -> int: ...
+
+    def masked(self) -> Tensor:
+        """Where a mask is still to be committed, bool [n, L]."""
+        ...
+
+    def may_change(self) -> Tensor:
+        """Positions that a decision may write, bool [n, L]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -117,19 +152,19 @@ class Policy:
         fixed = (name for name, what in self.parameters().items() if what.dtype is None)
         return type(self), *(getattr(self, name) for name in fixed)
 
-    def open(self, view: State) -> Tensor:
+    def open(self, view: View) -> Tensor:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
         return torch.full_like(view.ids, view.mask_token_id)
 
-    def temperature(self, view: State) -> Tensor | None:
+    def temperature(self, view: View) -> Tensor | None:
         """Temperatures [n] of this step's statistics and draws, where the policy sets them."""
         return None
 
-    def rule(self, stats: Stats, view: State) -> Write:
+    def rule(self, stats: Stats, view: View) -> Write:
         """One decision for n blocks, a pure function of what it is given."""
         raise NotImplementedError
 
-    def bad(self, stats: Stats, view: State) -> Tensor:
+    def bad(self, stats: Stats, view: View) -> Tensor:
         """Positions [n, L] whose bad logits matter, of those that may change."""
         return stats.bad
 
@@ -137,7 +172,7 @@ class Policy:
         """Forwards that a block with `length` positions to decide can take at most."""
         raise NotImplementedError
 
-    def twin(self, view: State) -> Callable[[Tensor, bool], None] | None:
+    def twin(self, view: View) -> Callable[[Tensor, bool], None] | None:
         """A fused step on `view`, equal to `rule`: takes logits and whether any row draws."""
         return None
 
@@ -149,59 +184,3 @@ class Policy:
             if getattr(self, field.name) != field.default
         ]
         return self.name + (f":{','.join(values)}" if values else "")
-
-
-# Every policy by its name; `register` adds one.
-POLICIES: dict[str, type[Policy]] = {}
-
-
-def register(name: str) -> Callable[[type[Policy]], type[Policy]]:
-    """Decorates a policy: `policy="name:field=value"` finds it from then on.
-
-    The class has to be a frozen dataclass derived from `Policy`, with defaults for all fields.
-    Raises ValueError for a name that is taken, and TypeError for another kind of class.
-    """
-
-    def add(policy: type[Policy]) -> type[Policy]:
-        if not (dataclasses.is_dataclass(policy) and issubclass(policy, Policy)):
-            raise TypeError(f"{policy.__name__} must be a dataclass derived from Policy")
-        if POLICIES.get(name, policy).__qualname__ != policy.__qualname__:
-            raise ValueError(f"there is a policy {name!r} already: {POLICIES[name].__name__}")
-        policy.name = name
-        POLICIES[name] = policy
-        return policy
-
-    return add
-
-
-def parse(text: str) -> Policy:
-    """The policy that `name:field=value,...` names; a bare name has the defaults.
-
-    Values are read as their field's type, `none` as None. Raises ValueError for an unknown name or
-    field, with the known ones, and for values out of range.
-    """
-    name, _, settings = text.strip().partition(":")
-    if name not in POLICIES:
-        raise ValueError(f"policy must be one of {', '.join(sorted(POLICIES))}; got {text!r}")
-    kind = POLICIES[name]
-    known = kind.parameters()
-    values: dict[str, Any] = {}
-    for setting in filter(None, settings.split(",")):
-        field, equals, value = (part.strip() for part in setting.partition("="))
-        if field not in known:
-            raise ValueError(
-                f"policy {text!r}: {name} has no {field!r}; its parameters are {', '.join(known)}"
-            )
-        if not equals or field in values:
-            raise ValueError(f"policy {text!r}: give {field}=value, once, and commas between them")
-        try:
-            values[field] = from_text(value, known[field])
-        except ValueError:
-            wanted = known[field].type.__name__
-            raise ValueError(
-                f"policy {text!r}: {field} is of type {wanted}, not {value!r}"
-            ) from None
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ValueError(f"policy {text!r}: {error}") from None

@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastedit.policies.base import Buffer, Policy, Stats, Write, register
+from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import integer, number
 from fastedit.policies.primitives import random_ids
-from fastedit.policies.state import State
+from fastedit.policies.registry import register
 
 
 @register("entropy_bound")
@@ -48,16 +48,16 @@ class EntropyBound(Policy):
         "stable": Buffer(torch.int32, per_position=False),
     }
 
-    def open(self, view: State) -> Tensor:
+    def open(self, view: View) -> Tensor:
         if view.vocab is None:
             raise ValueError("entropy_bound starts from random ids: model.config needs vocab_size")
         return self._noise(view, torch.zeros_like(view.counts.forwards), view.vocab)
 
-    def temperature(self, view: State) -> Tensor:
+    def temperature(self, view: View) -> Tensor:
         p = view.parameters
         return p.t_min + (p.t_max - p.t_min) * (p.steps - view.counts.forwards) / p.steps
 
-    def rule(self, stats: Stats, view: State) -> Write:
+    def rule(self, stats: Stats, view: View) -> Write:
         assert stats.entropy is not None and stats.sample is not None
         p, kept, may = view.parameters, view.buffers, view.may_change()
         forwards = view.counts.forwards + 1
@@ -79,7 +79,7 @@ class EntropyBound(Policy):
     def most_forwards(self, length: int) -> int:
         return self.steps
 
-    def _noise(self, view: State, forwards: Tensor, vocab: int) -> Tensor:
+    def _noise(self, view: View, forwards: Tensor, vocab: int) -> Tensor:
         draws = view.sampling
         forbidden = None if view.strict else view.mask_token_id
         return random_ids(draws.seed, draws.start, view.length, forwards, vocab, forbidden)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.policies.base import Buffer, Policy, Stats, Write, register
+from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import integer, number
 from fastedit.policies.primitives import highest
-from fastedit.policies.state import State
+from fastedit.policies.registry import register
 
 
 @register("joint_threshold")
@@ -44,7 +44,7 @@ class JointThreshold(Policy):
     }
     stateless = True
 
-    def rule(self, stats: Stats, view: State) -> Write:
+    def rule(self, stats: Stats, view: View) -> Write:
         p, masked = view.parameters, view.masked()
         had_mask = masked.any(-1)
         spent = ~had_mask & (view.buffers.post_steps >= p.max_post_steps)
@@ -59,7 +59,7 @@ class JointThreshold(Policy):
         done = (~had_mask & unchanged) | (post >= p.max_post_steps)
         return Write(ids, done, {"post_steps": post})
 
-    def bad(self, stats: Stats, view: State) -> Tensor:
+    def bad(self, stats: Stats, view: View) -> Tensor:
         """Without editing, nobody looks at tokens."""
         edits = view.parameters.editing_threshold < torch.inf
         return stats.bad & (view.masked() | edits[:, None])
@@ -67,7 +67,7 @@ class JointThreshold(Policy):
     def most_forwards(self, length: int) -> int:
         return length + self.max_post_steps
 
-    def twin(self, view: State) -> Callable[[Tensor, bool], None]:
+    def twin(self, view: View) -> Callable[[Tensor, bool], None]:
         """`ops.joint_threshold_step_` on the tensors of `view`."""
         ids, editable, sampling, counts = view.ids, view.editable, view.sampling, view.counts
         strict, mask = view.strict, view.mask_token_id

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastedit.policies.base import Policy, Stats, Write, register
+from fastedit.policies.base import Policy, Stats, View, Write
 from fastedit.policies.fields import choice, integer, number
 from fastedit.policies.primitives import highest
-from fastedit.policies.state import State
+from fastedit.policies.registry import register
 
 
 @register("low_confidence")
@@ -45,7 +45,7 @@ class LowConfidence(Policy):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return frozenset({"entropy": ["entropy"], "margin": ["top_k"]}.get(self.rank, []))
 
-    def rule(self, stats: Stats, view: State) -> Write:
+    def rule(self, stats: Stats, view: View) -> Write:
         p, masked = view.parameters, view.masked()
         score, forward = self._score(stats), view.counts.forwards
         steps = torch.where(p.steps > 0, p.steps, view.length)

@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fastedit.policies.base import Buffer, Policy, Stats, Write, register
+from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import choice, integer, number
 from fastedit.policies.primitives import highest
-from fastedit.policies.state import State
+from fastedit.policies.registry import register
 
 
 @register("remask")
@@ -50,7 +50,7 @@ class Remask(Policy):
         "before": Buffer(torch.float32, initial=-1.0),
     }
 
-    def rule(self, stats: Stats, view: State) -> Write:
+    def rule(self, stats: Stats, view: View) -> Write:
         p, kept = view.parameters, view.buffers
         masked = view.masked()
         tokens = view.may_change() ^ masked
@@ -83,7 +83,7 @@ class Remask(Policy):
     def most_forwards(self, length: int) -> int:
         return length * (1 + self.cap) * (1 + self.max_post_steps) + self.max_post_steps
 
-    def _doubts(self, stats: Stats, view: State, tau: Tensor) -> tuple[Tensor, Tensor]:
+    def _doubts(self, stats: Stats, view: View, tau: Tensor) -> tuple[Tensor, Tensor]:
         """Which tokens the trigger would remask, and a score [n, L] whose highest go first."""
         if self.trigger == "low_prob":
             return stats.prob_current < tau, -stats.prob_current

@@ -7,22 +7,10 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import Policy
+from fastedit.policies.planes import Planes
 
 FLAGS = ("done", "dirty", "bad", "capped")
 COUNTS = ("forwards", "m2t_commits", "t2t_edits", "remasks", "inserts", "deletes")
-
-
-class Planes(dict[str, Tensor]):
-    """Tensors by name, also as attributes."""
-
-    def __getattr__(self, name: str) -> Tensor:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"no {name!r} here; there are {', '.join(self)}") from None
-
-    def rows(self, rows: slice) -> Planes:
-        return Planes({name: tensor[rows] for name, tensor in self.items()})
 
 
 class State:

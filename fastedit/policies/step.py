@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.policies.base import Policy, Stats, Write, parse
+from fastedit.policies.base import Policy, Stats, Write
+from fastedit.policies.registry import parse
 from fastedit.policies.state import State
 
 

@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from fastedit import DecodeConfig, Decoder
 from fastedit.engine import engine
 from fastedit.engine.memory import Capacity
+from fastedit.engine.record import Copy
 from fastedit.engine.request import Request
-from fastedit.engine.step import Copy, Steps
+from fastedit.engine.step import Steps
 
 
 @pytest.fixture

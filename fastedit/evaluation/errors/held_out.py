@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from fastedit.prompts.tokens import resolve_eos
 from fastedit.training.data.documents import Document, Form, held_out_documents
-
-if TYPE_CHECKING:
-    from fastedit.evaluation.errors.survey import Survey
 
 
 class HeldOut(NamedTuple):
@@ -28,8 +25,8 @@ class HeldOut(NamedTuple):
         return ids, self.block_size, self.mask_token_id
 
 
-def read_held_out(survey: Survey, model: Any, tokenizer: Any) -> HeldOut:
-    """The samples of a survey for one model.
+def read_held_out(survey: Any, model: Any, tokenizer: Any) -> HeldOut:
+    """The samples of a `Survey` for one model.
 
     Raises OSError, and ValueError for data or a model that does not fit.
     """
