@@ -97,10 +97,21 @@ def row(call: str, backend: str, times: list[float]) -> dict:
     }
 
 
+RULES = [
+    "joint_threshold:threshold=0.9",
+    "low_confidence",
+    "low_confidence:rank=entropy",
+    "low_confidence:rank=margin",
+    "remask",
+    "entropy_bound",
+]
+
+
 @pytest.mark.parametrize("batch", [1, 16])
-def test_host_time_per_step(benchmark, report, batch):
+@pytest.mark.parametrize("policy", RULES)
+def test_host_time_per_step(benchmark, report, policy, batch):
     """The whole loop, decision on 32 x 640 included, over the forwards of one request."""
-    decoder = free_decoder(batch)
+    decoder = free_decoder(batch, policy)
     prompts, times = [torch.arange(8)] * batch, []
 
     def decode():
@@ -109,7 +120,7 @@ def test_host_time_per_step(benchmark, report, batch):
         times.append(1e6 * (time.perf_counter() - begin) / forwards)
 
     benchmark.pedantic(decode, rounds=7, warmup_rounds=1)
-    report("host_cost", **row(f"step of the loop, batch {batch}", "default", times[1:]))
+    report("host_cost", **row(f"step under {policy}, batch {batch}", "default", times[1:]))
 
 
 PARTS = {
@@ -123,7 +134,8 @@ PARTS = {
 
 def test_where_the_host_time_goes(benchmark, report, monkeypatch):
     """A step at batch 1 by part; the rest is the loop's own Python, admission and results."""
-    decoder, prompt, spent, whole = free_decoder(1), torch.arange(8), dict.fromkeys(PARTS, 0.0), []
+    decoder, prompt = free_decoder(1, RULES[0]), torch.arange(8)
+    spent, whole = dict.fromkeys(PARTS, 0.0), []
 
     def watched(part, call):
         def timed(*args, **options):
@@ -150,14 +162,15 @@ def test_where_the_host_time_goes(benchmark, report, monkeypatch):
         report("host_time", part=part, **share)
 
 
-def free_decoder(batch: int) -> Decoder:
+def free_decoder(batch: int, policy: str) -> Decoder:
     """Around a model that costs nothing: the same logits at every call."""
     logits = torch.randn(batch, LENGTH, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
 
-    def free(**_):
-        return SimpleNamespace(logits=logits)
+    def free(input_ids, **_):
+        return SimpleNamespace(logits=logits[: len(input_ids)])
 
+    free.config = SimpleNamespace(vocab_size=VOCAB)
     config = DecodeConfig(
-        threshold=0.9, mask_token_id=VOCAB - 1, eos_token_id=[], max_new_tokens=1024
+        policy=policy, mask_token_id=VOCAB - 1, eos_token_id=[], max_new_tokens=1024
     )
     return Decoder(free, config=config)

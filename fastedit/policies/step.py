@@ -123,7 +123,7 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         heat = state.sampling.temperature
         heat = torch.where(heat > 0.0, heat, 1.0)
     if heat is not None:
-        options["temperature"] = heat.repeat_interleave(length)
+        options["temperature"] = _per_row(heat, length)
     if drawn:
         options["draws"] = _draws(state)
     stats = _read(logits, state.ids, options)
@@ -140,15 +140,18 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
 
 
 def _draws(state: State) -> ops.RowDraws:
-    length, sampling = state.length, state.sampling
-    position = sampling.start[:, None] + torch.arange(length, device=state.ids.device)
-    return ops.RowDraws(
-        seed=sampling.seed.repeat_interleave(length),
-        position=position.flatten(),
-        forward=state.counts["forwards"].long().repeat_interleave(length),
-        top_k=sampling.top_k.repeat_interleave(length),
-        top_p=sampling.top_p.repeat_interleave(length),
-    )
+    """The key of every position's draw; one tensor for all of it, as small operations add up."""
+    draws, length = state.sampling, state.length
+    forward = state.counts["forwards"].long()
+    block = torch.stack((draws.seed, draws.start, forward, draws.top_k))
+    seed, position, forward, top_k = _per_row(block, length)
+    position = position + torch.arange(length, device=block.device).repeat(len(state.ids))
+    return ops.RowDraws(seed, position, forward, top_k, _per_row(draws.top_p, length))
+
+
+def _per_row(block: Tensor, length: int) -> Tensor:
+    """[..., B] of each block -> [..., B * L] of each of its rows."""
+    return block[..., None].expand(*block.shape, length).flatten(-2)
 
 
 def _read(logits: Tensor, ids: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
