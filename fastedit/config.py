@@ -114,9 +114,12 @@ class DecodeConfig:
 
     def _values(self) -> tuple[Any, ...]:
         """What decoding LLaDA2.x follows: a block length that is not given is the model's."""
-        values = [getattr(self, field.name) for field in dataclasses.fields(self)]
+        rule = None if self.policy is None else self.rule()
+        covered = ("policy", *OF_THE_POLICY) if rule else ()
+        names = (field.name for field in dataclasses.fields(self) if field.name not in covered)
+        values = (getattr(self, name) for name in names)
         hashable = (tuple(v) if isinstance(v, list) else v for v in values)
-        return *hashable, self.gives("block_length")
+        return *hashable, self.gives("block_length"), rule
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DecodeConfig) and self._values() == other._values()
@@ -154,6 +157,8 @@ class DecodeConfig:
         if given.get("steps", 0) is None:
             del given["steps"]
         if isinstance(self.policy, Policy):
+            if self.policy.name == DEFAULT_POLICY:
+                given.pop("steps", None)
             if given:
                 raise ValueError(
                     f"{', '.join(given)} cannot be given beside the policy object {self.policy}: "
@@ -169,7 +174,8 @@ class DecodeConfig:
             if name not in known:
                 raise ValueError(
                     f"{name}={value!r} is not of policy {policy.name}, whose parameters are "
-                    f"{', '.join(known)}: leave it out, or choose another policy"
+                    f"{', '.join(known)}: leave it out (a mode sets both thresholds), or choose "
+                    "another policy"
                 )
             if name in spelled and getattr(policy, name) != value:
                 raise ValueError(f"policy={text!r} and {name}={value!r} disagree: give one of them")

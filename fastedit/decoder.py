@@ -225,7 +225,7 @@ class Decoder:
             while True:
                 try:
                     finished = next(steps, None)
-                except KeyboardInterrupt:
+                except BaseException:  # what ended in this step is not lost
                     ended = (r for r in requests if r.finished and id(r) not in seen)
                     yield from map(_result, ended)
                     raise
@@ -299,7 +299,15 @@ class Decoder:
         requests, mask = as_requests(
             each, configs, self.model, self.tokenizer, self.family, **options
         )
-        room = capacity(max_batch, self.model, configs[0] if configs else self.config, self.device)
+        first = configs[0] if configs else self.config
+        room = capacity(
+            max_batch,
+            self.model,
+            first,
+            self.device,
+            shadow=first.rule(self.family.policy).plan == "shadow",
+            full=self.family.attention == "full",
+        )
         threads = number_of(self.threads, self.model) if self.device.type == "cpu" else None
         return requests, Engine(self.model, requests, mask, self.device, room, threads)
 

@@ -55,7 +55,7 @@ def evaluate_command(
         return
     if no_editing and editing_threshold is not None:
         raise UserError("--no-editing and --editing-threshold exclude each other")
-    options.check_sampling(temperature, False, seed=seed)
+    options.check_sampling(temperature, False, policy, seed=seed)
     with one_line(ValueError, ImportError):
         problems = get_task(task)
     config = options.decode_config(

@@ -99,7 +99,9 @@ def generate_command(
     """
     of_files = {"output": output, "prompt-field": prompt_field, "keep": keep}
     _check_usage(prompt, input, of_files, on_bad_line, json, live)
-    options.check_sampling(temperature, input is not None, top_p=top_p, top_k=top_k, seed=seed)
+    options.check_sampling(
+        temperature, input is not None, policy, top_p=top_p, top_k=top_k, seed=seed
+    )
     config = options.decode_config(
         policy=policy,
         mode=mode,

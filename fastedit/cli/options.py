@@ -80,17 +80,31 @@ def decode_config(**options: Any) -> DecodeConfig:
         return DecodeConfig(**given)
 
 
-def check_sampling(temperature: float | None, in_file: bool, **given: Any) -> None:
+def check_sampling(
+    temperature: float | None, in_file: bool, policy: str | None, **given: Any
+) -> None:
     """Warn of what only sampling uses where nothing samples; lines of a file may set it themselves.
 
     given: top_p, top_k, seed; None where not given.
     """
     names = [f"--{name.replace('_', '-')}" for name, value in given.items() if value is not None]
+    if "--seed" in names and _draws(policy):
+        names.remove("--seed")
     if names and not temperature and not in_file:
         warnings.warn(
             f"{', '.join(names)} without --temperature above 0: nothing is drawn, so no effect",
             stacklevel=2,
         )
+
+
+def _draws(policy: str | None) -> bool:
+    """Whether a rule draws without a temperature of the config; a wrong name is refused later."""
+    if policy is None:
+        return False
+    from fastedit.policies import POLICIES
+
+    known = POLICIES.get(policy.partition(":")[0].strip())
+    return known is not None and "sample" in known().needs
 
 
 def _editing_threshold(text: str) -> float | str | None:

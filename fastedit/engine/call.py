@@ -73,13 +73,18 @@ class ModelCall:
         head = getattr(self.model, "get_output_embeddings", lambda: None)()
         if head is None:
             return _chosen(self(ids, mask, positions, None), wanted)
-        hook = head.register_forward_pre_hook(lambda _, given: (_chosen(given[0], wanted),))
+        cut = []  # stays empty for a model that does not call its head as a module
+
+        def only_wanted(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            cut.append(True)
+            return _chosen(given[0], wanted), *given[1:]
+
+        hook = head.register_forward_pre_hook(only_wanted)
         try:
             logits = self(ids, mask, positions, None)
         finally:
             hook.remove()
-        # A model that does not call its head as a module has given the logits of all rows.
-        return logits if logits.shape[1] == wanted.shape[1] else _chosen(logits, wanted)
+        return logits if cut else _chosen(logits, wanted)
 
 
 def _chosen(rows: Tensor, wanted: Tensor) -> Tensor:

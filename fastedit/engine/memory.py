@@ -51,14 +51,25 @@ class Capacity:
 
 
 def capacity(
-    max_batch: int | Literal["auto"], model: Any, config: DecodeConfig, device: torch.device
+    max_batch: int | Literal["auto"],
+    model: Any,
+    config: DecodeConfig,
+    device: torch.device,
+    *,
+    shadow: bool = False,
+    full: bool = False,
 ) -> Capacity:
-    """The capacity of a call. Raises ValueError for anything but "auto" and integers from 1."""
+    """The capacity of a call. Raises ValueError for anything but "auto" and integers from 1.
+
+    shadow: forwards have a second row for each position; full: attention that keeps no cache.
+    """
     if max_batch != "auto":
         if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
             raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
         return Capacity(max_batch)
-    sizes = _sizes(model, config) if device.type == "cuda" else None
+    cached = config.use_cache and not full
+    wide = 2 if config.lookahead or shadow else 1
+    sizes = _sizes(model, wide * config.block_length, cached) if device.type == "cuda" else None
     return Capacity(MOST, SHARE * free_memory(device), *sizes) if sizes else Capacity(ROWS)
 
 
@@ -73,8 +84,9 @@ def free_memory(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def _sizes(model: Any, config: DecodeConfig) -> tuple[int, int] | None:
-    """(bytes per request, bytes per position); None where the model's config lacks a size."""
+def _sizes(model: Any, rows: int, cached: bool) -> tuple[int, int] | None:
+    """(bytes per request, bytes per position) of forwards over `rows` rows each; None where the
+    model's config lacks a size."""
     sizes = getattr(model, "config", None)
     layers, heads, hidden, vocab = (
         getattr(sizes, name, None)
@@ -83,13 +95,13 @@ def _sizes(model: Any, config: DecodeConfig) -> tuple[int, int] | None:
     if not (layers and heads and hidden and vocab):
         return None
     logits = LOGITS * 4 * vocab
-    if not config.use_cache:
+    if not cached:
         return 0, logits  # a forward covers all positions
     kept = getattr(sizes, "num_key_value_heads", None) or heads
     dim = getattr(sizes, "head_dim", None) or hidden // heads
     # Keys and values of all layers, and those of one layer repeated for every query head.
     per_position = 2 * (layers * kept + heads) * dim * _element_size(model)
-    return (2 if config.lookahead else 1) * config.block_length * logits, per_position
+    return rows * logits, per_position
 
 
 def _element_size(model: Any) -> int:

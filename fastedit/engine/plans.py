@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 from fastedit.engine.call import ModelCall
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Live, Slots
+from fastedit.policies import Policy
 
 if TYPE_CHECKING:
     from fastedit.engine.kv import BlockCache
@@ -212,6 +213,7 @@ class Lookahead(Block):
             return
         for row, request in opened:  # what these rows saw had become final
             live = self.slots.view(slice(request.slot, request.slot + 1))
+            live.blocks.draws = request.config.temperature > 0.0
             yield live, Logits(logits.ahead[row : row + 1]), request
 
     def _split(self, logits: Tensor) -> Logits:
@@ -258,7 +260,7 @@ class Full(Plan):
             seen = torch.cat((seen & (columns != own[..., None]), self._eye(len(begin))), dim=2)
             mask = torch.cat((pad(mask, (0, length)), seen), dim=1)
             self.positions = torch.cat((self.positions, own), dim=1)
-            behind = reach + self.columns[:length] - self.shift
+            behind = reach + self.columns[:length]
             self.wanted = torch.cat((self.wanted, behind.expand_as(own)), dim=1)
         self.mask = mask[:, None]
 
@@ -287,5 +289,7 @@ def plan_for(call: ModelCall, slots: Slots, request: Request) -> Plan:
     if not request.cached:
         everything = family.attention == "full"
         return Full(call, slots, shadow, everything, family.shift)
-    ahead = request.config.lookahead and not shadow
+    # A block that rides along rides as masks: a rule that opens it otherwise goes on without.
+    masks = type(request.policy).open is Policy.open
+    ahead = request.config.lookahead and not shadow and masks
     return Lookahead(call, slots) if ahead else Block(call, slots, shadow)

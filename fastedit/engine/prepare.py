@@ -122,7 +122,7 @@ def as_requests(
     # By identity: equal configs may differ in what they leave to the family's policy.
     rules = {id(config): config.rule(family.policy) for config in configs}
     for config in {id(config): config for config in configs}.values():
-        _check_together(config, rules[id(config)], family)
+        _check_together(config, rules[id(config)], family, vocab_size(model))
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     # Looked up once per setting: a tokenizer may take long to tell its special tokens.
     ends: dict[Any, frozenset[int]] = {}
@@ -168,15 +168,15 @@ def as_requests(
     return requests, mask
 
 
-def _check_together(config: DecodeConfig, rule: Policy, family: Family) -> None:
-    """Raises ValueError for options, a rule and a family that do not go together."""
+def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:
+    """Raises ValueError for options, a rule and a model that do not go together."""
     if config.steps is not None and "steps" not in rule.parameters():
         warnings.warn(
             f"steps={config.steps} has no effect in LLaDA2.1 decoding: the thresholds say how many "
             "forwards a block takes",
             stacklevel=5,
         )
-    if config.temperature > 0.0 and "max_post_steps" in rule.parameters():
+    if config.temperature > 0.0 and "editing_threshold" in rule.parameters():
         warnings.warn(
             "temperature > 0 draws anew at every forward, so blocks keep changing until "
             "max_post_steps",
@@ -186,6 +186,17 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family) -> None:
         raise ValueError(
             f"policy {rule} has temperatures of its own; leave temperature={config.temperature} out"
         )
+    if rule.noise and vocab is None:
+        raise ValueError(
+            f"policy {rule} starts from random ids and has to know how many there are: give the "
+            "model a config with vocab_size"
+        )
+    if rule.noise and config.strict_reference:
+        raise ValueError(
+            f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
+        )
+    if family.shift and rule.plan == "shadow":
+        raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
     if family.shift and family.attention != "full" and config.use_cache:
         raise ValueError(
             'a block-causal model with shift=1 decodes without a cache only: set cache="none"'

@@ -68,8 +68,9 @@ class Slots:
         self.tokens[slot, : len(known)] = known
         self.start[slot], self.final[slot], self.held[slot] = request.start, request.last, False
         sampling.temperature[slot] = config.temperature
-        sampling.top_k[slot] = max(config.top_k or 0, 0)
-        sampling.top_p[slot] = 1.0 if config.top_p is None else config.top_p
+        filters = config.temperature > 0.0  # without one, both have no effect
+        sampling.top_k[slot] = max(config.top_k or 0, 0) if filters else 0
+        sampling.top_p[slot] = 1.0 if config.top_p is None or not filters else config.top_p
         sampling.seed[slot] = (request.seed + 2**63) % 2**64 - 2**63  # as signed 64 bits
         blocks.set_policy(slot, request.policy, self.block_length)
         blocks.editable[slot] = self.offsets >= request.head

@@ -111,6 +111,10 @@ class Write(NamedTuple):
     buffers: Mapping[str, Tensor] = {}
 
 
+NEEDS = frozenset({"current", "entropy", "top_k", "sample", "score", "next_token"})
+PLANS = ("block", "shadow")
+
+
 class Policy:
     """A decision rule. Subclasses are frozen dataclasses whose fields are the parameters.
 
@@ -120,10 +124,11 @@ class Policy:
     needs    of "current", "entropy", "top_k", "sample", "score", "next_token": what `Stats` must
              hold; whatever is not named costs nothing
     buffers  what is kept of a block, by name
-    plan     which rows a forward takes: "block", "shadow" (the block and, for each of its
-             positions, a row that sees a mask there), "window", "full"
+    plan     which rows a forward takes: "block", or "shadow" (the block and, for each of its
+             positions, a row that sees a mask there)
     judges_tokens  whether tokens may change as well as masks; where False, bad logits of a position
              that holds a token do not matter
+    noise    whether blocks start from random ids, so that it has to be known how many there are
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     may_reach_bound  whether a block may take `bound` forwards: then the last of them fills what
              masks are left, and the request counts as capped. A block that takes more forwards
@@ -135,6 +140,7 @@ class Policy:
     buffers: ClassVar[Mapping[str, Buffer]] = {}
     plan: ClassVar[str] = "block"
     judges_tokens: ClassVar[bool] = True
+    noise: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
     may_reach_bound: ClassVar[bool] = False
 
@@ -179,7 +185,7 @@ class Policy:
     def __str__(self) -> str:
         """As `parse` reads it: the name, and the parameters that differ from their defaults."""
         values = [
-            f"{field.name}={str(getattr(self, field.name)).lower()}"
+            f"{field.name}={getattr(self, field.name)}"
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
             if getattr(self, field.name) != field.default
         ]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import integer, number
-from fastedit.policies.primitives import random_ids
+from fastedit.policies.primitives import random_ids, running_sums
 from fastedit.policies.registry import register
 
 
@@ -42,6 +42,7 @@ class EntropyBound(Policy):
     stability: int = integer(1)
     confidence: float = number(0.005)
 
+    noise = True
     needs = frozenset({"entropy", "sample"})
     buffers: ClassVar[Mapping[str, Buffer]] = {
         "best": Buffer(torch.int64, initial=-1),
@@ -49,8 +50,7 @@ class EntropyBound(Policy):
     }
 
     def open(self, view: View) -> Tensor:
-        if view.vocab is None:
-            raise ValueError("entropy_bound starts from random ids: model.config needs vocab_size")
+        assert view.vocab is not None  # `noise` asks for it
         return self._noise(view, torch.zeros_like(view.counts.forwards), view.vocab)
 
     def temperature(self, view: View) -> Tensor:
@@ -62,15 +62,16 @@ class EntropyBound(Policy):
         p, kept, may = view.parameters, view.buffers, view.may_change()
         forwards = view.counts.forwards + 1
 
-        entropy, order = stats.entropy.masked_fill(~may, torch.inf).sort(dim=-1, stable=True)
-        before = entropy.cumsum(-1) - entropy  # inf - inf behind the positions that may change
-        low = before <= p.bound[:, None]
+        ranked, order = stats.entropy.masked_fill(~may, torch.inf).sort(dim=-1, stable=True)
+        entropy = ranked.masked_fill(ranked == torch.inf, 0.0)
+        sums = running_sums(entropy)
+        low = sums - entropy <= p.bound[:, None]
         accepted = torch.zeros_like(low).scatter(1, order, low)
         canvas = torch.where(accepted, stats.sample, self._noise(view, forwards, stats.vocab))
 
         same = (stats.token == kept.best).logical_or(~may).all(-1)
         stable = torch.where(same, kept.stable + 1, 0)
-        mean = stats.entropy.where(may, 0.0).sum(-1) / may.sum(-1)
+        mean = sums[:, -1] / may.sum(-1)
         settled = (stable >= p.stability) & (mean < p.confidence)
         ids = torch.where(settled[:, None], stats.token, canvas)
         done = settled | (forwards >= p.steps)
@@ -81,5 +82,5 @@ class EntropyBound(Policy):
 
     def _noise(self, view: View, forwards: Tensor, vocab: int) -> Tensor:
         draws = view.sampling
-        forbidden = None if view.strict else view.mask_token_id
-        return random_ids(draws.seed, draws.start, view.length, forwards, vocab, forbidden)
+        mask = view.mask_token_id
+        return random_ids(draws.seed, draws.start, view.length, forwards, vocab, mask)

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastedit.ops import highest, uniform
 from fastedit.ops.sampling import NOISE
 
-__all__ = ["highest", "random_ids"]
+__all__ = ["highest", "random_ids", "running_sums"]
 
 
 def random_ids(
@@ -24,3 +24,12 @@ def random_ids(
         return (number * vocab).long().clamp_(max=vocab - 1)
     ids = (number * (vocab - 1)).long().clamp_(max=vocab - 2)
     return ids + (ids >= forbidden)
+
+
+def running_sums(values: Tensor) -> Tensor:
+    """Inclusive sums along the last dimension, fp32 [n, L], in an order that n does not change."""
+    shift = 1
+    while shift < values.shape[-1]:
+        values = values + torch.nn.functional.pad(values[:, :-shift], (shift, 0))
+        shift *= 2
+    return values

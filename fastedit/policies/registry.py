@@ -23,8 +23,14 @@ def register(name: str) -> Callable[[type[Policy]], type[Policy]]:
     def add(policy: type[Policy]) -> type[Policy]:
         if not (dataclasses.is_dataclass(policy) and issubclass(policy, Policy)):
             raise TypeError(f"{policy.__name__} must be a dataclass derived from Policy")
-        if POLICIES.get(name, policy).__qualname__ != policy.__qualname__:
-            raise ValueError(f"there is a policy {name!r} already: {POLICIES[name].__name__}")
+        if not policy.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise TypeError(f"{policy.__name__} must be frozen: @dataclass(frozen=True)")
+        for field in dataclasses.fields(policy):
+            if field.default is dataclasses.MISSING:
+                raise TypeError(f"{policy.__name__}.{field.name} must have a default")
+        before = POLICIES.get(name, policy)  # the same class may come again, by a reload
+        if (before.__module__, before.__qualname__) != (policy.__module__, policy.__qualname__):
+            raise ValueError(f"there is a policy {name!r} already: {before.__name__}")
         policy.name = name
         POLICIES[name] = policy
         return policy

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.policies.base import Policy
+from fastedit.policies.base import NEEDS, PLANS, Policy
 from fastedit.policies.planes import Planes
 
 FLAGS = ("done", "dirty", "bad", "capped")
@@ -65,6 +65,13 @@ class State:
         start: Tensor | None = None,
     ) -> State:
         """Fresh blocks that hold `ids` [N, L], all of it editable, greedy, under `policy`."""
+        name = policy.name or type(policy).__name__
+        if not NEEDS.issuperset(policy.needs) or isinstance(policy.needs, str):
+            raise ValueError(
+                f"policy {name} needs {policy.needs!r}: give a set of {', '.join(sorted(NEEDS))}"
+            )
+        if policy.plan not in PLANS:
+            raise ValueError(f"policy {name} has plan {policy.plan!r}; it is {' or '.join(PLANS)}")
         blocks, length = ids.shape
         device = ids.device
 
@@ -110,7 +117,10 @@ class State:
             if parameter.dtype is not None:
                 value = getattr(policy, name)
                 self.parameters[name][rows] = parameter.absent if value is None else value
-        self.limit[rows] = policy.most_forwards(length)
+        most = policy.most_forwards(length)
+        if not isinstance(most, int) or most < 1:
+            raise ValueError(f"most_forwards of policy {policy} must be at least 1; got {most!r}")
+        self.limit[rows] = min(most, 2**31 - 1)
 
     @property
     def length(self) -> int:

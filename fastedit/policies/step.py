@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import Policy, Stats, Write
+from fastedit.policies.fields import checked, real
 from fastedit.policies.registry import parse
 from fastedit.policies.state import State
 
@@ -37,20 +38,24 @@ def open(
     Raises TypeError and ValueError for wrong shapes and types, and for an unknown policy.
     """
     chosen = parse(policy) if isinstance(policy, str) else policy
-    if ids.ndim != 2 or ids.dtype != torch.int64:
-        raise ValueError(f"ids must be int64 [B, L]; got {ids.dtype} {list(ids.shape)}")
+    if not isinstance(chosen, Policy):
+        raise TypeError(f"policy must be a policy or its text; got {policy!r}")
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype != torch.int64:
+        found = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else repr(ids)[:80]
+        raise ValueError(f"ids must be a tensor int64 [B, L]; got {found}")
     if editable is not None and (editable.shape != ids.shape or editable.dtype != torch.bool):
         raise ValueError(
             f"editable must be bool {list(ids.shape)}, as ids are; "
             f"got {editable.dtype} {list(editable.shape)}"
         )
+    heat = checked("temperature", temperature, real(0.0, 1e6, "a number of at least 0"))
     state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
     if editable is not None:
         state.editable.copy_(editable)
     state.sampling.seed.fill_((seed + 2**63) % 2**64 - 2**63)  # as signed 64 bits
     state.sampling.start.copy_(torch.as_tensor(start))
-    state.sampling.temperature.fill_(temperature)
-    state.draws = temperature > 0.0
+    state.sampling.temperature.fill_(heat)
+    state.draws = heat > 0.0
     return state
 
 
@@ -73,7 +78,7 @@ def step_(
     Never raises for values and never waits for the device. Raises ValueError for what the policy
     needs and is not given, and for shapes that are not those of the state.
     """
-    if state.twin is not None and draws is None:  # which checks for itself
+    if state.twin is not None and draws is None and logits is not None:  # it checks for itself
         state.twin(logits, state.draws)
         return
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
@@ -183,15 +188,18 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     active = ~state.done
     if policy.may_reach_bound:
         ids, done = _at_the_bound(state, write, stats, active)
-    for name, value in write.buffers.items():
-        kept = state.buffers[name]
-        torch.where(active if kept.ndim == 1 else active[:, None], value, kept, out=kept)
+    bad = policy.bad(stats, state)
+    # All of them before the first is written: a rule may hand one buffer on to another.
+    kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
+    new = [torch.where(active if k.ndim == 1 else active[:, None], v, k) for k, v in kept]
+    for (plane, _), value in zip(kept, new, strict=True):
+        plane.copy_(value)
     ops.write_blocks_(
         state.ids,
         ids,
         state.may_change(),
         done,
-        policy.bad(stats, state),
+        bad,
         state.flags,
         state.count_rows,
         mask_token_id=state.mask_token_id,

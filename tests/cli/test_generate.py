@@ -134,3 +134,8 @@ def test_a_policy_is_named_with_its_parameters(generate, decoder):
         assert code == 2 and words in err
     code, _, err = generate("hello", "--policy", "remask", "--editing-threshold", 0.5)
     assert code == 2 and "editing_threshold" in err
+
+
+def test_a_seed_is_of_use_to_a_rule_that_draws(generate):
+    assert "no effect" not in generate("a", "--policy", "entropy_bound:steps=2", "--seed", 1)[2]
+    assert "no effect" in generate("a", "--policy", "remask", "--seed", 1)[2]

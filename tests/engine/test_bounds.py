@@ -1,13 +1,14 @@
 """A block that does not end by itself is ended by its bound, and the others go on."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 from cases import MASK, SCRIPTED, scripted
 
-from fastedit import DecodeConfig, Decoder
-from fastedit.policies import Policy, Write
+from fastedit import DecodeConfig, Decoder, policies
+from fastedit.policies import Buffer, Policy, Write
 from fastedit.policies.fields import choice, integer
 from fastedit.policies.primitives import highest
 from fastedit.results import DecodeBoundError
@@ -98,3 +99,79 @@ def test_what_a_rule_may_not_do_is_not_done(kind):
         assert isinstance(out.errors[0], DecodeBoundError)
     else:
         assert out.sequences[0].tolist() == [0] * 6 and out.stats[0].forwards == 3
+
+
+@dataclass(frozen=True)
+class Swapping(Policy):
+    """Hands its buffers on to each other, which a pure rule may."""
+
+    buffers = {  # noqa: RUF012
+        "one": Buffer(torch.int32, initial=1, per_position=False),
+        "two": Buffer(torch.int32, initial=2, per_position=False),
+    }
+
+    def rule(self, stats, view):
+        kept = view.buffers
+        return Write(view.ids, torch.zeros_like(view.done), {"one": kept.two, "two": kept.one})
+
+    def most_forwards(self, length):
+        return 2**40
+
+
+def test_buffers_may_be_handed_on_to_each_other_and_bounds_may_be_large():
+    state = policies.open(Swapping(), torch.full((2, 4), MASK), mask_token_id=MASK)
+    for want in ((2, 1), (1, 2)):
+        policies.step_(state, torch.randn(2, 4, 9))
+        assert (state.buffers.one[0], state.buffers.two[0]) == want
+    assert len(decoded("remask:cap=1000000000,tau=0").sequences[0]) == 6
+    most = "joint_threshold:max_post_steps=2147483647,editing_threshold=none"
+    assert len(decoded(most).sequences[0]) == 6
+
+
+@dataclass(frozen=True)
+class Failing(Policy):
+    """Raises in forward number `after`, counted over all blocks."""
+
+    after: int = integer(3)
+    calls: ClassVar[list] = []
+
+    def rule(self, stats, view):
+        self.calls.append(1)
+        if len(self.calls) > self.after:
+            raise ZeroDivisionError("in a rule")
+        return Write(torch.zeros_like(view.ids), torch.ones_like(view.done))
+
+    def most_forwards(self, length):
+        return length
+
+
+def test_an_exception_of_a_rule_loses_nothing_that_had_ended():
+    policy = Failing(after=3)
+    Failing.calls.clear()
+    with pytest.raises(ZeroDivisionError) as caught:
+        decoded(policy, policy, max_batch=1)
+    assert caught.value.output.sequences[0].tolist() == [0] * 6
+    Failing.calls.clear()
+    results = []
+    config = DecodeConfig(policy=policy, **OPTIONS)
+    with pytest.raises(ZeroDivisionError):
+        for result in Decoder(scripted()).as_completed(PROMPTS[:2], config=config, max_batch=1):
+            results.append(result.index)
+    assert results == [0]
+
+
+def test_what_ended_in_the_step_that_fails_is_yielded(monkeypatch):
+    from fastedit.engine.engine import Engine
+
+    leave = Engine._leave
+
+    def failing(self, slot):
+        leave(self, slot)
+        raise ZeroDivisionError("behind the end of a request")
+
+    monkeypatch.setattr(Engine, "_leave", failing)
+    results = []
+    with pytest.raises(ZeroDivisionError):
+        for result in Decoder(scripted()).as_completed(PROMPTS[:3], **OPTIONS):
+            results.append(result.index)
+    assert results

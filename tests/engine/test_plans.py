@@ -200,3 +200,45 @@ def test_a_block_causal_model_with_a_shift_needs_to_be_recomputed(golden_model):
 def test_a_family_of_unknown_kind_is_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Family(**wrong)
+
+
+@pytest.mark.parametrize("policy", ["entropy_bound:steps=6", "low_confidence:steps=4", "remask"])
+def test_lookahead_changes_no_token_under_any_rule(golden_model, policy):
+    """A rule whose blocks open as noise goes on without: what rides along rides as masks."""
+    golden_model.config.vocab_size, before = 128, golden_model.config.vocab_size
+    plain = Decoder(golden_model, config=options(policy)).generate(PROMPTS)
+    ahead = Decoder(golden_model, config=options(policy, lookahead=True)).generate(PROMPTS)
+    assert before == 128
+    assert [ids.tolist() for ids in ahead.sequences] == [ids.tolist() for ids in plain.sequences]
+
+
+def test_shadows_and_noise_are_refused_where_they_cannot_be_had(golden_model):
+    decoder = Decoder(Everything().eval(), family=full(shift=1))
+    with pytest.raises(ValueError, match="shift=1"):
+        decoder.generate([[3]], policy=Verified(), max_new_tokens=4, block_length=4)
+    bare = Decoder(lambda **_: None)
+    with pytest.raises(ValueError, match="vocab_size"):
+        bare.generate([[1, 2]], config=options("entropy_bound"))
+    with pytest.raises(ValueError, match="strict_reference"):
+        Decoder(golden_model).generate(
+            PROMPTS[0], config=options("entropy_bound", strict_reference=True)
+        )
+    with pytest.raises(ValueError, match="temperatures of its own"):
+        Decoder(golden_model).generate(PROMPTS[0], config=options("entropy_bound", temperature=0.5))
+
+
+def test_a_head_that_is_no_module_call_gives_all_rows_and_the_wanted_ones_are_taken():
+    class Plain(Everything):
+        def forward(self, input_ids, **inputs):
+            whole = super().forward(input_ids, **inputs)
+            self.rows.clear()
+            return whole
+
+    model = Plain().eval()
+    model.head.register_forward_hook(lambda *_: None)
+    want = Decoder(model, family=full(1), config=DecodeConfig(block_length=4, max_new_tokens=4))
+    bare = Everything().eval()
+    bare.get_output_embeddings = lambda: nn.Linear(1, 1)  # never called
+    got = Decoder(bare, family=full(1), config=want.config)
+    prompt = torch.tensor([3])
+    assert got.generate(prompt).sequences[0].equal(want.generate(prompt).sequences[0])

@@ -25,7 +25,7 @@ def highest_by_hand(score, among, count, unless):
     return rows
 
 
-numbers = st.sampled_from([0.0, -0.0, 0.25, 0.5, 1.0, -1.0, float("-inf"), float("inf")])
+numbers = st.sampled_from([0.0, -0.0, 0.5, 1.0, *map(float, ("-inf", "inf", "nan"))])
 
 
 @settings(max_examples=60, deadline=None)

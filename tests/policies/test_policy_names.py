@@ -83,6 +83,14 @@ def test_an_option_that_the_policy_does_not_have_is_refused(options, words):
         DecodeConfig(**options)
 
 
+def test_configs_are_equal_where_they_decode_alike():
+    given = DecodeConfig(policy="low_confidence", threshold=0.7)
+    assert given != DecodeConfig(policy="low_confidence")
+    assert given == DecodeConfig(policy="low_confidence:threshold=.7", threshold=0.7)
+    assert hash(given) != hash(DecodeConfig(policy="low_confidence"))
+    assert DecodeConfig(policy=JointThreshold(), steps=4).rule() == JointThreshold()
+
+
 def test_the_same_value_twice_is_no_contradiction():
     assert DecodeConfig(policy="remask:threshold=.5", threshold=0.5).rule().threshold == 0.5
 
@@ -108,6 +116,21 @@ def test_parameters_out_of_range_are_named(kind, values):
 def test_what_is_registered_has_to_be_a_policy_of_a_free_name():
     with pytest.raises(TypeError, match="derived from Policy"):
         policies.register("mine")(type("Mine", (), {}))
+    with pytest.raises(TypeError, match="Soft must be frozen"):
+
+        @policies.register("soft")
+        @dataclass
+        class Soft(Policy):
+            pass
+
+    with pytest.raises(TypeError, match=r"Open\.strength must have a default"):
+
+        @policies.register("open_ended")
+        @dataclass(frozen=True)
+        class Open(Policy):
+            strength: float
+
+    assert not {"soft", "open_ended"} & POLICIES.keys()
     with pytest.raises(ValueError, match="'remask' already: Remask"):
 
         @policies.register("remask")
@@ -145,7 +168,13 @@ def test_what_the_step_of_others_is_given_is_checked():
         policies.open("remask", ids, ids[:1] > 0, mask_token_id=9)
     with pytest.raises(ValueError, match="joint_threshold"):
         policies.open("nothing", ids, mask_token_id=9)
+    with pytest.raises(TypeError, match="policy must be a policy or its text; got 3"):
+        policies.open(3, ids, mask_token_id=9)
+    with pytest.raises(ValueError, match="temperature must be"):
+        policies.open("remask", ids, mask_token_id=9, temperature=-1)
     state = policies.open("joint_threshold", ids, mask_token_id=9)
+    with pytest.raises(ValueError, match="joint_threshold needs logits"):
+        policies.step_(state, None)
     policies.step_(state, torch.randn(2, 4, 10))
     assert ids.eq(9).all() and state.counts.forwards.tolist() == [1, 1]
     assert set(state.buffers) == {"post_steps"}
@@ -158,3 +187,18 @@ def test_what_the_step_of_others_is_given_is_checked():
         policies.step_(state, torch.randn(2, 4, 10), draws=ids[:1])
     with pytest.raises(AttributeError, match=r"no 'nothing' here; there are forwards"):
         _ = state.counts.nothing
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"needs": frozenset({"logitz"})}, "needs.*logitz.*entropy"),
+        ({"needs": "entropy"}, "a set of"),
+        ({"plan": "window"}, "plan 'window'; it is block or shadow"),
+        ({"most_forwards": lambda self, length: 0}, "most_forwards.*got 0"),
+    ],
+)
+def test_what_a_policy_says_of_itself_is_checked(wrong, words):
+    kind = dataclass(frozen=True)(type("Wrong", (LowConfidence,), wrong))
+    with pytest.raises(ValueError, match=words):
+        policies.open(kind(), torch.full((1, 4), 9), mask_token_id=9)

@@ -8,11 +8,11 @@ from torch import Tensor
 
 def highest(score: Tensor, among: Tensor, count: Tensor, unless: Tensor | None) -> Tensor:
     """Contract: `fastedit.ops.highest`."""
-    # -inf of its own may tie with positions that are not among them: those sort behind all others.
-    known = torch.where(score == score, score, -torch.inf)
-    order = known.argsort(dim=-1, descending=True, stable=True)
-    behind = (~among).gather(1, order).to(torch.int8).argsort(dim=-1, stable=True)
-    rank = order.gather(1, behind).argsort(dim=-1)
+    nan = score != score
+    order = score.masked_fill(nan, -torch.inf).argsort(dim=-1, descending=True, stable=True)
+    # Scores of -inf tie with what is none: NaN sorts behind them, and behind it what is not among.
+    behind = torch.where(among, nan.to(torch.int8), 2).gather(1, order)
+    rank = order.gather(1, behind.argsort(dim=-1, stable=True)).argsort(dim=-1)
     chosen = among & (rank < count[:, None])
     if unless is None:
         return chosen
