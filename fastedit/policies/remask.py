@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,12 +42,17 @@ class Remask(Policy):
     num_to_transfer: int = integer(1, least=1)
 
     needs = frozenset({"current"})
-    buffers: ClassVar[Mapping[str, Buffer]] = {
-        "post_steps": Buffer(torch.int32, per_position=False),
-        "remasked": Buffer(torch.int32),
-        # Of the held token in the last forward that saw a token; -1 where there was none.
-        "before": Buffer(torch.float32, initial=-1.0),
-    }
+
+    @property
+    def buffers(self) -> Mapping[str, Buffer]:  # type: ignore[override]
+        kept = {
+            "post_steps": Buffer(torch.int32, per_position=False),
+            "remasked": Buffer(torch.int32),
+        }
+        if self.trigger != "logit_diff":
+            return kept
+        # Probability of the token that is held, in the last forward that saw one; -1: in none.
+        return kept | {"before": Buffer(torch.float32, initial=-1.0)}
 
     def rule(self, stats: Stats, view: View) -> Write:
         p, kept = view.parameters, view.buffers
@@ -69,16 +73,11 @@ class Remask(Policy):
 
         post = kept.post_steps + ~(had_mask | spent)
         done = ~(had_mask | remask.any(-1)) | (post >= p.max_post_steps)
-        held = torch.where(fill, stats.prob, stats.prob_current)
-        return Write(
-            ids,
-            done,
-            {
-                "post_steps": post,
-                "remasked": (kept.remasked + remask) * had_token,
-                "before": torch.where(had_token, held, -1.0),
-            },
-        )
+        write = {"post_steps": post, "remasked": (kept.remasked + remask) * had_token}
+        if self.trigger == "logit_diff":
+            held = torch.where(fill, stats.prob, stats.prob_current)
+            write["before"] = torch.where(had_token, held, -1.0)
+        return Write(ids, done, write)
 
     def most_forwards(self, length: int) -> int:
         return length * (1 + self.cap) * (1 + self.max_post_steps) + self.max_post_steps

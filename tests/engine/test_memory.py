@@ -59,7 +59,7 @@ def test_within_a_budget_long_requests_decode_in_smaller_batches(
     golden_model, reserved, monkeypatch
 ):
     """Room for 96 positions: four requests of 24, or two of 48. Order and results stay."""
-    monkeypatch.setattr("fastedit.decoder.capacity", lambda *_: Capacity(4, 96, 0, 1))
+    monkeypatch.setattr("fastedit.decoder.capacity", lambda *_, **__: Capacity(4, 96, 0, 1))
     lengths = (9, 9, 9, 9, 9, 30, 30, 9, 9, 9, 9, 9)
     prompts = [torch.arange(20 + i, 20 + i + n) for i, n in enumerate(lengths)]
     options = GOLDEN | {"max_new_tokens": 15, "eos_token_id": []}
@@ -182,7 +182,10 @@ def test_auto_counts_the_bytes_of_keys_values_and_logits(card):
     assert wide.per_request == 2 * room.per_request
     double = capacity("auto", model_of(torch.float32, **SIZES), DecodeConfig(), card)
     assert double.per_position == 2 * room.per_position
+    shadows = capacity("auto", model_of(**SIZES), DecodeConfig(), card, shadow=True)
+    assert shadows.per_request == 2 * room.per_request
     whole = capacity("auto", model_of(**SIZES), DecodeConfig(use_cache=False), card)
+    assert capacity("auto", model_of(**SIZES), DecodeConfig(), card, full=True) == whole
     assert (whole.per_request, whole.per_position) == (0, 3 * 157184 * 4)
 
 
