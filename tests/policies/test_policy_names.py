@@ -202,3 +202,25 @@ def test_what_a_policy_says_of_itself_is_checked(wrong, words):
     kind = dataclass(frozen=True)(type("Wrong", (LowConfidence,), wrong))
     with pytest.raises(ValueError, match=words):
         policies.open(kind(), torch.full((1, 4), 9), mask_token_id=9)
+
+
+def test_scores_and_the_statistics_of_a_second_head_reach_the_rule():
+    seen = []
+
+    @dataclass(frozen=True)
+    class Headed(LowConfidence):
+        needs = frozenset({"score", "next_token"})
+
+        def rule(self, stats, view):
+            seen.append((stats.scores, stats.following.token))
+            return super().rule(stats, view)
+
+    state = policies.open(Headed(), torch.full((2, 4), 9), mask_token_id=9)
+    logits, scores = torch.randn(2, 4, 10), torch.rand(2, 4)
+    with pytest.raises(ValueError, match="Headed needs scores"):
+        policies.step_(state, logits)
+    with pytest.raises(ValueError, match="Headed needs next_logits"):
+        policies.step_(state, logits, scores)
+    policies.step_(state, logits, scores, -logits)
+    # The mask is chosen by no head.
+    assert seen[0][0] is scores and seen[0][1].equal((-logits)[..., :9].argmax(-1))
