@@ -144,6 +144,9 @@ class Policy:
     stateless: ClassVar[bool] = False
     may_reach_bound: ClassVar[bool] = False
 
+    def __init_subclass__(cls) -> None:
+        cls.name = vars(cls).get("name", "")  # not that of a registered rule it derives from
+
     def __post_init__(self) -> None:
         for name, parameter in self.parameters().items():
             object.__setattr__(self, name, checked(name, getattr(self, name), parameter.check))
@@ -189,4 +192,4 @@ class Policy:
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
             if getattr(self, field.name) != field.default
         ]
-        return self.name + (f":{','.join(values)}" if values else "")
+        return (self.name or type(self).__name__) + (f":{','.join(values)}" if values else "")
