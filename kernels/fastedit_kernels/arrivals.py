@@ -55,23 +55,37 @@ def workspace(device: torch.device, spots: int) -> Workspace:
     Inside a CUDA graph capture it is a new one that belongs to the graph, since a graph may be
     replayed on any stream, beside any other.
     """
-    stream = 0
-    if device.type == "cuda":
-        if torch.cuda.is_current_stream_capturing():
-            return Workspace.new(device, spots)
-        stream = torch.cuda.current_stream(device).cuda_stream
+    stream = _stream(device)
+    if stream is None:
+        return Workspace.new(device, spots)
     key = (device, stream, triton.next_power_of_2(spots))
     if key not in _kept:
         _kept[key] = Workspace.new(device, key[2])
     return _kept[key]
 
 
-_ids: dict[tuple[torch.device, tuple[int, ...]], torch.Tensor] = {}
+_ids: dict[tuple[torch.device, tuple[int, ...]], dict[int | None, torch.Tensor]] = {}
 
 
 def id_list(device: torch.device, ids: tuple[int, ...]) -> torch.Tensor:
-    """`ids` as int32 on the device, copied there once; never empty, so that it has an address."""
-    key = (device, ids)
-    if key not in _ids:
-        _ids[key] = torch.tensor(ids or (-1,), dtype=torch.int32, device=device)
-    return _ids[key]
+    """`ids` as int32 on the device; never empty, so that it has an address.
+
+    Copied once per stream, without a wait. A capture, which begins when all streams are at rest,
+    takes any of these copies.
+    """
+    kept, stream = _ids.setdefault((device, ids), {}), _stream(device)
+    if stream is None and kept:
+        return next(iter(kept.values()))
+    if stream not in kept:
+        here = torch.tensor(ids or (-1,), dtype=torch.int32, pin_memory=device.type == "cuda")
+        kept[stream] = here.to(device, non_blocking=True)
+    return kept[stream]
+
+
+def _stream(device: torch.device) -> int | None:
+    """The current stream of `device`, None inside a CUDA graph capture."""
+    if device.type != "cuda":
+        return 0
+    if torch.cuda.is_current_stream_capturing():
+        return None
+    return torch.cuda.current_stream(device).cuda_stream

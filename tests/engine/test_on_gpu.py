@@ -5,6 +5,7 @@ import gc
 import pytest
 import torch
 from cases import DRAWN, ENDS, GOLDEN, PROMPTS, results
+from fastedit_kernels import arrivals
 
 from fastedit import Decoder
 from fastedit.engine import graphs as graph
@@ -114,6 +115,7 @@ def test_no_call_of_a_step_waits(model, monkeypatch, cuda_graphs):
         finally:
             torch.cuda.set_sync_debug_mode("error")
 
+    monkeypatch.setattr(arrivals, "_ids", {})  # also what is copied to the device once
     monkeypatch.setattr(Steps, "ahead", guarded)
     monkeypatch.setitem(graph.CAPTURE, "cuda", capture)
     out = Decoder(model).generate(PROMPTS, **GOLDEN | {"cuda_graphs": cuda_graphs})
