@@ -6,10 +6,19 @@
 
 #include "fastedit.h"
 
+namespace {
+
+int64_t count_of(const fe_highest_args& args, int64_t block) {
+    if (args.count_size == 4) return static_cast<const int32_t*>(args.count)[block];
+    return static_cast<const int64_t*>(args.count)[block];
+}
+
+}  // namespace
+
 int32_t fe_highest(const fe_highest_args* args) {
     std::vector<int64_t> order;
     for (int64_t block = 0; block < args->blocks; ++block) {
-        const int64_t at = block * args->length, count = args->count[block];
+        const int64_t at = block * args->length, count = count_of(*args, block);
         const float* score = args->score + at;
         const uint8_t* among = args->among + at;
         uint8_t* out = args->out + at;

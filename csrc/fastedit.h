@@ -8,7 +8,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 4
+#define FASTEDIT_ABI 5
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -26,10 +26,21 @@ typedef struct {
     int64_t dtype;
 } fe_logits;
 
-/* One draw per row at its temperature, [rows] each; NULL seed: none. */
+/* A number for row i of block b, at data + b * block_stride + i * row_stride; NULL: none. */
 typedef struct {
-    const int64_t *seed, *position, *forward, *top_k;
-    const float* top_p;
+    const int64_t* data;
+    int64_t block_stride, row_stride;
+} fe_integers;
+
+typedef struct {
+    const float* data;
+    int64_t block_stride, row_stride;
+} fe_floats;
+
+/* One draw per row at its temperature; no seed: none. token, prob: [rows]. */
+typedef struct {
+    fe_integers seed, position, forward, top_k;
+    fe_floats top_p;
     int64_t purpose;
     int64_t* token;
     float* prob;
@@ -40,7 +51,7 @@ typedef struct {
     int64_t rows, length; /* of all blocks, and of each */
     const int64_t* current;
     double temperature;
-    const float* temperatures; /* of each row; NULL: `temperature` */
+    fe_floats temperatures; /* of the rows, in place of `temperature` */
     int64_t* token;
     float *prob, *prob_current, *lse;
     float* entropy; /* NULL: not wanted */
@@ -87,7 +98,8 @@ typedef struct {
     const float* score;
     const uint8_t* among;
     const uint8_t* unless; /* NULL: the highest in any case */
-    const int64_t* count;
+    const void* count;
+    int64_t count_size; /* bytes of each: 4 or 8 */
     uint8_t* out;
 } fe_highest_args;
 
@@ -121,10 +133,10 @@ typedef struct {
     uint8_t* bad;
 } fe_draft_args;
 
-/* [elements] each, but for out [elements, count]. */
+/* For `blocks` times `length` elements; out [blocks, length, count]. */
 typedef struct {
-    const int64_t *seed, *position, *forward;
-    int64_t elements, purpose, count;
+    fe_integers seed, position, forward;
+    int64_t blocks, length, purpose, count;
     float* out;
 } fe_uniform_args;
 

@@ -90,8 +90,8 @@ struct RowReader {
                      float scale, bool entropy, Ranking* ranking);
     // 2^(x * scale - reference), with the very bits that `read` adds up: equal logits share evenly.
     float (*power)(float x, float scale, double reference);
-    // out[i] = exp(z[i]) for z <= 0.
-    void (*exponentials)(const float* z, int64_t count, float* out);
+    // z[i] = (z[i] - max) / temperature, and out[i] = exp of that; no z is above `max`.
+    void (*weigh)(float* z, int64_t count, float max, float temperature, float* out);
 };
 
 extern const RowReader kPortable, kAvx2, kAvx512;

@@ -25,6 +25,7 @@ struct Avx2 {
     static void store(float* p, F x) { _mm256_storeu_ps(p, x); }
     static F add(F a, F b) { return _mm256_add_ps(a, b); }
     static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+    static F div(F a, F b) { return _mm256_div_ps(a, b); }
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static F fms(F a, F b, F c) { return _mm256_fmsub_ps(a, b, c); }
     static F max(F a, F b) { return _mm256_max_ps(a, b); }  // b where a is NaN
@@ -55,6 +56,6 @@ private:
 }  // namespace
 
 const RowReader kAvx2 = {"avx2", Reader<Avx2>::read, Reader<Avx2>::power,
-                         Reader<Avx2>::exponentials};
+                         Reader<Avx2>::weigh};
 
 }  // namespace fastedit

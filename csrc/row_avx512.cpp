@@ -25,6 +25,7 @@ struct Avx512 {
     static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
     static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+    static F div(F a, F b) { return _mm512_div_ps(a, b); }
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static F fms(F a, F b, F c) { return _mm512_fmsub_ps(a, b, c); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }  // b where a is NaN
@@ -51,6 +52,6 @@ private:
 }  // namespace
 
 const RowReader kAvx512 = {"avx512", Reader<Avx512>::read, Reader<Avx512>::power,
-                           Reader<Avx512>::exponentials};
+                           Reader<Avx512>::weigh};
 
 }  // namespace fastedit

@@ -19,27 +19,32 @@ struct Statistics {
     const fe_row_stats_args& args;
     int threads;
 
+    template <class Numbers>
+    auto of_row(const Numbers& numbers, int64_t row) const {
+        return at(numbers, row / args.length, row % args.length);
+    }
+
     // One for all is used as it is given; one of a row is held to the range that this one is from.
     double temperature(int64_t row) const {
-        if (!args.temperatures) return args.temperature;
-        return std::fmin(std::fmax(args.temperatures[row], 1e-30f), 1e30f);
+        if (!args.temperatures.data) return args.temperature;
+        return std::fmin(std::fmax(of_row(args.temperatures, row), 1e-30f), 1e30f);
     }
     double scale(int64_t row) const { return kLog2e / temperature(row); }
 
     void run() const {
         Reading reading{float(kLog2e / args.temperature), nullptr, args.entropy != nullptr, args.top_k};
-        std::vector<float> scales(args.temperatures ? size_t(args.rows) : 0);
+        std::vector<float> scales(args.temperatures.data ? size_t(args.rows) : 0);
         for (size_t r = 0; r < scales.size(); ++r) scales[r] = float(scale(int64_t(r)));
-        if (args.temperatures) reading.scales = scales.data();
+        if (args.temperatures.data) reading.scales = scales.data();
         std::vector<Ranking> rankings;
         const auto states = read_rows(args.logits, all_rows(args.rows, args.length), reading, threads, &rankings);
-        for (int64_t r = 0; r < args.rows; ++r) {
-            write(r, states[size_t(r)]);
-            if (args.top_k) write_ranks(r, states[size_t(r)], rankings[size_t(r)]);
-        }
-        if (!args.draws.seed) return;
         const int used = useful_threads(args.rows * args.logits.vocab, threads);
-        parallel_for(args.rows, used, [&](int64_t r) { write_draw(r, states[size_t(r)].best); });
+        parallel_for(args.rows, used, [&](int64_t r) {
+            const RowState& state = states[size_t(r)];
+            write(r, state);
+            if (args.top_k) write_ranks(r, state, rankings[size_t(r)]);
+            if (args.draws.seed.data) write_draw(r, state.best);
+        });
     }
 
     void write(int64_t r, const RowState& state) const {
@@ -76,9 +81,9 @@ struct Statistics {
         Draw drawn{args.current[r], 0.0f};
         if (best > -kInf)
             drawn = draw(row_at(args.logits, r / args.length, r % args.length), args.logits, best, float(temperature(r)),
-                         draws.top_k[r], draws.top_p[r],
-                         uniform(uint64_t(draws.seed[r]), draws.position[r], draws.forward[r],
-                                 draws.purpose));
+                         of_row(draws.top_k, r), of_row(draws.top_p, r),
+                         uniform(uint64_t(of_row(draws.seed, r)), of_row(draws.position, r),
+                                 of_row(draws.forward, r), draws.purpose));
         draws.token[r] = drawn.token;
         draws.prob[r] = drawn.prob;
     }

@@ -60,18 +60,63 @@ struct Reader {
         visit(x);
     }
 
-    // Largest of the tile without its NaNs; `nan`: there are some.
+    // The largest logits of a tile, one per lane, without its NaNs.
+    struct Peaks {
+        F lane[kUnroll];
+
+        Peaks() { for (F& l : lane) l = V::set(-kInf); }
+
+        void see(const F* x) {
+            for (int u = 0; u < kUnroll; ++u) lane[u] = V::max(x[u], lane[u]);  // lane where x is NaN
+        }
+
+        float highest() const {
+            float lanes[V::kWidth];
+            V::store(lanes, most_of(lane));
+            return *std::max_element(lanes, lanes + V::kWidth);
+        }
+
+        // What the `place` best logits of the tile have at least.
+        float at_least(int64_t place) const {
+            float lanes[kStep];
+            for (int u = 0; u < kUnroll; ++u) V::store(lanes + u * V::kWidth, lane[u]);
+            return place <= 4 ? best_of<8>(lanes, place) : place <= 12 ? best_of<16>(lanes, place) : -kInf;
+        }
+
+    private:
+        // The `place`-th of N peaks, each of several lanes.
+        template <int N>
+        static float best_of(float* lanes, int64_t place) {
+            for (int64_t half = kStep / 2; half >= N; half /= 2)
+                for (int64_t i = 0; i < half; ++i) lanes[i] = std::max(lanes[i], lanes[i + half]);
+            for (int round = 0; round < N; ++round)  // odd-even sort: nothing to mispredict
+                for (int i = round % 2; i + 1 < N; i += 2) {
+                    const float a = lanes[i], b = lanes[i + 1];
+                    lanes[i] = std::max(a, b), lanes[i + 1] = std::min(a, b);
+                }
+            return lanes[place - 1];
+        }
+    };
+
+    static F most_of(const F* x) { return V::max(V::max(x[0], x[1]), V::max(x[2], x[3])); }
+
+    // `nan`: there are some.
     template <int dtype>
-    static float largest(const void* from, int64_t count, bool& nan) {
-        F top[kUnroll];
+    static Peaks peaks(const void* from, int64_t count, bool& nan) {
+        Peaks peaks;
         typename V::M odd = V::none();
-        for (F& t : top) t = V::set(-kInf);
         steps<dtype, false>(from, count, [&](const F* x) {
             for (int u = 0; u < kUnroll; u += 2) odd = V::either(odd, V::unordered(x[u], x[u + 1]));
-            for (int u = 0; u < kUnroll; ++u) top[u] = V::max(x[u], top[u]);  // top where x is NaN
+            peaks.see(x);
         });
         nan = V::any(odd);
-        return highest(top);
+        return peaks;
+    }
+
+    template <int dtype>
+    static float largest(const void* from, int64_t count) {
+        bool nan;
+        return peaks<dtype>(from, count, nan).highest();
     }
 
     template <int dtype>
@@ -168,24 +213,23 @@ struct Reader {
                             Ranking* ranking) {
         double reference = state.reference;
         if (reference == -kInf) {  // that of the first logits is near enough, if they are finite
-            bool nan;
-            const float guess = largest<dtype>(from, std::min(kStep, count), nan);
+            const float guess = largest<dtype>(from, std::min(kStep, count));
             reference = std::rint(guess * double(scale));
         }
         if (!(std::fabs(reference) <= kFar)) return false;
-        F top[kUnroll], sum[kUnroll];
-        for (int u = 0; u < kUnroll; ++u) top[u] = V::set(-kInf), sum[u] = V::set(0.0f);
+        Peaks peaks;
+        F sum[kUnroll];
+        for (F& part : sum) part = V::set(0.0f);
         const Exponential exponential(scale, reference);
         steps<dtype, true>(from, count, [&](const F* x) {
-            for (int u = 0; u < kUnroll; ++u) {
-                top[u] = V::max(x[u], top[u]);
+            peaks.see(x);
+            for (int u = 0; u < kUnroll; ++u)
                 sum[u] = V::add(sum[u], exponential(exponential.clamp(x[u])));
-            }
         });
-        const float most = highest(top), added = total(sum);
+        const float most = peaks.highest(), added = total(sum);
         if (!(added == added && most * double(scale) - reference <= kRoom)) return false;
         choose<dtype>(from, count, most, row, logits, begin, state);
-        rank<dtype>(from, count, most, logits, begin, ranking);
+        rank<dtype>(from, count, peaks, logits, begin, ranking);
         if (most == -kInf) return true;
         state.reference = reference;
         state.sum += added;
@@ -193,12 +237,6 @@ struct Reader {
         return true;
     }
     static constexpr double kRoom = 60;  // exponents above the reference that a sum has room for
-
-    static float highest(const F* parts) {
-        float lanes[V::kWidth];
-        V::store(lanes, V::max(V::max(parts[0], parts[1]), V::max(parts[2], parts[3])));
-        return *std::max_element(lanes, lanes + V::kWidth);
-    }
 
     static float total(const F* parts) {
         float lanes[V::kWidth], sum = 0.0f;
@@ -215,10 +253,9 @@ struct Reader {
         if (!(top > state.best)) return;
         int64_t place = first<dtype>(from, count, top);
         if (forbidden(logits, begin + place)) {
-            bool nan;
             float allowed[kTile];
             allowed_logits(row, logits, begin, count, allowed);
-            top = largest<FE_FP32>(allowed, count, nan);
+            top = largest<FE_FP32>(allowed, count);
             if (!(top > state.best)) return;
             place = first<FE_FP32>(allowed, count, top);
         }
@@ -226,31 +263,41 @@ struct Reader {
         state.index = begin + place;
     }
 
-    // Enters the ids of the tile, whose largest logit is `top`. Few tiles have one to enter: they
-    // are searched from the first-level cache.
+    // Enters the ids of the tile. Few are offered, as so many lanes have a peak no lower than some
+    // floor that what lies below it cannot enter; they are found from the first-level cache.
     template <int dtype>
-    static void rank(const void* from, int64_t count, float top, const fe_logits& logits,
+    static void rank(const void* from, int64_t count, const Peaks& peaks, const fe_logits& logits,
                      int64_t begin, Ranking* ranking) {
-        if (!ranking || !(top > ranking->least())) return;
+        if (!ranking || !(peaks.highest() > ranking->least())) return;
+        const float floor = peaks.at_least(ranking->wanted + logits.forbid_count);
         const auto offer = [&](int64_t i) {
             const float x = logit_at(from, dtype, i);
             if (x > ranking->least() && !forbidden(logits, begin + i)) ranking->enter(x, begin + i);
         };
-        int64_t i = 0;
-        for (; i + V::kWidth <= count; i += V::kWidth) {
-            const F least = V::set(ranking->least());
-            for (unsigned bits = V::above_bits(load_one<dtype>(from, i), least); bits; bits &= bits - 1)
-                offer(i + __builtin_ctz(bits));
+        const auto may_enter = [&](F x) {
+            const float least = ranking->least();
+            if (least >= floor) return V::above_bits(x, V::set(least));
+            return ~V::above_bits(V::set(floor), x) & ((1u << V::kWidth) - 1);
+        };
+        F x[kUnroll];
+        const int64_t whole = count - count % kStep;
+        for (int64_t at = 0; at < whole; at += kStep) {
+            load<dtype>(from, at, x);
+            if (!may_enter(most_of(x))) continue;
+            for (int64_t i = at; i < at + kStep; i += V::kWidth)
+                for (unsigned bits = may_enter(load_one<dtype>(from, i)); bits; bits &= bits - 1)
+                    offer(i + __builtin_ctz(bits));
         }
-        for (; i < count; ++i) offer(i);
+        for (int64_t i = whole; i < count; ++i) offer(i);
     }
 
     template <int dtype>
-    static void add_tile(const void* from, int64_t count, float top, const void* row,
+    static void add_tile(const void* from, int64_t count, const Peaks& peaks, const void* row,
                          const fe_logits& logits, int64_t begin, float scale, bool entropy,
                          RowState& state, Ranking* ranking) {
+        const float top = peaks.highest();
         choose<dtype>(from, count, top, row, logits, begin, state);
-        rank<dtype>(from, count, top, logits, begin, ranking);
+        rank<dtype>(from, count, peaks, logits, begin, ranking);
         if (top == -kInf) return;
         state.include(top, scale);
         if (entropy)
@@ -271,15 +318,14 @@ struct Reader {
                 add_at_once<dtype>(from, count, row, logits, at, scale, state, ranking))
                 continue;
             bool nan;
-            float top = largest<dtype>(from, count, nan);
-            if (!nan && top < kInf) {
-                add_tile<dtype>(from, count, top, row, logits, at, scale, entropy, state, ranking);
+            const Peaks seen = peaks<dtype>(from, count, nan);
+            if (!nan && seen.highest() < kInf) {
+                add_tile<dtype>(from, count, seen, row, logits, at, scale, entropy, state, ranking);
                 continue;
             }
             state.bad = true;
             for (int64_t i = 0; i < count; ++i) clean[i] = finite(logit_at(from, dtype, i));
-            top = largest<FE_FP32>(clean, count, nan);
-            add_tile<FE_FP32>(clean, count, top, row, logits, at, scale, entropy, state, ranking);
+            add_tile<FE_FP32>(clean, count, peaks<FE_FP32>(clean, count, nan), row, logits, at, scale, entropy, state, ranking);
         }
         return state;
     }
@@ -293,20 +339,25 @@ struct Reader {
         }
     }
 
-    static void exponentials(const float* z, int64_t count, float* out) {
+    static void weigh(float* z, int64_t count, float max, float temperature, float* out) {
         const Exponential exponential(kLog2e, 0.0);
-        float buffer[V::kWidth];
+        const F top = V::set(max), heat = V::set(temperature);
+        float tail[V::kWidth], weights[V::kWidth];
         for (int64_t i = 0; i < count; i += V::kWidth) {
             const bool whole = i + V::kWidth <= count;
-            const F x = V::load(whole ? z + i : tail_of(z + i, count - i, buffer));
+            float* at = whole ? z + i : tail_of(z + i, count - i, tail);
+            const F x = V::div(V::sub(V::load(at), top), heat);
             // exp(-inf) is 0 here, where every weight may be as small.
             const F e = V::where_above(x, exponential.least, exponential(exponential.clamp(x)));
-            V::store(buffer, e);
-            std::copy(buffer, buffer + std::min<int64_t>(V::kWidth, count - i), out + i);
+            V::store(at, x);
+            V::store(whole ? out + i : weights, e);
+            if (whole) continue;
+            std::copy(tail, tail + (count - i), z + i);
+            std::copy(weights, weights + (count - i), out + i);
         }
     }
 
-    static const float* tail_of(const float* z, int64_t count, float* buffer) {
+    static float* tail_of(const float* z, int64_t count, float* buffer) {
         for (int64_t i = 0; i < V::kWidth; ++i) buffer[i] = i < count ? z[i] : -kInf;
         return buffer;
     }

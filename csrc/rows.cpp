@@ -66,6 +66,10 @@ std::vector<RowState> read_rows(const fe_logits& logits, const std::vector<Place
                                            reading.scale_of(row), reading.entropy,
                                            reading.ranks ? &ranked[size_t(piece)] : nullptr);
     });
+    if (splits == 1) {
+        if (reading.ranks) *rankings = std::move(ranked);
+        return parts;
+    }
     std::vector<RowState> states(rows.size());
     for (int64_t row = 0; row < count; ++row)
         for (int64_t split = 0; split < splits; ++split)

@@ -33,8 +33,7 @@ struct Row {
         tile.begin = begin;
         tile.count = std::min(kTile, logits.vocab - begin);
         allowed_logits(data, logits, begin, tile.count, tile.z);
-        for (int64_t i = 0; i < tile.count; ++i) tile.z[i] = (tile.z[i] - max) / temperature;
-        row_reader().exponentials(tile.z, tile.count, tile.weight);
+        row_reader().weigh(tile.z, tile.count, max, temperature, tile.weight);
     }
 
     template <class Visit>
@@ -51,19 +50,29 @@ struct Cut {
     uint32_t key = 0;
     int64_t ties = std::numeric_limits<int64_t>::max();
 
-    // visit(i) for what is left of `tile`; `seen` counts the ties.
-    template <class Visit>
-    void survivors(const Row::Tile& tile, int64_t& seen, Visit visit) const {
-        if (key == 0) {  // below every number's
-            for (int64_t i = 0; i < tile.count; ++i) visit(i);
-            return;
-        }
+    // Weights of `tile`, 0 for what is cut off, perhaps in `buffer`; `seen` counts the ties.
+    const float* weights(const Row::Tile& tile, int64_t& seen, float* buffer) const {
+        if (key == 0) return tile.weight;  // below every number's
         for (int64_t i = 0; i < tile.count; ++i) {
             const uint32_t mine = key_of(tile.z[i]);
-            if (mine > key || (mine == key && seen++ < ties)) visit(i);
+            const bool survives = mine > key || (mine == key && seen++ < ties);
+            buffer[i] = survives ? tile.weight[i] : 0.0f;
         }
+        return buffer;
     }
 };
+
+constexpr int64_t kChunk = 64;  // ids whose weights are added up in one go
+
+double sum(const float* weight, int64_t count) {
+    double parts[8] = {};  // in turn, since one addition waits for the last
+    int64_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        for (int k = 0; k < 8; ++k) parts[k] += weight[i + k];
+    for (; i < count; ++i) parts[0] += weight[i];
+    for (int k = 1; k < 8; ++k) parts[0] += parts[k];
+    return parts[0];
+}
 
 constexpr int kDigits[] = {11, 11, 10};
 
@@ -109,6 +118,7 @@ Draw draw(const void* data, const fe_logits& logits, float max, float temperatur
           float top_p, float uniform) {
     const Row row{data, logits, max, temperature};
     Row::Tile tile;
+    float buffer[kTile];
     Cut cut;
     if (top_k > 0 && top_k < logits.vocab) {
         cut = cut_at(row, tile, cut, double(top_k - 1), [](float) { return 1.0; });
@@ -117,35 +127,40 @@ Draw draw(const void* data, const fe_logits& logits, float max, float temperatur
     if (top_p < 1.0f) {
         double mass = 0.0;
         int64_t seen = 0;
-        row.tiles(tile, [&] { cut.survivors(tile, seen, [&](int64_t i) { mass += tile.weight[i]; }); });
+        row.tiles(tile, [&] { mass += sum(cut.weights(tile, seen, buffer), tile.count); });
         const double budget = std::max(0.0, double(top_p)) * mass;
         cut = cut_at(row, tile, cut, budget, [](float weight) { return double(weight); });
     }
 
-    // First the mass of what is left, up to every tile, then the id at which it passes the uniform.
-    struct Before {
-        double mass;
-        int64_t seen;
-    };
-    std::vector<Before> before;
-    Before now{0.0, 0};
+    // First the mass of what is left, up to every chunk, then the id at which it passes the uniform.
+    std::vector<double> before;
+    std::vector<int64_t> ties;  // before every tile
+    before.reserve(size_t(logits.vocab / kChunk + 1));
+    ties.reserve(size_t(logits.vocab / kTile + 1));
+    double total = 0.0;
+    int64_t seen = 0;
     row.tiles(tile, [&] {
-        before.push_back(now);
-        cut.survivors(tile, now.seen, [&](int64_t i) { now.mass += tile.weight[i]; });
+        ties.push_back(seen);
+        const float* weight = cut.weights(tile, seen, buffer);
+        for (int64_t i = 0; i < tile.count; i += kChunk) {
+            before.push_back(total);
+            total += sum(weight + i, std::min(kChunk, tile.count - i));
+        }
     });
-    const double total = now.mass, target = double(uniform) * total;
-    const auto past = std::partition_point(before.begin(), before.end(),
-                                           [&](const Before& b) { return b.mass <= target; });
-    now = *std::prev(past);  // the first has no mass before it
-    row.read((past - before.begin() - 1) * kTile, tile);
+    const double target = double(uniform) * total;
+    const auto past = std::upper_bound(before.begin(), before.end(), target);
+    const int64_t chunk = past - before.begin() - 1;  // the first has no mass before it
+    const int64_t begin = chunk * kChunk / kTile * kTile, first = chunk * kChunk - begin;
+    row.read(begin, tile);
+    seen = ties[size_t(begin / kTile)];
+    const float* weight = cut.weights(tile, seen, buffer);
+    double mass = before[size_t(chunk)];
     Draw drawn{-1, 0.0f};
-    bool passed = false;
-    cut.survivors(tile, now.seen, [&](int64_t i) {
-        if (passed || tile.weight[i] <= 0.0f) return;
-        now.mass += tile.weight[i];
-        passed = now.mass > target;
-        drawn = {tile.begin + i, float(tile.weight[i] / total)};
-    });
+    for (int64_t i = first; i < std::min(first + kChunk, tile.count) && mass <= target; ++i) {
+        if (weight[i] <= 0.0f) continue;
+        mass += weight[i];
+        drawn = {begin + i, float(weight[i] / total)};
+    }
     return drawn;
 }
 
@@ -168,15 +183,17 @@ Words philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3) 
 }  // namespace fastedit
 
 int32_t fe_uniform(const fe_uniform_args* args) {
-    for (int64_t i = 0; i < args->elements; ++i)
-        for (int64_t j = 0; j < args->count; j += 4) {
-            const auto words = fastedit::philox(uint64_t(args->seed[i]), uint32_t(j / 4),
-                                                uint32_t(args->position[i]),
-                                                uint32_t(args->forward[i]), uint32_t(args->purpose));
-            float* out = args->out + i * args->count + j;
-            for (int64_t k = 0; k < std::min<int64_t>(4, args->count - j); ++k)
-                out[k] = fastedit::unit(words[size_t(k)]);
-        }
+    using fastedit::at;
+    float* out = args->out;
+    for (int64_t b = 0; b < args->blocks; ++b)
+        for (int64_t i = 0; i < args->length; ++i, out += args->count)
+            for (int64_t j = 0; j < args->count; j += 4) {
+                const auto words = fastedit::philox(
+                    uint64_t(at(args->seed, b, i)), uint32_t(j / 4), uint32_t(at(args->position, b, i)),
+                    uint32_t(at(args->forward, b, i)), uint32_t(args->purpose));
+                for (int64_t k = 0; k < std::min<int64_t>(4, args->count - j); ++k)
+                    out[j + k] = fastedit::unit(words[size_t(k)]);
+            }
     return 0;
 }
 

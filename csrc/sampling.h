@@ -15,6 +15,11 @@ struct Draw {
 Draw draw(const void* row, const fe_logits& logits, float max, float temperature, int64_t top_k,
           float top_p, float uniform);
 
+template <class Numbers>
+auto at(const Numbers& numbers, int64_t block, int64_t row) {
+    return numbers.data[block * numbers.block_stride + row * numbers.row_stride];
+}
+
 // Purposes, which keep the random words of different uses apart.
 constexpr uint32_t kDraft = 0, kDecode = 3;
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from fastedit.ops.logits import LOGIT_DTYPES
 
 DEVICES = ("cpu",)
-ABI = 4
+ABI = 5
 LIBRARY = Path(__file__).with_name(
     "libfastedit_cpu.dylib" if sys.platform == "darwin" else "libfastedit_cpu.so"
 )
 LOGITS = "P3qP2q"  # fe_logits, in the machine's own sizes and alignment
+NUMBERS = "P2q"  # fe_integers, fe_floats
 _DTYPES = {dtype: code for code, dtype in enumerate(LOGIT_DTYPES)}
 
 
@@ -86,3 +87,11 @@ def _id_array(forbid: tuple[int, ...]) -> ctypes.Array:
 def check(status: int) -> None:
     if status:
         raise RuntimeError("the C++ back end refused arguments that passed the contract's checks")
+
+
+def numbers_fields(numbers: Tensor | None, length: int) -> tuple[int, int, int]:
+    """Of a tensor [B, L], or [B * L]: the numbers of each block after those of the one before."""
+    if numbers is None:
+        return 0, 0, 0
+    *block, row = numbers.stride()
+    return numbers.data_ptr(), block[0] if block else length * row, row

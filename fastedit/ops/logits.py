@@ -30,11 +30,11 @@ def check_forbid(forbid: Sequence[int], vocab: int) -> None:
 
 
 def check_per_row(
-    name: str, value: Tensor, dtype: torch.dtype, rows: int, device: torch.device
+    name: str, value: Tensor, dtype: torch.dtype, rows: Sequence[int], device: torch.device
 ) -> None:
     """Back ends take bare addresses: what does not fit must not reach them."""
-    if value.shape != (rows,) or value.dtype != dtype or value.device != device:
+    if value.shape != rows or value.dtype != dtype or value.device != device:
         raise ValueError(
-            f"{name} must be {dtype} [{rows}] on {device}, one value per row of logits; "
+            f"{name} must be {dtype} {list(rows)} on {device}, one value per row of logits; "
             f"got {value.dtype} {list(value.shape)} on {value.device}"
         )

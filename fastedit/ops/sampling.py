@@ -47,12 +47,14 @@ class Sampling:
 class RowDraws:
     """One draw for each of R rows of logits; every tensor is on the logits' device.
 
-    seed      [R] int64  request seed
-    position  [R] int64  absolute position of the row
-    forward   [R] int64  forward index in the block
-    top_k     [R] int64  keep logits not below the k-th largest (ties stay); 0 = off
-    top_p     [R] fp32   drop tokens whose preceding cumulative mass exceeds it; 1 = off
+    seed      int64  request seed
+    position  int64  absolute position of the row
+    forward   int64  forward index in the block
+    top_k     int64  keep logits not below the k-th largest (ties stay); 0 = off
+    top_p     fp32   drop tokens whose preceding cumulative mass exceeds it; 1 = off
     purpose   0 to 255
+
+    Tensors are [R], or [B, L] beside logits [B, L, V]; strides are free, so expanded ones serve.
 
     Raises ValueError for a purpose out of range.
     """
@@ -69,6 +71,11 @@ class RowDraws:
 
     def fields(self) -> tuple[Tensor, ...]:
         return (self.seed, self.position, self.forward, self.top_k, self.top_p)
+
+    def flat(self) -> RowDraws:
+        """The same draws with tensors [R]."""
+        seed, position, forward, top_k, top_p = (field.reshape(-1) for field in self.fields())
+        return RowDraws(seed, position, forward, top_k, top_p, self.purpose)
 
 
 def check_purpose(purpose: int) -> None:

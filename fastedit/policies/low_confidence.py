@@ -56,7 +56,7 @@ class LowConfidence(Policy):
             count = view.length // steps + (forward < view.length % steps)
             fill = highest(score, masked, count, unless=above)
         ids = torch.where(fill, stats.token, view.ids)
-        return Write(ids, ~(masked & ~fill).any(-1))
+        return Write(ids, torch.ones_like(view.done))  # once no mask is left
 
     def most_forwards(self, length: int) -> int:
         if self.schedule == "dream":

@@ -72,7 +72,7 @@ class Remask(Policy):
         ids = ids.masked_fill_(remask, view.mask_token_id)
 
         post = kept.post_steps + ~(had_mask | spent)
-        done = ~(had_mask | remask.any(-1)) | (post >= p.max_post_steps)
+        done = (post >= p.max_post_steps) | ~had_mask  # once no mask is left
         write = {"post_steps": post, "remasked": (kept.remasked + remask) * had_token}
         if self.trigger == "logit_diff":
             held = torch.where(fill, stats.prob, stats.prob_current)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,7 +114,7 @@ def _check_given(
 
 
 def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
-    policy, length = state.policy, state.length
+    policy, shape = state.policy, state.ids.shape
     heat = policy.temperature(state)
     samples = "sample" in policy.needs
     drawn = (samples or state.draws) and draws is None
@@ -128,72 +127,59 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         heat = state.sampling.temperature
         heat = torch.where(heat > 0.0, heat, 1.0)
     if heat is not None:
-        options["temperature"] = _per_row(heat, length)
+        options["temperature"] = heat[:, None].expand(shape)
     if drawn:
         options["draws"] = _draws(state)
-    stats = _read(logits, state.ids, options)
+    rows = ops.row_stats(logits, state.ids, **options)
+    token, prob, sample, sample_prob = rows.token, rows.prob, rows.sample, rows.sample_prob
     if draws is not None:
         options["forbid"] = ()
-        given = _read(logits, draws, options)
-        stats |= {"sample": draws, "sample_prob": given["prob_current"]}
-    if "sample" in stats and not samples:  # rows with a temperature take their draw as the best
+        sample, sample_prob = draws, ops.row_stats(logits, draws, **options).prob_current
+    if (
+        sample is not None and sample_prob is not None and not samples
+    ):  # rows with a temperature take their draw as the best
         takes = (state.sampling.temperature > 0.0)[:, None]
-        for name in ("token", "prob"):
-            drawn_one = stats.pop({"token": "sample", "prob": "sample_prob"}[name])
-            stats[name] = torch.where(takes, drawn_one, stats[name])
-    return Stats(**stats)
+        token = torch.where(takes, sample, token)
+        prob = torch.where(takes, sample_prob, prob)
+        sample = sample_prob = None
+    return Stats(
+        token,
+        prob,
+        rows.prob_current,
+        rows.bad,
+        logits.shape[-1],
+        rows.entropy,
+        rows.top_tokens,
+        rows.top_probs,
+        sample,
+        sample_prob,
+    )
 
 
 def _draws(state: State) -> ops.RowDraws:
-    """The key of every position's draw; one tensor for all of it, as small operations add up."""
-    draws, length = state.sampling, state.length
+    """The key of every position's draw."""
+    draws, shape = state.sampling, state.ids.shape
+    position = draws.start[:, None] + torch.arange(shape[1], device=draws.start.device)
     forward = state.counts["forwards"].long()
-    block = torch.stack((draws.seed, draws.start, forward, draws.top_k))
-    seed, position, forward, top_k = _per_row(block, length)
-    position = position + torch.arange(length, device=block.device).repeat(len(state.ids))
-    return ops.RowDraws(seed, position, forward, top_k, _per_row(draws.top_p, length))
-
-
-def _per_row(block: Tensor, length: int) -> Tensor:
-    """[..., B] of each block -> [..., B * L] of each of its rows."""
-    return block[..., None].expand(*block.shape, length).flatten(-2)
-
-
-def _read(logits: Tensor, ids: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Row statistics of logits [B, L, V] as fields of `Stats`, [B, L] each."""
-    stats = ops.row_stats(logits, ids.reshape(-1), **options)
-    fields = ((name, getattr(stats, name, None)) for name in _FIELDS)
-    shaped = {
-        n: field.view(*ids.shape, *field.shape[1:]) for n, field in fields if field is not None
-    }
-    return shaped | {"vocab": logits.shape[-1]}
-
-
-_FIELDS: Sequence[str] = (
-    "token",
-    "prob",
-    "prob_current",
-    "bad",
-    "entropy",
-    "top_tokens",
-    "top_probs",
-    "sample",
-    "sample_prob",
-)
+    seed, forward, top_k, top_p = (
+        each[:, None].expand(shape) for each in (draws.seed, forward, draws.top_k, draws.top_p)
+    )
+    return ops.RowDraws(seed, position, forward, top_k, top_p)
 
 
 def _apply(state: State, write: Write, stats: Stats) -> None:
     """Write what may be written, and count what has changed; blocks that are done keep theirs."""
     policy, ids, done = state.policy, write.ids, write.done
-    active = ~state.done
     if policy.may_reach_bound:
-        ids, done = _at_the_bound(state, write, stats, active)
+        ids, done = _at_the_bound(state, write, stats)
     bad = policy.bad(stats, state)
-    # All of them before the first is written: a rule may hand one buffer on to another.
-    kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
-    new = [torch.where(active if k.ndim == 1 else active[:, None], v, k) for k, v in kept]
-    for (plane, _), value in zip(kept, new, strict=True):
-        plane.copy_(value)
+    if write.buffers:
+        # All of them before the first is written: a rule may hand one buffer on to another.
+        kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
+        over = (state.done, state.done[:, None])
+        new = [torch.where(over[k.ndim - 1], k, v) for k, v in kept]
+        for (plane, _), value in zip(kept, new, strict=True):
+            plane.copy_(value)
     ops.write_blocks_(
         state.ids,
         ids,
@@ -207,11 +193,9 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     )
 
 
-def _at_the_bound(
-    state: State, write: Write, stats: Stats, active: Tensor
-) -> tuple[Tensor, Tensor]:
+def _at_the_bound(state: State, write: Write, stats: Stats) -> tuple[Tensor, Tensor]:
     """In the last forward that a block may take, fill its masks and do nothing else."""
-    last = active & (state.counts["forwards"] + 1 >= state.limit)
+    last = (state.counts["forwards"] + 1 >= state.limit) & ~state.done
     left = ((write.ids == state.mask_token_id) & state.may_change()).any(-1)
     over = last & ~(write.done & ~left)
     state.capped.logical_or_(over)

@@ -1,6 +1,7 @@
 """Row statistics against float64 NumPy, and the same bits in any company."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -313,7 +314,38 @@ def test_rows_of_blocks_that_are_views_of_longer_ones(name, shape):
     with ops.use_backend(name):
         want = ops.row_stats(view.reshape(-1, 37), current, **asked)
         got = ops.row_stats(view, current, **asked)
+        asked["draws"] = ops.RowDraws(*(field.view(shape) for field in draws.fields()))
+        in_blocks = ops.row_stats(view, current.view(shape), **asked)
     for field, mine in vars(got).items():
         assert mine.equal(getattr(want, field)), field
-    with pytest.raises(ValueError, match=rf"current must be int64 \[{blocks * length}\]"):
-        ops.row_stats(view, current[None], **asked)
+        there = getattr(in_blocks, field)
+        assert there.shape[:2] == shape and there.flatten(0, 1).equal(mine), field
+    either = re.escape(f"current must be int64 [{blocks}, {length}] or [{blocks * length}]")
+    with pytest.raises(ValueError, match=either):
+        ops.row_stats(view, current[None, None], **asked)
+
+
+@pytest.mark.parametrize("name", ["reference", "cpp", "triton"])
+@pytest.mark.parametrize("order", ["of blocks", "of places", "as they come"])
+def test_one_key_may_serve_many_rows(name, order):
+    """Expanded tensors are read in place, whichever dimension they were expanded along."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 37, generator=generator)
+    current = torch.randint(0, 37, (3, 4), generator=generator)
+    shape = {"of blocks": (3, 1), "of places": (1, 4), "as they come": (4, 3)}[order]
+
+    def numbers(least, most):
+        drawn = torch.randint(least, most, shape, generator=generator)
+        return drawn.T if order == "as they come" else drawn.expand(3, 4)
+
+    keys = [numbers(0, 9) for _ in range(3)] + [numbers(1, 9), numbers(1, 9).float() / 9]
+    heat = numbers(1, 9).float() / 3
+    with ops.use_backend(name):
+        got = ops.row_stats(logits, current, temperature=heat, draws=ops.RowDraws(*keys))
+        dense = ops.RowDraws(*(key.clone() for key in keys))
+        want = ops.row_stats(logits, current, temperature=heat.clone(), draws=dense)
+        noise = ops.uniform(*keys[:3], purpose=4, count=5)
+        flat = ops.uniform(*(key.reshape(-1) for key in keys[:3]), purpose=4, count=5)
+    for field in ("token", "prob", "sample", "sample_prob"):
+        assert getattr(got, field).equal(getattr(want, field)), field
+    assert noise.flatten(0, 1).equal(flat)

@@ -205,7 +205,7 @@ def draft_and_corrupt(
         ("key.example", key.example, torch.int64),
         ("key.position", key.position, torch.int64),
     ):
-        check_per_row(name, value, dtype, len(logits), logits.device)
+        check_per_row(name, value, dtype, logits.shape[:1], logits.device)
     settings = options.settings(logits.shape[-1])
     logits = logits.detach()
     if torch.compiler.is_compiling():

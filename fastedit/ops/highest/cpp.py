@@ -9,12 +9,14 @@ from torch import Tensor
 
 from fastedit.ops.library import check, load
 
-_ARGUMENTS = Struct("2q5P")  # fe_highest_args
+_ARGUMENTS = Struct("2q4PqP")  # fe_highest_args
 
 
 def highest(score: Tensor, among: Tensor, count: Tensor, unless: Tensor | None) -> Tensor:
     """Contract: `fastedit.ops.highest`."""
-    score, among, count = score.contiguous(), among.contiguous(), count.long().contiguous()
+    score, among, count = score.contiguous(), among.contiguous(), count.contiguous()
+    if count.dtype not in (torch.int32, torch.int64):
+        count = count.long()
     out = torch.empty_like(among)
     if unless is not None:
         unless = unless.contiguous()
@@ -24,6 +26,7 @@ def highest(score: Tensor, among: Tensor, count: Tensor, unless: Tensor | None) 
         among.data_ptr(),
         0 if unless is None else unless.data_ptr(),
         count.data_ptr(),
+        count.element_size(),
         out.data_ptr(),
     )
     check(load().fe_highest(arguments))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +21,8 @@ MOST_RANKS = 8  # of `top_k`
 
 @dataclass(frozen=True)
 class RowStats:
-    """Statistics of R rows of logits; every field is on the logits' device.
+    """Statistics of R rows of logits; every field is on the logits' device, and [R, ...] becomes
+    [B, L, ...] where the current tokens were given so.
 
     token         [R] int64  best token that is not forbidden, lowest id on ties
     prob          [R] fp32   its softmax probability
@@ -46,6 +50,13 @@ class RowStats:
     sample: Tensor | None = None
     sample_prob: Tensor | None = None
 
+    def shaped(self, shape: Sequence[int]) -> RowStats:
+        """With `shape` in place of [R]."""
+        fields: dict[str, Any] = {
+            name: x.reshape(*shape, *x.shape[1:]) for name, x in vars(self).items() if x is not None
+        }
+        return dataclasses.replace(self, **fields)
+
 
 def row_stats(
     logits: Tensor,
@@ -61,17 +72,18 @@ def row_stats(
 
     logits       [R, V] fp32, bf16 or fp16, last dimension contiguous; everything is computed in
                  fp32 from these values. Or [B, L, V], whose R = B * L rows come block after block
-    current      [R] int64, the token that each row holds now; outside [0, V) its probability is 0
+    current      [R] int64, or [B, L] beside such logits: the token that each row holds now;
+                 outside [0, V) its probability is 0
     forbid       token ids that may not be chosen; they stay in the softmax denominator
-    temperature  logits are divided by it first; 1e-30 to 1e30. [R] fp32: one per row, held to that
-                 range; a row that is to be greedy has 1
+    temperature  logits are divided by it first; 1e-30 to 1e30. A tensor fp32 like `current`: one
+                 per row, held to that range; a row that is to be greedy has 1
     entropy      of the softmax over all ids
     top_k        0 to 8: how many best tokens
-    draws        one token per row, drawn from what is left when forbidden ids leave first, then
-                 temperature, top-k, top-p, softmax: the first id whose running sum exceeds the
-                 uniform of the row's key. A row without a finite candidate draws its current
-                 token, with probability 0. The key alone decides, and that of a row of
-                 `joint_threshold_step_` draws the same token
+    draws        of tensors like `current`: one token per row, drawn from what is left when
+                 forbidden ids leave first, then temperature, top-k, top-p, softmax: the first id
+                 whose running sum exceeds the uniform of the row's key. A row without a finite
+                 candidate draws its current token, with probability 0. The key alone decides, and
+                 that of a row of `joint_threshold_step_` draws the same token
 
     | logits of a row | treated as | bad |
     |---|---|---|
@@ -86,11 +98,11 @@ def row_stats(
     and a temperature or a `top_k` out of range.
     """
     *shape, vocab = check_logits(logits, 2 if logits.ndim == 2 else 3)
-    rows = math.prod(shape)
+    rows = current.shape
     check_forbid(forbid, vocab)
-    if current.shape != (rows,) or current.dtype != torch.int64:
+    if (rows != (math.prod(shape),) and rows != (*shape,)) or current.dtype != torch.int64:
         raise ValueError(
-            f"current must be int64 [{rows}], one token per row of logits; "
+            f"current must be int64 {shape} or [{math.prod(shape)}], one token per row of logits; "
             f"got {current.dtype} {list(current.shape)}"
         )
     if current.device != logits.device:
@@ -107,7 +119,15 @@ def row_stats(
         for name, kind in _DRAWS.items():
             check_per_row(f"draws.{name}", getattr(draws, name), kind, rows, logits.device)
     if torch.compiler.is_compiling():
-        return _compiled(logits, current, list(forbid), temperature, entropy, top_k, draws)
+        return by_rows(_compiled)(
+            logits,
+            current,
+            forbid=list(forbid),
+            temperature=temperature,
+            entropy=entropy,
+            top_k=top_k,
+            draws=draws,
+        )
     return implementation("row_stats", logits.device.type)(
         logits,
         current,
@@ -117,6 +137,27 @@ def row_stats(
         top_k=top_k,
         draws=draws,
     )
+
+
+def by_rows(serve: Callable[..., RowStats]) -> Callable[..., RowStats]:
+    """For a back end that knows no blocks: `serve` is given tensors [R] alone."""
+
+    @functools.wraps(serve)
+    def served(
+        logits: Tensor,
+        current: Tensor,
+        *,
+        temperature: float | Tensor,
+        draws: RowDraws | None,
+        **options: Any,
+    ) -> RowStats:
+        if isinstance(temperature, Tensor):
+            temperature = temperature.reshape(-1)
+        draws = draws and draws.flat()
+        options |= {"temperature": temperature, "draws": draws}
+        return serve(logits, current.reshape(-1), **options).shaped(current.shape)
+
+    return served
 
 
 _DRAWS = {

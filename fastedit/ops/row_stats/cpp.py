@@ -7,13 +7,13 @@ from struct import Struct
 import torch
 from torch import Tensor
 
-from fastedit.ops.library import LOGITS, check, load, logits_fields
+from fastedit.ops.library import LOGITS, NUMBERS, check, load, logits_fields, numbers_fields
 from fastedit.ops.row_stats import RowStats
 from fastedit.ops.sampling import RowDraws
 
-_ARGUMENTS = Struct(LOGITS + "2qPdP6Pq2P5Pq2P")  # fe_row_stats_args
+_ARGUMENTS = Struct(f"{LOGITS}2qPd{NUMBERS}6Pq2P{5 * NUMBERS}q2P")  # fe_row_stats_args
 _NO_RANKS: tuple[int, ...] = (0,) * 3
-_NO_DRAWS: tuple[int, ...] = (0,) * 8
+_NO_DRAWS: tuple[int, ...] = (0,) * 18
 
 
 def row_stats(
@@ -27,32 +27,32 @@ def row_stats(
     draws: RowDraws | None,
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
-    rows = current.shape[0]
+    rows, length = current.numel(), max(logits.shape[-2], 1)
     current = current.contiguous()
     token = torch.empty_like(current)
-    prob = logits.new_empty(rows, dtype=torch.float32)
+    prob = torch.empty_like(token, dtype=torch.float32)
     prob_current, lse = torch.empty_like(prob), torch.empty_like(prob)
     spread = torch.empty_like(prob) if entropy else None
     bad = torch.empty_like(token, dtype=torch.bool)
-    heats = temperature.contiguous() if isinstance(temperature, Tensor) else None
+    heats = temperature if isinstance(temperature, Tensor) else None
     top_tokens = top_probs = sample = sample_prob = None
     ranks, keys = _NO_RANKS, _NO_DRAWS
     if top_k:
-        top_tokens = logits.new_empty(rows, top_k, dtype=torch.int64)
+        top_tokens = logits.new_empty(*current.shape, top_k, dtype=torch.int64)
         top_probs = torch.empty_like(top_tokens, dtype=torch.float32)
         ranks = (top_k, top_tokens.data_ptr(), top_probs.data_ptr())
     if draws is not None:
-        dense = [field.contiguous() for field in draws.fields()]  # alive until the call is over
         sample, sample_prob = torch.empty_like(token), torch.empty_like(prob)
         results = sample.data_ptr(), sample_prob.data_ptr()
-        keys = (*map(Tensor.data_ptr, dense), draws.purpose, *results)
+        fields = (n for key in draws.fields() for n in numbers_fields(key, length))
+        keys = (*fields, draws.purpose, *results)
     arguments = _ARGUMENTS.pack(
         *logits_fields(logits, forbid),
         rows,
-        max(logits.shape[-2], 1),
+        length,
         current.data_ptr(),
         1.0 if heats is not None else temperature,
-        0 if heats is None else heats.data_ptr(),
+        *numbers_fields(heats, length),
         token.data_ptr(),
         prob.data_ptr(),
         prob_current.data_ptr(),

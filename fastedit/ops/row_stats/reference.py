@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from fastedit.ops.plain import LARGEST, ban_, draw_, finite, probability_of, row_sum
-from fastedit.ops.row_stats import RowStats
+from fastedit.ops.row_stats import RowStats, by_rows
 from fastedit.ops.sampling import RowDraws, uniform
 
 
+@by_rows
 def row_stats(
     logits: Tensor,
     current: Tensor,

@@ -6,10 +6,11 @@ from fastedit_kernels import row_stats as kernel
 from torch import Tensor
 
 from fastedit.ops.launch import on
-from fastedit.ops.row_stats import RowStats
+from fastedit.ops.row_stats import RowStats, by_rows
 from fastedit.ops.sampling import RowDraws
 
 
+@by_rows
 def row_stats(
     logits: Tensor,
     current: Tensor,

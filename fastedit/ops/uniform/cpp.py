@@ -7,18 +7,26 @@ from struct import Struct
 import torch
 from torch import Tensor
 
-from fastedit.ops.library import check, load
+from fastedit.ops.library import NUMBERS, check, load, numbers_fields
 
-_ARGUMENTS = Struct("3P3qP")  # fe_uniform_args
+_ARGUMENTS = Struct(3 * NUMBERS + "4qP")  # fe_uniform_args
 
 
 def uniform(seed: Tensor, position: Tensor, forward: Tensor, purpose: int, count: int) -> Tensor:
     """Contract: `fastedit.ops.uniform`; the tensors have one shape."""
-    dense = [value.contiguous() for value in (seed, position, forward)]  # alive until the end
     shape = seed.shape if count == 1 else (*seed.shape, count)
     out = seed.new_empty(shape, dtype=torch.float32)
+    keys = [seed, position, forward]
+    if seed.ndim != 2:
+        keys = [key.reshape(1, -1) for key in keys]  # alive until the call is over
+    blocks, length = keys[0].shape
     arguments = _ARGUMENTS.pack(
-        *map(Tensor.data_ptr, dense), seed.numel(), purpose, count, out.data_ptr()
+        *(field for key in keys for field in numbers_fields(key, length)),
+        blocks,
+        length,
+        purpose,
+        count,
+        out.data_ptr(),
     )
     check(load().fe_uniform(arguments))
     return out
