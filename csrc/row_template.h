@@ -67,7 +67,7 @@ struct Reader {
         Peaks() { for (F& l : lane) l = V::set(-kInf); }
 
         void see(const F* x) {
-            for (int u = 0; u < kUnroll; ++u) lane[u] = V::max(x[u], lane[u]);  // lane where x is NaN
+            for (int u = 0; u < kUnroll; ++u) lane[u] = V::max(x[u], lane[u]);  // not NaN of x
         }
 
         float highest() const {
@@ -80,7 +80,8 @@ struct Reader {
         float at_least(int64_t place) const {
             float lanes[kStep];
             for (int u = 0; u < kUnroll; ++u) V::store(lanes + u * V::kWidth, lane[u]);
-            return place <= 4 ? best_of<8>(lanes, place) : place <= 12 ? best_of<16>(lanes, place) : -kInf;
+            if (place > 12) return -kInf;
+            return place <= 4 ? best_of<8>(lanes, place) : best_of<16>(lanes, place);
         }
 
     private:
@@ -325,7 +326,8 @@ struct Reader {
             }
             state.bad = true;
             for (int64_t i = 0; i < count; ++i) clean[i] = finite(logit_at(from, dtype, i));
-            add_tile<FE_FP32>(clean, count, peaks<FE_FP32>(clean, count, nan), row, logits, at, scale, entropy, state, ranking);
+            const Peaks held = peaks<FE_FP32>(clean, count, nan);
+            add_tile<FE_FP32>(clean, count, held, row, logits, at, scale, entropy, state, ranking);
         }
         return state;
     }

@@ -132,15 +132,16 @@ Draw draw(const void* data, const fe_logits& logits, float max, float temperatur
         cut = cut_at(row, tile, cut, budget, [](float weight) { return double(weight); });
     }
 
-    // First the mass of what is left, up to every chunk, then the id at which it passes the uniform.
+    // First the mass of what is left, up to every chunk, then the id at which it passes the
+    // uniform.
     std::vector<double> before;
-    std::vector<int64_t> ties;  // before every tile
+    std::vector<int64_t> passed;  // ties at the cut, before every tile
     before.reserve(size_t(logits.vocab / kChunk + 1));
-    ties.reserve(size_t(logits.vocab / kTile + 1));
+    passed.reserve(size_t(logits.vocab / kTile + 1));
     double total = 0.0;
     int64_t seen = 0;
     row.tiles(tile, [&] {
-        ties.push_back(seen);
+        passed.push_back(seen);
         const float* weight = cut.weights(tile, seen, buffer);
         for (int64_t i = 0; i < tile.count; i += kChunk) {
             before.push_back(total);
@@ -152,7 +153,7 @@ Draw draw(const void* data, const fe_logits& logits, float max, float temperatur
     const int64_t chunk = past - before.begin() - 1;  // the first has no mass before it
     const int64_t begin = chunk * kChunk / kTile * kTile, first = chunk * kChunk - begin;
     row.read(begin, tile);
-    seen = ties[size_t(begin / kTile)];
+    seen = passed[size_t(begin / kTile)];
     const float* weight = cut.weights(tile, seen, buffer);
     double mass = before[size_t(chunk)];
     Draw drawn{-1, 0.0f};

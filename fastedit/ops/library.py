@@ -90,7 +90,7 @@ def check(status: int) -> None:
 
 
 def numbers_fields(numbers: Tensor | None, length: int) -> tuple[int, int, int]:
-    """Of a tensor [B, L], or [B * L]: the numbers of each block after those of the one before."""
+    """fe_integers or fe_floats of a tensor [B, L], or of [B * L] whose blocks lie end to end."""
     if numbers is None:
         return 0, 0, 0
     *block, row = numbers.stride()

@@ -179,11 +179,11 @@ def _per_row(logits: Tensor, *kinds: torch.dtype) -> tuple[Tensor, ...]:
 
 @register_fake("fastedit::row_stats", lib=_library)
 def _(logits, current, forbid, temperature, entropy, temperatures=None, top_k=0, seed=None, *_):
-    rows = current.shape[0]
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_FIELDS, (rows,))
-    shapes["entropy"] = (rows,) if entropy else (0,)
-    shapes["top_tokens"] = shapes["top_probs"] = (rows, top_k) if top_k else (0,)
-    shapes["sample"] = shapes["sample_prob"] = (0,) if seed is None else (rows,)
+    rows = tuple(current.shape)
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(_FIELDS, rows)
+    shapes["entropy"] = rows if entropy else (0,)
+    shapes["top_tokens"] = shapes["top_probs"] = (*rows, top_k) if top_k else (0,)
+    shapes["sample"] = shapes["sample_prob"] = (0,) if seed is None else rows
     return tuple(logits.new_empty(shapes[name], dtype=kind) for name, kind in _FIELDS.items())
 
 

@@ -30,6 +30,11 @@ def running_sums(values: Tensor) -> Tensor:
     """Inclusive sums along the last dimension, fp32 [n, L], in an order that n does not change."""
     if values.device.type == "cpu":
         return values.cumsum(-1)  # row by row; on a GPU the order depends on the shape
+    return doubling_sums(values)
+
+
+def doubling_sums(values: Tensor) -> Tensor:
+    """Inclusive sums by partial sums of 1, 2, 4, ... values, along the last dimension."""
     shift = 1
     while shift < values.shape[-1]:
         values = values + torch.nn.functional.pad(values[:, :-shift], (shift, 0))

@@ -135,24 +135,23 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
     if draws is not None:
         options["forbid"] = ()
         sample, sample_prob = draws, ops.row_stats(logits, draws, **options).prob_current
-    if (
-        sample is not None and sample_prob is not None and not samples
-    ):  # rows with a temperature take their draw as the best
+    if sample is not None and sample_prob is not None and not samples:
+        # Rows with a temperature take their draw as the best.
         takes = (state.sampling.temperature > 0.0)[:, None]
         token = torch.where(takes, sample, token)
         prob = torch.where(takes, sample_prob, prob)
         sample = sample_prob = None
     return Stats(
-        token,
-        prob,
-        rows.prob_current,
-        rows.bad,
-        logits.shape[-1],
-        rows.entropy,
-        rows.top_tokens,
-        rows.top_probs,
-        sample,
-        sample_prob,
+        token=token,
+        prob=prob,
+        prob_current=rows.prob_current,
+        bad=rows.bad,
+        vocab=logits.shape[-1],
+        entropy=rows.entropy,
+        top_tokens=rows.top_tokens,
+        top_probs=rows.top_probs,
+        sample=sample,
+        sample_prob=sample_prob,
     )
 
 
@@ -176,8 +175,8 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     if write.buffers:
         # All of them before the first is written: a rule may hand one buffer on to another.
         kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
-        over = (state.done, state.done[:, None])
-        new = [torch.where(over[k.ndim - 1], k, v) for k, v in kept]
+        done = {1: state.done, 2: state.done[:, None]}  # by the dimensions of a buffer
+        new = [torch.where(done[old.ndim], old, value) for old, value in kept]
         for (plane, _), value in zip(kept, new, strict=True):
             plane.copy_(value)
     ops.write_blocks_(

@@ -64,17 +64,19 @@ def workspace(device: torch.device, spots: int) -> Workspace:
     return _kept[key]
 
 
-_ids: dict[tuple[torch.device, tuple[int, ...]], dict[int | None, torch.Tensor]] = {}
+_ids: dict[tuple[torch.device, tuple[int, ...]], dict[int, torch.Tensor]] = {}
 
 
 def id_list(device: torch.device, ids: tuple[int, ...]) -> torch.Tensor:
     """`ids` as int32 on the device; never empty, so that it has an address.
 
-    Copied once per stream, without a wait. A capture, which begins when all streams are at rest,
-    takes any of these copies.
+    Copied once per stream, without a wait. A capture takes any of these copies, as torch lets all
+    streams come to rest before it; without one it raises RuntimeError.
     """
     kept, stream = _ids.setdefault((device, ids), {}), _stream(device)
-    if stream is None and kept:
+    if stream is None:
+        if not kept:
+            raise RuntimeError("run this once before it is captured: its ids are not on the device")
         return next(iter(kept.values()))
     if stream not in kept:
         here = torch.tensor(ids or (-1,), dtype=torch.int32, pin_memory=device.type == "cuda")

@@ -5,7 +5,6 @@ import gc
 import pytest
 import torch
 from cases import DRAWN, ENDS, GOLDEN, PROMPTS, results
-from fastedit_kernels import arrivals
 
 from fastedit import Decoder
 from fastedit.engine import graphs as graph
@@ -114,6 +113,8 @@ def test_no_call_of_a_step_waits(model, monkeypatch, cuda_graphs):
             return graph.CudaGraph(step, pool)
         finally:
             torch.cuda.set_sync_debug_mode("error")
+
+    from fastedit_kernels import arrivals
 
     monkeypatch.setattr(arrivals, "_ids", {})  # also what is copied to the device once
     monkeypatch.setattr(Steps, "ahead", guarded)

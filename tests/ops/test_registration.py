@@ -47,8 +47,11 @@ def test_row_stats_on_request_pass_opcheck():
     _, logits, *_ = example()
     heat = torch.tensor([1.0, 0.5, 2.0, 1.0, 1.0])
     draws = (*row_draws().fields(), NOISE)
-    arguments = (logits[0], torch.tensor([0, 1, 2, 3, 9]), [1], 1.0, True, heat, 3, *draws)
+    current = torch.tensor([0, 1, 2, 3, 9])
+    arguments = (logits[0], current, [1], 1.0, True, heat, 3, *draws)
     torch.library.opcheck(torch.ops.fastedit.row_stats.default, arguments)
+    in_blocks = (logits[:1], current[None], [1], 1.0, True, None, 3)
+    torch.library.opcheck(torch.ops.fastedit.row_stats.default, in_blocks)
 
 
 @pytest.mark.parametrize("draws", [False, True])

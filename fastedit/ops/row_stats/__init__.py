@@ -101,8 +101,9 @@ def row_stats(
     rows = current.shape
     check_forbid(forbid, vocab)
     if (rows != (math.prod(shape),) and rows != (*shape,)) or current.dtype != torch.int64:
+        either = " or ".join(map(str, ([*shape], [math.prod(shape)])[2 - len(shape) :]))
         raise ValueError(
-            f"current must be int64 {shape} or [{math.prod(shape)}], one token per row of logits; "
+            f"current must be int64 {either}, one token per row of logits; "
             f"got {current.dtype} {list(current.shape)}"
         )
     if current.device != logits.device:
