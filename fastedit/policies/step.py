@@ -175,8 +175,8 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     if write.buffers:
         # All of them before the first is written: a rule may hand one buffer on to another.
         kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
-        done = {1: state.done, 2: state.done[:, None]}  # by the dimensions of a buffer
-        new = [torch.where(done[old.ndim], old, value) for old, value in kept]
+        over = {1: state.done, 2: state.done[:, None]}  # by the dimensions of a buffer
+        new = [torch.where(over[old.ndim], old, value) for old, value in kept]
         for (plane, _), value in zip(kept, new, strict=True):
             plane.copy_(value)
     ops.write_blocks_(
