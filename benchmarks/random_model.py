@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fastedit import Decoder
+from fastedit.engine.engine import Engine
+from fastedit.engine.memory import capacity
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
 
 GPU = torch.cuda.is_available()
@@ -32,6 +36,14 @@ def shape() -> LLaDA2MoeConfig:
         mask_token_id=16_383,
         eos_token_id=16_382,
     )
+
+
+def stepping(decoder: Decoder, prompts: Any, settings: dict[str, Any], batch: int) -> Any:
+    """(an engine of its own, its run over `prompts`, one step at a time)."""
+    requests, room = decoder._prepare(prompts, None, None, settings, max_batch=batch)
+    capable = capacity(room, decoder.model, decoder.device)
+    engine = Engine(decoder.model, decoder.device, capable)
+    return engine, engine.run(requests)
 
 
 def random_decoder() -> Decoder:

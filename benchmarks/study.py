@@ -89,12 +89,13 @@ def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> d
     for start in range(0, len(problems), 32):
         batch = problems[start : start + 32]
         prompts = [task.messages(problem.question) for problem in batch]
-        requests, engine = decoder._prepare(prompts, None, None, settings)
+        requests, room = decoder._prepare(prompts, None, None, settings)
         for request, problem in zip(requests, batch, strict=True):
             right = decoder.tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
             request.on_draft = watch([*right, decoder.tokenizer.eos_token_id], mask, count)
-        for _ in engine.run():
-            pass
+        with decoder._running(requests, room) as steps:
+            for _ in steps:
+                pass
         tokens += sum(request.stats.tokens for request in requests)
     return {f"{kind}_per_100_tokens": 100.0 * many / tokens for kind, many in count.items()}
 

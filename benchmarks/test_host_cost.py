@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fastedit import DecodeConfig, Decoder, ops
-from fastedit.engine.engine import Engine
+from fastedit.engine.lane import Lane
 from fastedit.engine.plans import Block
 from fastedit.engine.slots import Live
 from fastedit.engine.step import Steps
@@ -125,7 +125,7 @@ def test_host_time_per_step(benchmark, report, policy, batch):
 
 PARTS = {
     "decision and its flags": (Steps, "decide"),
-    "following on the host": (Engine, "_follow"),
+    "following on the host": (Lane, "_follow"),
     "call of the model": (Block, "forward"),
     "opening blocks on the device": (Live, "advance_"),
     "positions and masks of new blocks": (Steps, "place"),

@@ -15,7 +15,7 @@ import time
 import plain
 import pytest
 import torch
-from random_model import DEVICE, DTYPE, GPU, random_decoder
+from random_model import DEVICE, DTYPE, GPU, random_decoder, stepping
 
 from fastedit import Decoder
 from fastedit.engine.graphs import CudaGraph
@@ -44,11 +44,10 @@ def test_loop_over_bare_forwards(benchmark, report, decoder, batch):
     loop, bare = [], []
 
     def turn():
-        _, engine = decoder._prepare(prompts_of(batch), None, None, settings, max_batch=batch)
-        run = engine.run()
+        engine, run = stepping(decoder, prompts_of(batch), settings, batch)
         loop.append(per_step(lambda: next(run)))
         with torch.inference_mode():
-            forward = engine.plan.forward
+            forward = next(iter(engine.lanes.values())).plan.forward
             bare.append(per_step(CudaGraph(forward, []).replay if GPU else forward))
 
     benchmark.pedantic(turn, rounds=TURNS)

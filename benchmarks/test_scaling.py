@@ -15,7 +15,7 @@ from itertools import islice
 
 import pytest
 import torch
-from random_model import DEVICE, DTYPE, GPU, random_decoder
+from random_model import DEVICE, DTYPE, GPU, random_decoder, stepping
 
 from fastedit.evaluation.bench.clock import probes, synchronize, timed
 from fastedit.models.llada2.cost import forward_cost
@@ -54,9 +54,9 @@ def test_step(benchmark, report, decoder, batch, prefix):
         """The first steps of all rows; their times are left in `times`."""
         times.clear()
         options = settings | {"cuda_graphs": cuda_graphs}
-        _, engine = decoder._prepare(prompts, None, None, options, max_batch=batch)
+        _, run = stepping(decoder, prompts, options, batch)
         last = time.perf_counter()
-        for _ in islice(engine.run(), STEPS + WARM_UP):
+        for _ in islice(run, STEPS + WARM_UP):
             synchronize(DEVICE)
             now = time.perf_counter()
             times.append(now - last)

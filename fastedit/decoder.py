@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -13,19 +14,22 @@ from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
-from fastedit.engine.engine import Engine
-from fastedit.engine.memory import capacity
+from fastedit.engine.events import OpenEngine, end_of, report
+from fastedit.engine.kept import Kept
+from fastedit.engine.memory import Room
 from fastedit.engine.prepare import as_requests, one_per_prompt
 from fastedit.engine.request import Request
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
-from fastedit.models.threads import Threads, checked, number_of
+from fastedit.models.threads import Threads, checked
+from fastedit.models.weights import device_of, evaluating
 from fastedit.prompts.inputs import one_by_one
 from fastedit.prompts.streamers import attach_streamer
 from fastedit.results import (
     DecodeMemoryError,
     DecodeOutput,
     Event,
+    ModelError,
     RequestError,
     Result,
 )
@@ -56,6 +60,7 @@ class Decoder:
         self.family = family or family_of(model)
         self.model, self.tokenizer = model, tokenizer
         self.config = config or DecodeConfig()
+        self._kept = Kept(model, self.threads)
 
     @classmethod
     def from_pretrained(
@@ -125,7 +130,7 @@ class Decoder:
         """
         if errors not in ("raise", "return"):
             raise ValueError(f'errors must be "raise" or "return"; got {errors!r}')
-        requests, engine = self._prepare(
+        requests, room = self._prepare(
             prompts,
             attention_mask,
             config,
@@ -139,9 +144,9 @@ class Decoder:
             attach_streamer(streamer, requests)
         raising, alone = errors == "raise", len(requests) == 1
         fatal: RequestError | None = None
-        interrupted, steps = False, engine.run()
+        interrupted = False
         try:
-            with self._evaluating(), contextlib.closing(steps):
+            with self._running(requests, room) as steps:
                 for finished in steps:
                     for error in (request.error for request in finished if raising):
                         if error and (alone or isinstance(error, DecodeMemoryError)):
@@ -155,7 +160,7 @@ class Decoder:
         except Exception as error:  # of the model, most likely: what has ended is not lost
             if getattr(error, "output", None) is None:  # some have one of their own
                 error.output = self._output(requests, False)  # type: ignore[attr-defined]
-                ended = sum(request.finished for request in requests)
+                ended = sum(map(_ended, requests))
                 error.add_note(f"{ended} of {len(requests)} requests had ended: see its `output`")
             raise
         finally:
@@ -168,13 +173,6 @@ class Decoder:
         return out
 
     def _output(self, requests: list[Request], interrupted: bool) -> DecodeOutput:
-        for request in requests:
-            if not request.finished:
-                request.stats.finish_reason = "interrupted"
-                if len(request.generated) > request.stats.tokens:  # half of a commit
-                    del request.generated[request.stats.tokens :]
-                    if request.text:
-                        request.text.update(request.generated)
         results = [_result(request) for request in requests]
         texts = [result.text for result in results if result.text is not None]
         return DecodeOutput(
@@ -204,7 +202,7 @@ class Decoder:
         `errors="return"` says, has its error in its `Result`. A KeyboardInterrupt in a step, as
         Ctrl-C raises it, is raised behind the results that were there by then.
         """
-        requests, engine = self._prepare(
+        requests, room = self._prepare(
             prompts,
             attention_mask,
             config,
@@ -214,19 +212,18 @@ class Decoder:
             allow_mask=allow_mask_in_prompt,
             keep_refused=True,
         )
-        return self._results(engine, requests)
+        return self._results(requests, room)
 
-    def _results(self, engine: Engine, requests: list[Request]) -> Iterator[Result]:
+    def _results(self, requests: list[Request], room: Room) -> Iterator[Result]:
         """Of requests as they finish: those that were refused first."""
         seen = {id(request) for request in requests if request.finished}
         yield from (_result(request) for request in requests if id(request) in seen)
-        steps = engine.run()
-        with self._evaluating(), contextlib.closing(steps):
+        with self._running(requests, room) as steps:
             while True:
                 try:
                     finished = next(steps, None)
                 except BaseException:  # what ended in this step is not lost
-                    ended = (r for r in requests if r.finished and id(r) not in seen)
+                    ended = (r for r in requests if _ended(r) and id(r) not in seen)
                     yield from map(_result, ended)
                     raise
                 if finished is None:
@@ -250,39 +247,43 @@ class Decoder:
         a "draft" event follows every forward.
         """
         chats = ChatOptions(tools, chat_template_kwargs, continue_final_message)
-        requests, engine = self._prepare(prompt, None, None, overrides, chats=chats)
+        requests, room = self._prepare(prompt, None, None, overrides, chats=chats)
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, got {len(requests)}; use generate")
         events = deque[Event]()
+        report(requests[0], events, drafts)
+        return self._events(requests[0], room, events)
 
-        def event(kind: str, request: Request, text: str, ids: list[int]) -> None:
-            block = request.start // request.block_length
-            events.append(Event(kind, text, ids, block, engine.step - request.entered))
-
-        def on_block(request: Request, ids: list[int]) -> None:
-            text = request.text.take(final=request.finished) if request.text else ""
-            event("commit", request, text, ids)
-
-        def on_draft(request: Request, ids: Tensor, logits: Tensor) -> None:
-            if not request.committed:
-                draft = ids[request.head :].tolist()
-                event("draft", request, request.text.decode(draft) if request.text else "", draft)
-
-        requests[0].on_block = on_block
-        requests[0].on_draft = on_draft if drafts else None
-        return self._events(engine, requests[0], events)
-
-    def _events(self, engine: Engine, request: Request, events: deque[Event]) -> Iterator[Event]:
+    def _events(self, request: Request, room: Room, events: deque[Event]) -> Iterator[Event]:
         try:
-            with self._evaluating():
-                for _ in engine.run():
+            with self._running([request], room) as steps:
+                for _ in steps:
                     while events:
-                        yield events.popleft()
-        finally:  # these know the engine, and it knows them: its memory would outlive the stream
-            request.on_block = request.on_draft = None
+                        yield replace(events.popleft(), request=0)
+        finally:
+            end = end_of(request)
         if request.error is not None:
             raise request.error
-        yield Event("end", block=request.start // request.block_length, stats=request.stats)
+        yield replace(end, request=0)
+
+    def engine(self, max_batch: int | Literal["auto"] = "auto") -> OpenEngine:
+        """An engine of its own for requests that come and go, from any threads.
+
+        max_batch  requests that decode together, as of `generate`. "auto" counts on the Decoder's
+                   config: what a request asks for beyond it may be more than fits
+        """
+        (config,) = one_per_prompt(self.config, {}, 1, self.model, self.family)
+        room = Room.of(max_batch, config, config.rule(self.family.policy), self.family)
+
+        def prepare(
+            prompt: Any, config: DecodeConfig | None, overrides: dict[str, Any]
+        ) -> list[Request]:
+            requests, _ = self._prepare(prompt, None, config, overrides)
+            if len(requests) != 1:
+                raise ValueError(f"add takes one prompt, got {len(requests)}")
+            return requests
+
+        return OpenEngine(self._kept.new(room, self.device), prepare)
 
     def _prepare(
         self,
@@ -292,51 +293,41 @@ class Decoder:
         overrides: dict[str, Any],
         max_batch: int | Literal["auto"] = "auto",
         **options: Any,
-    ) -> tuple[list[Request], Engine]:
+    ) -> tuple[list[Request], Room]:
         each = one_by_one(prompts, attention_mask)
         given = self.config if config is None else config
         configs = one_per_prompt(given, overrides, len(each), self.model, self.family)
-        requests, mask = as_requests(
-            each, configs, self.model, self.tokenizer, self.family, **options
-        )
+        requests = as_requests(each, configs, self.model, self.tokenizer, self.family, **options)
         first = configs[0] if configs else self.config
-        room = capacity(
-            max_batch,
-            self.model,
-            first,
-            self.device,
-            shadow=first.rule(self.family.policy).plan == "shadow",
-            full=self.family.attention == "full",
-        )
-        threads = number_of(self.threads, self.model) if self.device.type == "cpu" else None
-        return requests, Engine(self.model, requests, mask, self.device, room, threads)
+        rule = first.rule(self.family.policy)
+        return requests, Room.of(max_batch, first, rule, self.family)
+
+    @contextlib.contextmanager
+    def _running(
+        self, requests: list[Request], room: Room
+    ) -> Iterator[Generator[list[Request], None, None]]:
+        """What `Engine.run` yields of these requests."""
+        with (
+            self._kept.lend(room, self.device) as engine,
+            evaluating(self.model),
+            contextlib.closing(engine.run(requests)) as steps,
+        ):
+            yield steps
+
+    def close(self) -> None:
+        """Give back what is kept for the next call: keys and values, and CUDA graphs."""
+        self._kept.close()
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes: where its parameters are, or the CPU for one without any.
+        """Where the model computes: where its parameters are, or the CPU for one without any."""
+        return device_of(self.model)
 
-        Parameters that are offloaded lie nowhere; accelerate's hook says where they are taken.
-        """
-        execution = getattr(getattr(self.model, "_hf_hook", None), "execution_device", None)
-        if execution is not None:
-            return torch.device(execution)
-        parameters = getattr(self.model, "parameters", None)
-        for parameter in parameters() if parameters else ():
-            if parameter.device.type != "meta":
-                return parameter.device
-        return torch.device("cpu")
 
-    @contextlib.contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Dropout off while decoding; a model in training goes back to it."""
-        training = getattr(self.model, "training", False)
-        if training:
-            self.model.eval()  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            if training:
-                self.model.train()  # type: ignore[attr-defined]
+def _ended(request: Request) -> bool:
+    """By itself, and not because all of the call did."""
+    reason, error = request.stats.finish_reason, request.error
+    return request.finished and reason != "interrupted" and not isinstance(error, ModelError)
 
 
 def _result(request: Request) -> Result:

@@ -81,6 +81,14 @@ class DecodeMemoryError(RequestError, torch.OutOfMemoryError):
         self.index = index
 
 
+class ModelError(RequestError):
+    """The model raised in a forward of this request; `__cause__` is what it raised."""
+
+    def __init__(self, index: int, error: Exception) -> None:
+        super().__init__(f"request {index}: the model raised {type(error).__name__}: {error}")
+        self.index, self.__cause__ = index, error
+
+
 class RefusedError(RequestError, ValueError):
     """A prompt that cannot be decoded, in a call with errors="return"."""
 
@@ -194,7 +202,7 @@ class DecodeOutput(_ByValue):
 
 @dataclass
 class Event:
-    """What `Decoder.stream` yields.
+    """What `Decoder.stream` yields, and a step of `Decoder.engine` returns.
 
     kind   "commit": text and ids that will never change again; "draft": the block as it stands,
            it may change; "end": the last event, with the stats
@@ -202,6 +210,9 @@ class Event:
     ids    commit: the next ids; draft: the block's ids, mask tokens included
     block  index of the block, counted from the sequence's first token
     step   forwards so far in this block; 0 in a draft that came with the block before (lookahead)
+    stats  of the request, with its last event
+    request  its number, as `add` gave it; 0 of a stream
+    error  of the last event: what ended the request before its time
     """
 
     kind: str
@@ -210,3 +221,5 @@ class Event:
     block: int = 0
     step: int = 0
     stats: DecodeStats | None = None
+    request: int = 0
+    error: RequestError | None = None

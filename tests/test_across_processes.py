@@ -22,6 +22,7 @@ from fastedit.results import (
     DecodeStalledError,
     DecodeStats,
     Event,
+    ModelError,
     RefusedError,
     Result,
 )
@@ -32,6 +33,7 @@ MADE = {
     DecodeStalledError: lambda: DecodeStalledError(3),
     DecodeBoundError: lambda: DecodeBoundError(1, 9, "remask"),
     DecodeMemoryError: lambda: DecodeMemoryError(3, 99, "no room"),
+    ModelError: lambda: ModelError(3, KeyError("a weight")),
     RefusedError: lambda: RefusedError(3, "prompt 3 is empty"),
 }
 

@@ -45,15 +45,18 @@ class ModelCall:
         mask: Tensor,
         positions: Tensor,
         cache: Any,
-        seen: Tensor | None = None,
+        seen: tuple[Tensor, Tensor] | None = None,
         **options: Any,
     ) -> Tensor:
         """Logits [B, Q, V].
 
-        seen: int32 [B], where every query of a row sees just that many first positions.
+        seen: where every query of a row sees the same keys: how many, and where they begin in the
+        pool, int32 [B] each.
         """
-        lengths = None if seen is None else (seen, cache.length)
-        layout = {"keys_by_position": cache is not None, "key_lengths": lengths}
+        layout = {
+            "keys_by_position": cache is not None,
+            "key_lengths": seen and (*seen, cache.visible),
+        }
         return self.model(
             **options,
             **self.options,

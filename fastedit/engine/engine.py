@@ -1,40 +1,49 @@
-"""The loop: requests come in, steps are taken and followed, requests leave.
+"""The engine: requests come in at any time, steps are taken, requests leave.
 
 Block progress is one state machine, on the device (`Live.advance_`): a row that finishes a block
 opens its next one by itself, and nothing that the next step needs waits for the host. The host
 follows from the flags of a step. On a CPU it looks at once; on a GPU one step late, while the next
 step runs, from a CUDA graph where there is one; so at most one forward per request is for nothing.
 
-Nothing of a request is on the device before it comes in, and the cache is as long as the longest
-request in it. When memory runs out, half as many go on, each from where its block began.
+Requests that share what `prepare.shared` names decode in one lane. Lanes are stepped in turn, over
+one pool of keys and values, and all of it is kept for the requests to come.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import itertools
+import threading
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Any
 
 import torch
 
-from fastedit import ops
 from fastedit.engine.call import ModelCall
+from fastedit.engine.extents import NOWHERE
 from fastedit.engine.graphs import Graphs, on_device
+from fastedit.engine.lane import Lane
 from fastedit.engine.memory import Capacity, out_of_memory
-from fastedit.engine.plans import plan_for
+from fastedit.engine.prepare import shared
 from fastedit.engine.request import Request
 from fastedit.engine.scheduler import Scheduler
-from fastedit.engine.slots import Slots
-from fastedit.engine.step import Record, Steps
+from fastedit.engine.store import Store
 from fastedit.models.threads import using
-from fastedit.results import BadLogitsError, DecodeMemoryError
+from fastedit.models.weights import device_of, state_of
+from fastedit.results import DecodeMemoryError, ModelError
 
 # Steps that the host lags behind the device, by device type; 0 elsewhere. 1 where the device works
 # while the host goes on and an event tells when a copy has arrived.
 DELAY = {"cuda": 1}
+# Positions per unit of the pool where memory counts, in whole blocks. Elsewhere a unit has room for
+# the longest request that is known when the pool is laid out: extents of one size are read in
+# place.
+UNIT = 128
+# Lanes that are kept, with their graphs, where nobody is in some of them.
+LANES = 8
 
 
 class Engine:
-    """Decodes requests that share a model and what `prepare.shared` names.
+    """Decodes requests of one model; safe to call from several threads.
 
     model: as `ModelCall` calls it. capacity: how many decode at once; the others wait.
     threads: of torch's operations on a CPU, while a step runs.
@@ -43,158 +52,254 @@ class Engine:
     def __init__(
         self,
         model: Callable[..., Any],
-        requests: list[Request],
-        mask_token_id: int,
         device: torch.device,
         capacity: Capacity,
         threads: int | None = None,
     ) -> None:
-        self.threads, self.device = threads, device
-        self.scheduler = Scheduler(requests, capacity)
-        self.live, self.waiting = self.scheduler.live, self.scheduler.waiting
-        self.step = self.launched = 0
-        if not self.waiting:
-            return
-        self.first, self.call = self.waiting[0], ModelCall(model)
-        vocab = getattr(getattr(model, "config", None), "vocab_size", None)
-        self.slots = Slots(self.scheduler.slots, self.first, mask_token_id, device, vocab)
-        self._make_plan()
-        delay = 0 if self.plan.waits else DELAY.get(device.type, 0)
-        graphs = self.first.config.cuda_graphs and self.plan.cache is not None and delay > 0
-        # A capture would not own the memory on the other devices of a model that has several.
-        several = len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1
-        self.graphs = Graphs(device, wanted=graphs and not several)
-        self.steps = Steps(self.slots, self.plan, self.graphs, delay)
+        self.model, self.device, self.threads = model, device, threads
+        self.scheduler = Scheduler(capacity)
+        self.inside: list[Request] = []  # that have an extent
+        self.lanes: dict[Hashable, Lane] = {}
+        self.store: Store | None = None
+        self._turn = 0
+        self._numbers = itertools.count()
+        self._changing = threading.RLock()  # who waits and who is in
+        self._stepping = threading.RLock()  # taken first where both are
+        self._weights: Any = None
 
-    def _make_plan(self) -> None:
-        self.plan = plan_for(self.call, self.slots, self.first)
+    def enqueue(self, requests: Sequence[Request]) -> None:
+        """These wait from now on, behind those that do already."""
+        with self._changing:
+            for request in requests:
+                if request.number < 0:
+                    request.number = next(self._numbers)
+                if not request.finished:
+                    self.scheduler.waiting.append(request)
 
-    def run(self) -> Generator[list[Request]]:
-        """Decode everything; yields after every step the requests that finished in it."""
-        while self.waiting or self.live:
+    @torch.inference_mode()
+    def abort(self, requests: Sequence[Request], reason: str = "aborted") -> list[Request]:
+        """These end now, with what they have committed; waits for a step that is under way.
+
+        Returns those that had not ended.
+        """
+        with self._stepping, self._changing:
+            requests = [request for request in requests if not request.finished]
+            for request in requests:
+                request.stop(reason)
+                if request in self.inside:
+                    self._leave([request])
+                else:
+                    self.scheduler.drop(request)
+            return requests
+
+    @property
+    def idle(self) -> bool:
+        return not (self.scheduler.waiting or self.inside)
+
+    def step(self) -> list[Request]:
+        """One forward of one lane, after who fits was let in; returns the requests that ended.
+
+        An exception of the model ends those of its forward, as `ModelError`. Whatever else is
+        raised, all go on from where their blocks began, in the next step.
+        """
+        with self._stepping:
             finished: list[Request] = []
             shortage = None
             try:
                 with on_device(self.device), using(self.threads):
-                    self._round(finished)
+                    finished = self._round()
             except RuntimeError as error:
                 if not out_of_memory(error):
+                    self._start_again()
                     raise
                 shortage = str(error).partition("\n")[0]
+            except BaseException:
+                self._start_again()
+                raise
             if shortage is not None:  # only here, as the error keeps the tensors of its frames
-                finished += self._start_again(shortage)
-            yield finished
+                finished = self._halve(shortage)
+            return finished
+
+    def run(self, requests: Sequence[Request]) -> Generator[list[Request]]:
+        """Decode these; yields after every step those of them that ended in it.
+
+        Raises what the model raised. Whatever has not ended when this is closed is aborted.
+        """
+        self.enqueue(requests)
+        mine = {request.number for request in requests if not request.finished}
+        try:
+            while mine:
+                finished = [request for request in self.step() if request.number in mine]
+                mine.difference_update(request.number for request in finished)
+                failed = [r.error for r in finished if isinstance(r.error, ModelError)]
+                yield [r for r in finished if not isinstance(r.error, ModelError)]
+                for error in failed:
+                    raise error.__cause__ or error
+        finally:
+            self.abort([request for request in requests if request.number in mine], "interrupted")
+
+    def close(self) -> None:
+        """Abort everything, and give the memory back; `add` starts anew."""
+        with self._stepping, self._changing:
+            self.abort([*self.scheduler.waiting, *self.inside])
+            self.reset()
+
+    def reset(self) -> None:
+        """Forget all keys, values and graphs: of weights that are no longer the model's, say."""
+        with self._stepping, self._changing:
+            self._start_again()
+
+    def _round(self) -> list[Request]:
+        lane = self._admit()
+        if lane is None:
+            return []
+        try:
+            finished = lane.round()
+        except Exception as error:
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                raise
+            finished = lane.involved
+            for request in finished:
+                request.fail(ModelError(request.index, error))
+            lane.steps.copies.clear()
+        if finished:
+            with self._changing:
+                self._leave(finished)
+        return finished
 
     @torch.inference_mode()
-    def _round(self, finished: list[Request]) -> None:
-        """Let in who fits, take one step, and follow; adds those that end here to `finished`."""
-        self.step = self.launched
-        self._admit(finished)
-        if not self.live:
-            return
-        self.launched += 1
-        if self.steps.delay:
-            record = self.steps.ahead(self.launched, self.live)
-            if record is not None:
-                self._follow(record, finished)
-            return
-        if self.plan.look(self.live):
-            self.steps.place(self.live)
-        logits = self.plan.forward()
-        record = self.steps.decide(self.slots.live, logits, self.launched, self.live[:])
-        opened = self._follow(record, finished)
-        if True in record.done and self.live:
-            self.slots.live.advance_()
-        for live, ahead, request in self.plan.more(logits, opened):
-            record = self.steps.decide(live, ahead, self.launched, [request])
-            self._follow(record, finished)
-            if True in record.done and not request.finished:
-                live.advance_()
-        if opened or finished:
-            self.steps.place(self.live)
+    def _leave(self, requests: Sequence[Request]) -> None:
+        assert self.store is not None
+        for request in requests:
+            self.inside.remove(request)
+            self.store.give(request)
+        for lane in self.lanes.values():
+            lane.leave(list(requests))
 
-    def _admit(self, finished: list[Request]) -> None:
-        """Let waiting requests in, in order, as long as there is room."""
-        before = len(self.live)
-        while self.waiting:
-            length = max(self.plan.span(request) for request in (*self.live, self.waiting[0]))
-            if not self.scheduler.lets_in(length):
-                break
-            request = self.scheduler.enter(self.step)
-            if self.plan.reserve(len(self.live), self.scheduler.rows, length):
-                self.graphs.clear()
-            self.slots.load(request.slot, request)
-            self.plan.prefill(request.slot, request)
-        if len(self.live) > before:
-            self.steps.place(self.live)
+    @torch.inference_mode()
+    def _admit(self) -> Lane | None:
+        """Let waiting requests in, in order, while there is room; the lane whose turn it is."""
+        with self._changing:
+            looked = False
+            while self.scheduler.waiting:
+                request = self.scheduler.waiting[0]
+                if not self.inside:
+                    self._look_at_weights()
+                    looked = True
+                store = self._store()
+                positions = sum(other.extent.size for other in self.inside)
+                positions += store.size_of(request.room)
+                if not self.scheduler.lets_in(len(self.inside) + 1, positions):
+                    break
+                if not looked:
+                    self._look_at_weights()
+                    looked = True
+                lane, grown = self._lane(request), store.grown
+                if store.take(request, alone=not self.inside):
+                    self.inside.append(self.scheduler.waiting.popleft())
+                    lane.filling.append(request)
+                if store.grown != grown:  # graphs work on the tensors that were
+                    self._clear_graphs()
+                if request not in lane.filling:
+                    break
+        lanes = [lane for lane in self.lanes.values() if lane.busy]
+        if not lanes:
+            return None
+        self._turn += 1
+        return lanes[self._turn % len(lanes)]
 
-    def _start_again(self, shortage: str) -> list[Request]:
-        """After memory ran out: free all of it, and let half as many requests go on.
+    def _store(self) -> Store:
+        """Laid out anew while nobody is in, where extents are to be alike and one is longer."""
+        if self.store is not None and self.inside:
+            return self.store
+        capacity = self.scheduler.capacity
+        known = list(itertools.islice(self.scheduler.waiting, capacity.most))
+        unit = max(request.room for request in known)
+        even = self.device.type == "cpu" and not capacity.counted
+        if not even:
+            unit = -(-UNIT // known[0].block_length) * known[0].block_length
+        if self.store is None:
+            limit = capacity.positions(len(known))
+            self.store = Store(self.device, unit, even=even, limit=limit)
+            self.store.reserve([request.room for request in known])
+        elif self.store.extents.unit < unit:
+            self.store.lay_out(unit)
+            self._clear_graphs()
+        return self.store
 
-        Each starts again where its active block began, so with the same draws. One that does not
-        fit alone ends with an error and is returned.
-        """
-        live, several = self.scheduler.halve()
-        self.steps.copies.clear()
-        self.graphs.clear()
-        self.slots.free(slice(None))
-        self.slots.select(0, draws=False)
-        self._make_plan()
-        self.steps.plan = self.plan
+    def _lane(self, request: Request) -> Lane:
+        assert self.store is not None
+        key = (*shared(request.config, request.family).values(), request.mask_token_id)
+        if key not in self.lanes:
+            self._drop_lanes()
+            delay = DELAY.get(self.device.type, 0)
+            # A capture would not own the memory on the other devices of a model that has several.
+            several = len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1
+            wanted = request.config.cuda_graphs and delay > 0 and not several
+            graphs = Graphs(self.device, wanted)
+            room = 2 * request.block_length if graphs.capture else 0
+            spare = self.store.spare(room) if room else NOWHERE
+            slots = self.scheduler.capacity.most
+            call = ModelCall(self.model)
+            self.lanes[key] = Lane(call, self.store, request, slots, spare, graphs, delay)
+        return self.lanes[key]
+
+    def _drop_lanes(self) -> None:
+        """Make room for one more: lanes with nobody in them, the oldest first."""
+        assert self.store is not None
+        for key in [key for key, lane in self.lanes.items() if not lane.busy]:
+            if len(self.lanes) < LANES:
+                return
+            lane = self.lanes.pop(key)
+            lane.steps.graphs.clear()
+            if lane.slots.spare.size:
+                self.store.extents.give(lane.slots.spare)
+
+    def _clear_graphs(self) -> None:
+        for lane in self.lanes.values():
+            lane.steps.graphs.clear()
+
+    def _look_at_weights(self) -> None:
+        """Nothing that other weights have computed is used again."""
+        now = state_of(self.model)
+        if now != self._weights:
+            if not self.inside:
+                self._forget()
+                self.device = device_of(self.model)
+            elif self.store is not None:
+                self.store.forget()
+        self._weights = now
+
+    def _forget(self) -> None:
+        for lane in self.lanes.values():
+            lane.steps.copies.clear()
+            lane.steps.graphs.clear()
+        self.lanes.clear()
+        self.store = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        for request in live:
-            request.rewind()
-        if not several:
-            for request in live:
-                request.fail(DecodeMemoryError(request.index, request.span, shortage))
-            return live
-        self.waiting.extendleft(reversed(live))
-        return []
 
-    def _follow(self, record: Record, finished: list[Request]) -> list[tuple[int, Request]]:
-        """Do on the host what the rows of `record` did; returns those that opened a block."""
-        self.step = record.step
-        opened: list[tuple[int, Request]] = []
-        before = len(finished)
-        for row, request in enumerate(record.requests):
-            if request.finished:  # its end was seen while this step was under way
-                continue
-            if request.on_draft and record.logits is not None:
-                request.on_draft(request, record.ids[row], record.logits[row])
-            if record.bad[row] and request.bad is None:
-                request.bad = self._bad_logits(request, record, row)
-            if request.follow(record, row):
-                opened.append((row, request))
-            if request.finished:
-                finished.append(request)
-        for request in finished[before:]:
-            self._leave(request.slot)
-        if finished[before:]:
-            self.slots.select(len(self.live), self.slots.live.blocks.draws)
-        return opened
+    def _start_again(self) -> list[Request]:
+        """Let go of everything on the device; those that were in wait again.
 
-    def _bad_logits(self, request: Request, record: Record, row: int) -> BadLogitsError:
-        """The error that ends the block, with the first place where its logits are bad.
-
-        Where those of the step are gone, a forward of the blocks as they stand now has the next.
+        Each starts where its active block began, so with the same draws.
         """
-        logits, ids = record.logits, record.ids
-        if logits is None:
-            row, ids = request.slot, self.slots.blocks.ids
-            self.slots.select(len(self.live), draws=False)
-            # Rows behind this one are yet to be followed.
-            reach = self.plan.reach(self.live, self.steps.delay + 1)
-            self.plan.place(reach, level=False)
-            logits = self.plan.forward().block
-        forbid = self.slots.blocks.forbidden(logits.shape[-1])
-        current = ids[row].to(logits.device)
-        bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad[request.head :]
-        return BadLogitsError(request.index, request.start + request.head + int(bad.int().argmax()))
+        with self._changing:
+            requests = [request for request in self.inside if not request.finished]
+            self.inside.clear()
+            self._forget()
+            for request in requests:
+                request.rewind()
+            self.scheduler.put_back(requests)
+            return requests
 
-    def _leave(self, slot: int) -> None:
-        last = self.scheduler.leave(slot)
-        if slot != last:
-            self.slots.move(last, slot)
-            self.plan.move(last, slot)
-        self.slots.free(slice(last, last + 1))
+    def _halve(self, shortage: str) -> list[Request]:
+        """After memory ran out, let half as many go on; one that was alone ends and is returned."""
+        with self._changing:
+            requests = self._start_again()
+            if self.scheduler.halve(requests):
+                return []
+            for request in requests:
+                self.scheduler.drop(request)
+                request.fail(DecodeMemoryError(request.index, request.span, shortage))
+            return requests

@@ -161,11 +161,10 @@ class Graphs:
         )
 
 
-def graph_shape(rows: int, reach: int, slots: int, length: int) -> tuple[int, int]:
+def graph_shape(rows: int, reach: int, slots: int) -> tuple[int, int]:
     """Rows and positions of the graph that serves `rows` rows up to position `reach`.
 
-    Rows: 1, 2, 4, then multiples of 8, at most `slots`. Positions: powers of two, at most `length`.
+    Rows: 1, 2, 4, then multiples of 8, at most `slots`. Positions: powers of two.
     """
     bucket = next((size for size in (1, 2, 4) if rows <= size), -(-rows // 8) * 8)
-    covered = max(1 << (reach - 1).bit_length(), SHORTEST)
-    return min(bucket, slots), min(covered, length)
+    return min(bucket, slots), max(1 << (reach - 1).bit_length(), SHORTEST)

@@ -1,120 +1,178 @@
-"""Keys and values of committed prefixes: one fixed slot per request, written in place."""
+"""The pool: ids, keys and values of all requests by position, written in place.
+
+Every request has an extent of consecutive positions for as long as it decodes. Nothing moves while
+it does, whoever comes and goes beside it.
+"""
 
 from __future__ import annotations
 
-import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache
 
 
-class BlockCache(Cache):
-    """`slots` prefixes of up to `length` positions each; none until `resize` makes room.
+class Pool:
+    """Room for `positions` positions; none until `resize` makes room.
 
-    A forward writes the keys and values of its tokens at their absolute positions and reads every
-    position up to the furthest one; the attention mask hides what lies beyond a row's own block.
-    Running a block again overwrites it, so the last forward is the one whose values stay.
+    ids        [positions] int64  what stands there, or is to be started from
+    protected  [positions] bool   prompts: what never changes
+    layers     keys and values of each, made by the first forward
     """
 
-    layers: list[Any]
+    def __init__(self, device: torch.device) -> None:
+        self.positions = 0
+        self.ids = torch.empty(0, dtype=torch.int64, device=device)
+        self.protected = torch.empty(0, dtype=torch.bool, device=device)
+        self.layers: list[Layer] = []
 
-    def __init__(self) -> None:
-        self.slots = self.length = 0
-        self.rows = slice(0, 0)
-        self.cached = self.visible = 0
-        self.where: Any = None  # index of the positions that the next forward writes
-        super().__init__(layers=[])
+    def resize(self, positions: int) -> None:
+        """Room for more positions; keeps what is there."""
+        self.rearrange([(0, 0, self.positions)], positions)
 
-    def place(
-        self,
-        rows: slice,
-        positions: Tensor,
-        furthest: int,
-        level: bool,
-    ) -> None:
-        """The next forwards run rows `rows`, each on its `positions`, consecutive, [n, width].
+    def rearrange(self, moves: Sequence[tuple[int, int, int]], positions: int) -> None:
+        """Lay everything out anew: (from, to, how many) per range that is kept."""
+        planes: list[tuple[Any, str]] = [(self, "ids"), (self, "protected")]
+        planes += [(layer, name) for layer in self.layers for name in ("keys", "values")]
+        for owner, name in planes:
+            old = getattr(owner, name)
+            new = old.new_zeros(positions, *old.shape[1:])
+            for source, target, count in moves:
+                new[target : target + count] = old[source : source + count]
+            setattr(owner, name, new)
+        self.positions = positions
 
-        furthest: the largest first position, or a bound on it; level: it is that of every row.
-        """
-        width = positions.shape[1]
-        self.rows, self.cached, self.visible = rows, furthest, furthest + width
-        if level:
-            self.where = (rows, slice(furthest, self.visible))
-        else:
-            row = torch.arange(rows.start, rows.stop, device=positions.device)
-            self.where = (row[:, None], positions)
-
-    def where_on(self, device: torch.device) -> Any:
-        """`where` for a layer there: a model may lie on several devices."""
-        index = self.where[1]
-        if isinstance(index, slice) or index.device == device:
-            return self.where
-        return tuple(part.to(device) for part in self.where)
-
-    def resize(self, slots: int, length: int) -> None:
-        """Room for other numbers of prefixes and positions; keeps what lies within both."""
-        rows, columns = min(slots, self.slots), min(length, self.length)
-        self.slots, self.length = slots, length
+    def clear(self, first: int, last: int) -> None:
+        """Forget these positions: a NaN left behind would pass through any mask."""
         for layer in self.layers:
-            for name in ("keys", "values"):
-                old = getattr(layer, name)
-                new = old.new_zeros(slots, length, *old.shape[2:])
-                new[:rows, :columns] = old[:rows, :columns]
-                setattr(layer, name, new)
+            layer.keys[first:last] = 0
+            layer.values[first:last] = 0
 
-    def move(self, source: int, target: int) -> None:
+    def copy(self, source: int, target: int, count: int) -> None:
+        """Keys and values of `count` positions."""
         for layer in self.layers:
-            layer.keys[target].copy_(layer.keys[source])
-            layer.values[target].copy_(layer.values[source])
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args, **kwargs
-    ) -> tuple[Tensor, Tensor]:
-        """key_states, value_states [rows, heads, width, dim] -> [rows, heads, visible, dim]."""
-        while len(self.layers) <= layer_idx:
-            self.layers.append(_BlockLayer(self))
-        return self.layers[layer_idx].update(key_states, value_states)
+            layer.keys[target : target + count] = layer.keys[source : source + count]
+            layer.values[target : target + count] = layer.values[source : source + count]
 
 
-class _BlockLayer(CacheLayerMixin):
-    """One layer's keys and values, [slots, length, heads, dim]."""
+class Layer:
+    """One layer's keys and values, [positions, heads, dim]."""
 
-    keys: Tensor
-    values: Tensor
-
-    def __init__(self, cache: BlockCache) -> None:
-        super().__init__()
-        # Not held: a cycle would keep the memory of a cache until a garbage collection.
-        self.cache = weakref.proxy(cache)
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        for name, states in (("keys", key_states), ("values", value_states)):
-            _, heads, _, dim = states.shape
-            # Zeros, not empty: hidden positions are multiplied by a weight of zero.
-            setattr(self, name, states.new_zeros(self.cache.slots, self.cache.length, heads, dim))
-        self.is_initialized = True
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args, **kwargs
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        cache = self.cache
-        where = cache.where_on(self.keys.device)
-        self.keys[where] = key_states.transpose(1, 2)
-        self.values[where] = value_states.transpose(1, 2)
-        return (
-            self.keys[cache.rows, : cache.visible].transpose(1, 2),
-            self.values[cache.rows, : cache.visible].transpose(1, 2),
+    def __init__(self, positions: int, keys: Tensor, values: Tensor) -> None:
+        # Zeros, not empty: hidden positions are multiplied by a weight of zero.
+        self.keys, self.values = (
+            states.new_zeros(positions, states.shape[1], states.shape[3])
+            for states in (keys, values)
         )
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.visible, 0
 
-    def get_seq_length(self) -> int:
-        return self.cache.cached
+class Rows(Cache):
+    """The rows of a forward: where in the pool their keys and values are written and read.
 
-    def get_max_length(self) -> int:
-        return self.cache.length
+    A forward writes those of its rows into their extents, and reads every position of a row's
+    extent up to the furthest one of all rows; the attention mask hides what lies beyond a row's own
+    block. Running a block again overwrites it, so the last forward is the one whose values stay.
+
+    pool      that they are in
+    offsets   int64 [n], first positions of the rows' extents
+    positions int64 [n, width], counted in their extents, consecutive
+    furthest  the largest first position of a row, or a bound on it
+    first, stride  where the extents begin at `first`, each so far behind the one before, and no row
+              reads beyond its own: they are read in place, and copied together else
+    sizes     int64 [n] of the extents, where they may be shorter than what is read
+    level     whether all rows begin at `furthest`
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        offsets: Tensor,
+        positions: Tensor,
+        furthest: int,
+        *,
+        first: int = 0,
+        stride: int | None = None,
+        sizes: Tensor | None = None,
+        level: bool = False,
+    ) -> None:
+        super().__init__(layers=[])
+        rows, width = positions.shape
+        self.pool, self.cached, self.visible = pool, furthest, furthest + width
+        self.where: Any = offsets[:, None] + positions
+        if level and stride is not None:
+            self.where = rows, first + furthest, stride, width
+        self.read: Any = None
+        if stride is not None:
+            self.read = rows, first, stride, self.visible
+        else:
+            columns = torch.arange(self.visible, device=offsets.device)[None]
+            if sizes is not None:
+                columns = torch.minimum(columns, sizes[:, None] - 1)
+            self.read = offsets[:, None] + columns
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *args: Any,
+        flat: bool = False,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """key_states, value_states [rows, heads, width, dim] -> [rows, heads, visible, dim].
+
+        flat: for attention that is told where rows begin, all of the pool [1, heads, positions,
+        dim].
+        """
+        layers = self.pool.layers
+        while len(layers) <= layer_idx:
+            layers.append(Layer(self.pool.positions, key_states, value_states))
+        layer = layers[layer_idx]
+        for plane, states in ((layer.keys, key_states), (layer.values, value_states)):
+            _write(plane, self.where, states.transpose(1, 2))
+        if flat:
+            return layer.keys[None].transpose(1, 2), layer.values[None].transpose(1, 2)
+        keys, values = _read(layer.keys, self.read), _read(layer.values, self.read)
+        return keys.transpose(1, 2), values.transpose(1, 2)
+
+    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
+        return self.visible, 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.cached
+
+    def get_max_cache_shape(self, layer_idx: int = 0) -> int:
+        return self.pool.positions
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device` of a tensor on the CPU, without waiting for it to arrive."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _rows(plane: Tensor, rows: int, first: int, stride: int, count: int) -> Tensor:
+    """A view [rows, count, ...]: row i begins at position `first + i * stride`."""
+    step = plane.stride(0)
+    shape = (rows, count, *plane.shape[1:])
+    return plane.as_strided(shape, (stride * step, *plane.stride()), first * step)
+
+
+def _read(plane: Tensor, where: Any) -> Tensor:
+    """Of a plane [positions, heads, dim], what `Rows.read` says: [rows, visible, heads, dim].
+
+    A layer may lie on another device than the rows.
+    """
+    if isinstance(where, tuple):
+        return _rows(plane, *where)
+    return plane[where.to(plane.device)]
+
+
+def _write(plane: Tensor, where: Any, values: Tensor) -> None:
+    if isinstance(where, tuple):
+        _rows(plane, *where).copy_(values)
+    else:
+        plane[where.to(plane.device)] = values

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from fastedit.config import DecodeConfig
+from fastedit.models.families import Family
+from fastedit.policies import Policy
 
 # Where no memory is looked at: on a CPU, and for a model whose config does not give its sizes.
 ROWS = 32
@@ -34,7 +36,7 @@ class Capacity:
 
     memory       bytes for all of them
     per_request  bytes that each needs
-    per_position bytes that each needs per position of the longest of them
+    per_position bytes for each position of each of them
     """
 
     most: int
@@ -42,34 +44,51 @@ class Capacity:
     per_request: int = 0
     per_position: int = 0
 
-    def rows(self, length: int) -> int:
-        """Requests of at most `length` positions that fit; at least one."""
-        each = self.per_request + length * self.per_position
-        if each * self.most <= self.memory:
-            return self.most
-        return max(int(self.memory // each), 1)
+    @property
+    def counted(self) -> bool:
+        """Whether memory is a limit, and not only `most`."""
+        return self.memory < math.inf
+
+    def positions(self, requests: int) -> float:
+        """Positions that there is memory for, beside what so many requests need."""
+        if not self.per_position:
+            return math.inf
+        return (self.memory - requests * self.per_request) // self.per_position
+
+    def holds(self, requests: int, positions: int) -> bool:
+        """Whether so many requests fit, with so many positions in all."""
+        needed = requests * self.per_request + positions * self.per_position
+        return requests <= self.most and needed <= self.memory
 
 
-def capacity(
-    max_batch: int | Literal["auto"],
-    model: Any,
-    config: DecodeConfig,
-    device: torch.device,
-    *,
-    shadow: bool = False,
-    full: bool = False,
-) -> Capacity:
-    """The capacity of a call. Raises ValueError for anything but "auto" and integers from 1.
+class Room(NamedTuple):
+    """What a call asks for: how many requests together, rows of each forward, KV kept or not."""
 
-    shadow: forwards have a second row for each position; full: attention that keeps no cache.
-    """
-    if max_batch != "auto":
-        if isinstance(max_batch, bool) or not isinstance(max_batch, int) or max_batch < 1:
+    max_batch: int | Literal["auto"]
+    rows: int
+    cached: bool
+
+    @classmethod
+    def of(
+        cls, max_batch: int | Literal["auto"], config: DecodeConfig, rule: Policy, family: Family
+    ) -> Room:
+        """Raises ValueError for anything but "auto" and integers from 1."""
+        number = isinstance(max_batch, int) and not isinstance(max_batch, bool)
+        if max_batch != "auto" and not (number and max_batch >= 1):
             raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
-        return Capacity(max_batch)
-    cached = config.use_cache and not full
-    wide = 2 if config.lookahead or shadow else 1
-    sizes = _sizes(model, wide * config.block_length, cached) if device.type == "cuda" else None
+        wide = 2 if config.lookahead or rule.plan == "shadow" else 1
+        return cls(
+            max_batch,
+            wide * config.block_length,
+            config.use_cache and family.attention != "full",
+        )
+
+
+def capacity(room: Room, model: Any, device: torch.device) -> Capacity:
+    """As many as `max_batch` says; with "auto", beside a GPU, what its free memory holds."""
+    if room.max_batch != "auto":
+        return Capacity(room.max_batch)
+    sizes = _sizes(model, room.rows, room.cached) if device.type == "cuda" else None
     return Capacity(MOST, SHARE * free_memory(device), *sizes) if sizes else Capacity(ROWS)
 
 

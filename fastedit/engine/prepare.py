@@ -106,14 +106,14 @@ def as_requests(
     chats: ChatOptions | None = None,
     allow_mask: bool = False,
     keep_refused: bool = False,
-) -> tuple[list[Request], int]:
-    """(a request per prompt, the mask token); with `keep_refused`, bad prompts end with an error.
+) -> list[Request]:
+    """A request per prompt; with `keep_refused`, bad prompts end with an error.
 
     prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered.
     Raises TypeError and ValueError.
     """
     if not prompts:
-        return [], -1
+        return []
     _check_model(model)
     override = configs[0].mask_token_id
     if override is None:
@@ -165,7 +165,7 @@ def as_requests(
         if refusal is not None:
             request.fail(refusal)
         requests.append(request)
-    return requests, mask
+    return requests
 
 
 def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastedit.config import DecodeConfig
+from fastedit.engine.extents import NOWHERE, Extent
 from fastedit.engine.stalls import Progress
 from fastedit.models.families import Family
 from fastedit.policies import Policy
@@ -34,6 +36,7 @@ class Request:
     policy   the decision rule, with this request's parameters; family: of the model
     eos      ids that end a generation
     mask_token_id  the mask
+    draft    [D] int64, what decoding starts from behind the prompt, in place of masks
     text     follows the committed text and looks for stop strings; None without a tokenizer
     on_draft called with (request, block ids [L], block logits [L, V]) after every forward
     on_block called with (request, newly committed ids) at the end of every block
@@ -48,6 +51,7 @@ class Request:
     mask_token_id: int
     family: Family = field(default_factory=Family)
     text: TextTracker | None = None
+    draft: Tensor | None = None
     on_draft: Callable[[Request, Tensor, Tensor], None] | None = None
     on_block: Callable[[Request, list[int]], None] | None = None
 
@@ -57,10 +61,14 @@ class Request:
     stats: DecodeStats = field(default_factory=DecodeStats)
     finished: bool = False
     error: RequestError | None = None
+    number: int = -1  # that the engine knows it by
     slot: int = -1
+    extent: Extent = NOWHERE  # its positions in the pool, while it is in
+    filled: int = 0  # positions whose keys and values are in the pool
     first: int = 0  # first position of a block, of all that begin a whole number of blocks later
     start: int = 0  # absolute position of the active block
-    entered: int = 0  # engine step at which the active block began
+    entered: int = 0  # step of its lane at which the active block began
+    step: int = 0  # and the last one that the host has followed
     restarts: int = 0  # how often memory ran out, so that the active block began again
     bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
@@ -93,6 +101,12 @@ class Request:
         return self.last + self.block_length
 
     @property
+    def room(self) -> int:
+        """Positions that it needs in the pool: forwards may take a further block along."""
+        beside = self.config.lookahead or self.policy.plan == "shadow"
+        return self.span + (self.block_length if beside else 0)
+
+    @property
     def last(self) -> int:
         """First position of the last block."""
         length = self.block_length
@@ -103,10 +117,46 @@ class Request:
         """Positions of the active block that belong to the prompt."""
         return max(0, len(self.prompt) - self.start)
 
-    @property
-    def known(self) -> Tensor:
-        """Everything before the active block, and the prompt's tail in it, int64 on the CPU."""
-        return torch.cat((self.prompt, torch.tensor(self.written, dtype=torch.int64)))
+    def canvas(self) -> tuple[Tensor, Tensor]:
+        """Ids, and which of them never change, from the first position to the last, on the CPU.
+
+        The prompt, what was written, what the draft has behind that, and masks.
+        """
+        ids = torch.full((self.span,), self.mask_token_id)
+        for known in (self.draft, torch.tensor(self.written, dtype=torch.int64)):
+            if known is not None:
+                ids[len(self.prompt) : len(self.prompt) + len(known)] = known
+        ids[: len(self.prompt)] = self.prompt
+        return ids, torch.arange(self.span) < len(self.prompt)
+
+    def blocks(self) -> list[bytes]:
+        """Ids of each block before the active one."""
+        ids, _ = self.canvas()
+        numbers = ids[: self.start].numpy()
+        bounds = [0, *range(self.first or self.block_length, self.start + 1, self.block_length)]
+        return [numbers[a:b].tobytes() for a, b in pairwise(bounds)]
+
+    def position(self, blocks: int) -> int:
+        """First position behind that many blocks."""
+        if self.first and blocks:
+            return self.first + (blocks - 1) * self.block_length
+        return blocks * self.block_length
+
+    def block_of(self, position: int) -> int:
+        """How many blocks end at `position`, at the latest."""
+        if self.first and position:
+            return (position - self.first) // self.block_length + 1
+        return position // self.block_length
+
+    def unfilled(self) -> Iterator[tuple[int, int]]:
+        """(start, width) of each block before the active one that is not in the pool."""
+        start = self.filled
+        while start < self.start:
+            width = self.block_length
+            if self.first and start == 0:  # blocks begin behind a shorter one
+                width = self.first
+            yield start, width
+            start += width
 
     def follow(self, record: Record, row: int) -> bool:
         """Do what the device did to this request's row; True when it opened its next block."""
@@ -149,12 +199,21 @@ class Request:
             self.stats.forwards += 1
             self.next_block(self.entered)
         self.restarts += 1
+        self.filled = 0
         self.bad, self.progress = None, Progress()
 
     def fail(self, error: RequestError) -> None:
         """End here; what has been committed so far stays the result."""
-        self.error, self.finished = error, True
-        self.stats.finish_reason = "error"
+        self.error = error
+        self.stop("error")
+
+    def stop(self, reason: str) -> None:
+        """End here, for this reason, with what has been committed."""
+        self.stats.finish_reason, self.finished = reason, True
+        if len(self.generated) > self.stats.tokens:  # half of a commit, where Ctrl-C came
+            del self.generated[self.stats.tokens :]
+            if self.text:
+                self.text.update(self.generated)
 
     def _stop(self, record: Record, row: int, error: RequestError) -> None:
         self._count(record, row)

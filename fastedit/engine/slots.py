@@ -3,69 +3,68 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastedit.engine.extents import Extent
+from fastedit.engine.kv import Pool
 from fastedit.engine.request import Request
 from fastedit.policies import State
 
 
 class Slots:
-    """Tensors for a number of requests; positions are added by `grow`.
+    """Tensors for a number of requests that share what `prepare.shared` names.
 
-    tokens  [slots, length] int64  prompt, committed blocks, masks
-    start   [slots] int64          first position of the active blocks
-    final   [slots] int64          first position of the last blocks
+    offset  [slots] int64          first position of the request's extent in the pool
+    size    [slots] int64          positions of the extent
+    start   [slots] int64          first position of the active block, counted in the request
+    final   [slots] int64          that of the last block
     held    [slots] bool           the block is final, the next forward refreshes its KV
     blocks  policies.State [slots] the active blocks, written in place by the policy
 
-    Unused slots are marked done, so a step over them changes nothing.
+    Unused slots are marked done, so a step over them changes nothing. Their extent is `spare`,
+    which no request has.
     """
 
     def __init__(
         self,
         slots: int,
         request: Request,
-        mask_token_id: int,
-        device: torch.device,
+        pool: Pool,
+        spare: Extent,
         vocab: int | None = None,
     ) -> None:
-        config = request.config
-        self.block_length, self.mask_token_id = request.block_length, mask_token_id
-        self.cached = request.cached
+        device = pool.ids.device
+        self.pool, self.mask_token_id = pool, request.mask_token_id
+        self.block_length, self.cached = request.block_length, request.cached
         self.offsets = torch.arange(self.block_length, device=device)
+        self.spare = spare
 
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.full((slots, *shape), value, dtype=dtype, device=device)
 
-        self.tokens = full(mask_token_id, torch.int64, 0)
+        self.offset = full(spare.first, torch.int64)
+        self.size = full(spare.size, torch.int64)
         self.start = full(0, torch.int64)
         self.final = full(0, torch.int64)
         self.held = full(False, torch.bool)
         self.blocks = State.new(
             request.policy,
-            full(mask_token_id, torch.int64, self.block_length),
-            mask_token_id,
-            strict=config.strict_reference,
+            full(self.mask_token_id, torch.int64, self.block_length),
+            self.mask_token_id,
+            strict=request.config.strict_reference,
             start=self.start,
         )
         self.blocks.vocab = vocab
         self.blocks.done.fill_(True)
 
-    def grow(self, length: int) -> None:
-        """Room for requests of `length` positions; views made before keep the old tokens."""
-        slots, before = self.tokens.shape
-        more = self.tokens.new_full((slots, length - before), self.mask_token_id)
-        self.tokens = torch.cat((self.tokens, more), dim=1)
-
     def load(self, slot: int, request: Request) -> None:
-        """Put a request into `slot` and open its active block."""
+        """Put a request, whose canvas is in its extent, into `slot` and open its active block."""
         config, blocks, sampling = request.config, self.blocks, self.blocks.sampling
-        known = request.known.to(self.tokens.device)
-        self.tokens[slot] = self.mask_token_id
-        self.tokens[slot, : len(known)] = known
+        self.offset[slot], self.size[slot] = request.extent
         self.start[slot], self.final[slot], self.held[slot] = request.start, request.last, False
         sampling.temperature[slot] = config.temperature
         filters = config.temperature > 0.0  # without one, both have no effect
@@ -73,20 +72,21 @@ class Slots:
         sampling.top_p[slot] = 1.0 if config.top_p is None or not filters else config.top_p
         sampling.seed[slot] = (request.seed + 2**63) % 2**64 - 2**63  # as signed 64 bits
         blocks.set_policy(slot, request.policy, self.block_length)
-        blocks.editable[slot] = self.offsets >= request.head
         blocks.reset(slot)
-        row = slice(slot, slot + 1)
-        opened = blocks.policy.open(self.view(row).blocks)[0]
-        block = self.tokens[slot, request.start : request.start + self.block_length]
-        blocks.ids[slot] = torch.where(blocks.editable[slot], opened, block)
+        row = self.view(slice(slot, slot + 1))
+        ids, editable = row.opening()
+        blocks.ids[slot], blocks.editable[slot] = ids[0], editable[0]
 
     def free(self, slots: slice) -> None:
         self.start[slots] = self.final[slots] = 0
+        self.offset[slots], self.size[slots] = self.spare
         self.blocks.done[slots] = True
 
-    def move(self, source: int, target: int) -> None:
-        for tensor in (self.tokens, self.final, self.held, *self.blocks.fields()):
-            tensor[target] = tensor[source]  # `start` is among the fields
+    def arrange(self, order: Sequence[int]) -> None:
+        """Slot i gets what slot `order[i]` has."""
+        rows = torch.tensor(order, device=self.start.device)
+        for tensor in (self.offset, self.size, self.final, self.held, *self.blocks.fields()):
+            tensor[: len(order)] = tensor[rows]  # `start` is among the fields
 
     def select(self, count: int, draws: bool) -> None:
         """Let the next steps work on the first `count` slots; `draws`: one has a temperature."""
@@ -99,7 +99,8 @@ class Slots:
         return Live(
             weakref.proxy(self),  # `live` is one of them, and a cycle would hold the memory
             rows,
-            self.tokens[rows],
+            self.offset[rows],
+            self.size[rows],
             self.start[rows],
             self.final[rows],
             self.held[rows],
@@ -113,15 +114,30 @@ class Live:
 
     slots: Slots
     rows: slice
-    tokens: Tensor
+    offset: Tensor
+    size: Tensor
     start: Tensor
     final: Tensor
     held: Tensor
     blocks: State
 
+    def where(self) -> Tensor:
+        """Positions of the pool that the active blocks have, [n, L]."""
+        return (self.offset + self.start)[:, None] + self.slots.offsets
+
+    def opening(self) -> tuple[Tensor, Tensor]:
+        """What the active blocks begin with: their ids and what may change of them, [n, L] each.
+
+        What stands in the pool, and where that is a mask, what the policy puts in its place.
+        """
+        pool, where = self.slots.pool, self.where()
+        ids, editable = pool.ids[where], ~pool.protected[where]
+        blank = (ids == self.slots.mask_token_id) & editable
+        return torch.where(blank, self.blocks.policy.open(self.blocks), ids), editable
+
     def write_(self) -> None:
-        """The blocks as they stand, into the tokens."""
-        self.tokens.scatter_(1, self.start[:, None] + self.slots.offsets, self.blocks.ids)
+        """The blocks as they stand, into the pool."""
+        self.slots.pool.ids[self.where()] = self.blocks.ids
 
     def advance_(self) -> None:
         """Open the next block of every row that is done; no value is read on the host.
@@ -134,9 +150,10 @@ class Live:
         settled = self.held | ~blocks.dirty if self.slots.cached else True
         onward = blocks.done & settled & (self.start < self.final) & ~blocks.bad
         self.held.copy_(blocks.done & ~onward)
-        self.write_()
+        if not self.slots.cached:  # else no forward takes ids from there
+            self.write_()
         self.start.add_(onward, alpha=self.slots.block_length)
         blocks.reset(onward)
         opened = onward[:, None]
-        blocks.ids.copy_(torch.where(opened, blocks.policy.open(blocks), blocks.ids))
-        blocks.editable.logical_or_(opened)
+        for plane, value in zip((blocks.ids, blocks.editable), self.opening(), strict=True):
+            plane.copy_(torch.where(opened, value, plane))

@@ -27,7 +27,8 @@ class Steps:
         if live and not self.delay:
             self.slots.select(len(live), _draws(live))
             level = len({request.start for request in live}) == 1
-            self.plan.place(self.plan.reach(live, 0), level)
+            extents = [request.extent for request in live]
+            self.plan.place(self.plan.reach(live, 0), extents, level)
 
     @torch.inference_mode()
     def decide(self, live: Live, logits: Logits, number: int, requests: list[Request]) -> Record:
@@ -45,10 +46,8 @@ class Steps:
         if any(request.on_draft for request in live):  # it is shown the logits, and waits
             packed, logits = self._enqueue(rows, reach, draws)
         else:
-            cache = self.plan.cache
-            if self.graphs.capture is not None and cache is not None:
-                most = cache.length - self.plan.beyond * self.slots.block_length
-                rows, reach = graph_shape(rows, reach, cache.slots, most)
+            if self.graphs.capture is not None:
+                rows, reach = graph_shape(rows, reach, len(self.slots.start))
             shape = rows, reach, draws
             # Without the logits: a graph would keep them for as long as it is kept itself.
             packed, logits = self.graphs.run(shape, lambda: self._enqueue(*shape)[0]), None
@@ -62,7 +61,7 @@ class Steps:
         position to see.
         """
         self.slots.select(rows, draws)
-        self.plan.place(reach, level=False)
+        self.plan.place(reach)
         logits, live = self.plan.forward(), self.slots.live
         blocks = live.blocks
         policies.step_(blocks, logits.block, shadow_logits=logits.shadow)

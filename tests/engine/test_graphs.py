@@ -12,6 +12,7 @@ from fastedit import Decoder, ops
 from fastedit.engine import engine
 from fastedit.engine import graphs as graph
 from fastedit.engine.graphs import Graphs, graph_shape
+from fastedit.engine.lane import Lane
 
 RULES = [ENDS[0], ENDS[2], DRAWN]
 PROMPTS = [prompt(length) for length in (3, 9, 16, 30, 31, 5, 8, 2, 24, 12, 40)]
@@ -58,14 +59,15 @@ def test_a_cache_that_grows_leaves_its_graphs(model, taped, monkeypatch):
 
 def test_free_slots_are_left_alone(model, taped, monkeypatch):
     """Rows of a graph without a request are done, even where it had only come to an EOS."""
-    run, outnumbered = engine.Engine._round, []
+    run, outnumbered = Lane.round, []
 
-    def watched(self, finished):
-        run(self, finished)
+    def watched(self):
+        finished = run(self)
         assert self.slots.blocks.done[len(self.live) :].all()
         outnumbered.append(0 < len(self.live) < self.slots.live.blocks.ids.shape[0])
+        return finished
 
-    monkeypatch.setattr(engine.Engine, "_round", watched)
+    monkeypatch.setattr(Lane, "round", watched)
     out = Decoder(model).generate(PROMPTS, **GOLDEN | {"max_batch": 7, "max_new_tokens": 60})
     assert any(stats.finish_reason == "eos" for stats in out.stats) and any(outnumbered)
 
@@ -249,10 +251,10 @@ def test_memory_that_runs_out_in_a_capture(model, taped, monkeypatch):
 
 def test_shapes():
     """Few shapes, none too small, none beyond what there is room for."""
-    rows = [graph_shape(n, 1, 100, 999)[0] for n in (1, 2, 3, 4, 5, 8, 9, 33, 99, 100)]
+    rows = [graph_shape(n, 1, 100)[0] for n in (1, 2, 3, 4, 5, 8, 9, 33, 99, 100)]
     assert rows == [1, 2, 4, 4, 8, 8, 16, 40, 100, 100]
-    reaches = [graph_shape(1, n, 100, 999)[1] for n in (1, 256, 257, 512, 513, 999)]
-    assert reaches == [256, 256, 512, 512, 999, 999]
+    reaches = [graph_shape(1, n, 100)[1] for n in (1, 256, 257, 512, 513, 999)]
+    assert reaches == [256, 256, 512, 512, 1024, 1024]
 
 
 def test_cleared_graphs_are_captured_anew(taped):

@@ -7,8 +7,8 @@ from cases import GOLDEN, B, prompt
 from fakes import Recorder
 
 from fastedit import Decoder
-from fastedit.engine import plans as forward
-from fastedit.engine.kv import BlockCache
+from fastedit.engine.kv import Pool, Rows
+from fastedit.engine.plans import block as forward
 
 BASE = GOLDEN | {"eos_token_id": []}
 ENDS = [
@@ -53,7 +53,7 @@ def test_every_forward_sees_one_block_and_the_last_one_its_final_tokens(golden_m
 
 
 @pytest.mark.parametrize(
-    ("chunk", "calls"), [(2048, [40]), (16, [16, 16, 8]), (20, [16, 16, 8]), (3, [8] * 5)]
+    ("chunk", "calls"), [(2048, [5]), (16, [2, 2, 1]), (20, [2, 2, 1]), (3, [1] * 5)]
 )
 def test_prefill_sees_every_prompt_block_once(golden_model, monkeypatch, chunk, calls):
     ids = prompt(5 * B + 3)
@@ -62,9 +62,11 @@ def test_prefill_sees_every_prompt_block_once(golden_model, monkeypatch, chunk, 
     model = Recorder(golden_model)
     got, stats = run(model, ids)
     prefill = model.calls[: stats.prefill_forwards]
-    assert [len(call[0][0]) for call in prefill] == calls
-    assert [token for call in prefill for token in call[0][0]] == ids[: 5 * B].tolist()
-    assert [place for call in prefill for place in call[1][0]] == list(range(5 * B))
+    assert [len(call[0]) for call in prefill] == calls  # a row per block
+    inputs, places = (
+        [number for call in prefill for row in call[part] for number in row] for part in (0, 1)
+    )
+    assert inputs == ids[: 5 * B].tolist() and places == list(range(5 * B))
     assert got == want
 
 
@@ -109,10 +111,37 @@ def test_drafts_show_steps_and_no_commit_forwards(golden_model):
     assert cached == plain and len(cached) > 8
 
 
+@pytest.mark.parametrize("stride", [None, 8])
+def test_rows_are_written_to_and_read_from_their_extents(stride):
+    """In place where extents lie evenly, copied together where not: the same keys and values."""
+    pool = Pool(torch.device("cpu"))
+    pool.resize(40)
+    generator = torch.Generator().manual_seed(0)
+    before = torch.randn(40, 2, 3, generator=generator)
+    offsets, starts = torch.tensor([8, 16, 24]), torch.tensor([0, 4, 2])
+    positions = starts[:, None] + torch.arange(2)
+    first = {} if stride is None else {"first": 8, "stride": stride}
+    rows = Rows(pool, offsets, positions, 4, sizes=torch.tensor([8, 8, 8]), **first)
+    new = torch.randn(3, 2, 2, 3, generator=generator)
+    rows.update(torch.zeros_like(new), torch.zeros_like(new), 0)
+    pool.layers[0].keys.copy_(before)
+    keys, values = rows.update(new, -new, 0)
+    want = before.clone()
+    for row in range(3):
+        at = int(offsets[row] + starts[row])
+        want[at : at + 2] = new[row].transpose(0, 1)
+    assert pool.layers[0].keys.equal(want) and keys.shape == (3, 2, 6, 3)
+    for row, offset in enumerate(offsets.tolist()):
+        assert keys[row].transpose(0, 1).equal(want[offset : offset + 6])
+        assert values[row, :, starts[row] : starts[row] + 2].equal(-new[row])
+    flat, _ = rows.update(new, -new, 0, flat=True)
+    assert flat.shape == (1, 2, 40, 3) and flat[0].transpose(0, 1).equal(want)
+
+
 def test_layers_on_several_devices_have_the_positions_on_their_own():
-    cache, positions = BlockCache(), torch.tensor([[0, 1], [4, 5]])
-    cache.resize(2, 8)
-    cache.place(slice(0, 2), positions, 4, level=False)
-    for device in ("cpu", "meta"):
-        assert {part.device.type for part in cache.where_on(torch.device(device))} == {device}
-    assert cache.where_on(positions.device) is cache.where  # without a copy
+    pool = Pool(torch.device("cpu"))
+    pool.resize(8)
+    rows = Rows(pool, torch.tensor([0, 4]), torch.tensor([[0, 1], [0, 1]]), 0)
+    there = torch.zeros(2, 1, 2, 4, device="meta")
+    keys, _ = rows.update(there, there, 0)
+    assert keys.device.type == "meta" and keys.shape == (2, 1, 2, 4)

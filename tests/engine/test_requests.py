@@ -26,9 +26,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:temperature")
 
 
 def results(out):
-    """Without the recorded seeds, which are fresh where nothing is drawn."""
+    """Without the recorded seeds, which are fresh where nothing is drawn, and prefill forwards."""
     return [
-        (ids.tolist(), stats.as_dict() | {"seed": 0})
+        (ids.tolist(), stats.as_dict() | {"seed": 0, "prefill_forwards": 0})
         for ids, stats in zip(out.sequences, out.stats, strict=True)
     ]
 
@@ -218,7 +218,8 @@ def test_what_had_ended_is_not_lost_when_the_model_fails():
         Decoder(Failing(V, hashed(V, MASK, 1))).generate(prompts, **options)
     out = caught.value.output
     reasons = [stats.finish_reason for stats in out.stats]
-    assert {"length", "interrupted"} == set(reasons)
+    assert reasons.count("error") == 2  # that were in its forward
+    assert {"length", "error", "interrupted"} == set(reasons)
     for reason, ids, full in zip(reasons, out.sequences, whole.sequences, strict=True):
         assert ids.equal(full if reason == "length" else full[: len(ids)])
     assert f"{reasons.count('length')} of 5 requests had ended" in caught.value.__notes__[0]

@@ -29,7 +29,7 @@ def by_torch(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, sequ
     for row, used in enumerate(seqused_k.tolist()):
         mine = query[cu_seq_q[row] : cu_seq_q[row + 1]].transpose(0, 1)
         first = int(cu_seq_k[row])
-        assert first + used <= cu_seq_k[row + 1]
+        assert first + used <= len(key)
         seen = (x[first : first + used].transpose(0, 1) for x in (key, value))
         rows.append(F.scaled_dot_product_attention(mine, *seen, scale=scale).transpose(0, 1))
     return torch.cat(rows)
@@ -84,10 +84,10 @@ def test_decoding_by_lengths_is_decoding_by_mask(golden_model, kernel, monkeypat
 
 
 def test_forwards_whose_queries_see_different_keys_have_a_mask(golden_model, kernel):
-    """Prefills of several blocks, and the two blocks of a lookahead."""
+    """The two blocks of a lookahead; those of a prefill are rows of their own."""
     out = Decoder(golden_model, config=OPTIONS).generate(PROMPTS[3], max_new_tokens=2)
     layers = golden_model.config.num_hidden_layers
-    assert len(kernel) == layers * out.stats[0].forwards  # without the prefill's
+    assert kernel == [3] * layers + [1] * layers * out.stats[0].forwards
     kernel.clear()
     Decoder(golden_model, config=OPTIONS).generate(PROMPTS[0], use_cache=False)
     assert not kernel
@@ -95,15 +95,14 @@ def test_forwards_whose_queries_see_different_keys_have_a_mask(golden_model, ker
 
 @pytest.mark.parametrize("by", [varlen._torch, varlen._operator])
 def test_torch_takes_what_it_is_given(by, monkeypatch):
-    """Its own checks of shapes and types, in its version without data; slots are longer than K."""
+    """Its own checks of shapes and types, in its version without data."""
     if by is varlen._torch and varlen._kernel() is not by:
         pytest.skip("this torch's varlen_attn has no seqused_k")
     monkeypatch.setattr(varlen, "_kernel", lambda: by)
-    slots = torch.empty(2, 3, 100, 4, 64, dtype=torch.bfloat16, device="meta")
-    key, value = slots[:, :, :60].transpose(2, 3)
+    key, value = torch.empty(2, 1, 4, 300, 64, dtype=torch.bfloat16, device="meta")
     query = torch.empty(3, 4, 32, 64, dtype=torch.bfloat16, device="meta")
-    keys = torch.empty(3, dtype=torch.int32, device="meta")
-    output = varlen.attention(query, key, value, varlen.lengths(keys, 32, 100), 0.125)
+    keys, starts = torch.empty(2, 3, dtype=torch.int32, device="meta")
+    output = varlen.attention(query, key, value, varlen.lengths(keys, starts, 100, 32), 0.125)
     assert output.shape == (3, 32, 4, 64) and output.dtype == torch.bfloat16
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.config import DecodeConfig
 from fastedit.engine.engine import Engine
-from fastedit.engine.memory import capacity
+from fastedit.engine.memory import Room, capacity
 from fastedit.engine.prepare import as_requests
 from fastedit.engine.request import Request
 from fastedit.evaluation.errors.held_out import HeldOut
@@ -115,13 +115,13 @@ def decoded(
     asked = [(n, d) for n, d in enumerate(held.documents) if d.prompt_length]
     prompts = [torch.from_numpy(d.ids[: d.prompt_length]).long() for _, d in asked]
     configs = [config.replace(max_new_tokens=_room(d, held.block_size)) for _, d in asked]
-    requests, mask = as_requests(prompts, configs, model, None, family_of(model))
+    requests = as_requests(prompts, configs, model, None, family_of(model))
     watches = [Watch(sample, held.mask_token_id) for sample, _ in asked]
     for request, watch in zip(requests, watches, strict=True):
         request.on_draft = watch
     device = next(model.parameters()).device
-    room = capacity("auto", model, config, device)
-    for finished in Engine(model, requests, mask, device, room).run():
+    room = Room.of("auto", config, config.rule(), family_of(model))
+    for finished in Engine(model, device, capacity(room, model, device)).run(requests):
         for request in finished:
             if request.error is not None:
                 raise request.error

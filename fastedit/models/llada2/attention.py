@@ -130,7 +130,8 @@ class LLaDA2MoeAttention(nn.Module):
         normal = torch.cat((self.query_layernorm(query), self.key_layernorm(key)), dim=1)
         query, key = rotate(normal, *rotary).split(self.heads, dim=1)
         if cache is not None:
-            key, value = cache.update(key, value, self.layer_idx)
+            flat = {"flat": True} if isinstance(mask, varlen.Lengths) else {}
+            key, value = cache.update(key, value, self.layer_idx, **flat)
         query = query.reshape(batch, -1, self.groups * queries, self.head_dim)
         output, weights = self._attend(query, key, value, mask)
         output = output.view(batch, self.groups, queries, -1, self.head_dim).permute(0, 2, 3, 1, 4)

@@ -230,7 +230,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         use_cache: bool | None = None,
         cache: Cache | None = None,
         keys_by_position: bool = False,
-        key_lengths: tuple[Tensor, int] | None = None,
+        key_lengths: tuple[Tensor, Tensor, int] | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
         cache = one_cache(past_key_values, cache)
@@ -260,14 +260,13 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden), **named)
 
     def _for_attention(
-        self, mask: Tensor | None, key_lengths: tuple[Tensor, int] | None, hidden: Tensor
+        self, mask: Tensor | None, key_lengths: tuple[Tensor, Tensor, int] | None, hidden: Tensor
     ) -> Any:
         """The mask as the layers' attention takes it, or the lengths that stand in for it."""
         implementation = self.config._attn_implementation
         groups = self.config.num_attention_heads // self.config.num_key_value_heads
         if key_lengths is not None and varlen.serves(hidden, implementation):
-            seen, slot = key_lengths
-            return varlen.lengths(seen, groups * hidden.shape[1], slot)
+            return varlen.lengths(*key_lengths, groups * hidden.shape[1])
         return convert_mask(mask, implementation, groups, hidden)
 
 
@@ -299,7 +298,7 @@ class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
         num_items_in_batch: int | Tensor | None = None,
         cache: Cache | None = None,
         keys_by_position: bool = False,
-        key_lengths: tuple[Tensor, int] | None = None,
+        key_lengths: tuple[Tensor, Tensor, int] | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """Logits [B, kept, vocab] of `input_ids` [B, Q], in fp32 as the released model has them.
@@ -313,9 +312,10 @@ class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
         again do not see each other. `past_key_values`, which newer transformers call `cache`, is
         extended when given; `use_cache=True` makes one.
         `keys_by_position`: the cache gives key p for position p, and not the queries' own keys
-        last. `key_lengths` (seen int32 [B], positions per row of the cache): every query of row b
-        sees its first seen[b] keys, which is what the mask says too; an attention that takes
-        lengths then has no use for the mask.
+        last. `key_lengths` (seen int32 [B], starts int32 [B], most): every query of row b sees its
+        first seen[b] keys, at most `most`, which is what the mask says too; in what the cache
+        returns with `flat=True` they begin at position starts[b]. An attention that takes lengths
+        has no use for the mask.
         `logits_to_keep`: the last n positions (0: all), or a 1-D LongTensor of positions.
         `upcast_logits=False` leaves the logits in the dtype of the weights.
         `labels` int64 [B, Q], -100 = none, give `loss`: the cross entropy of position i and label

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.attention import varlen
+from torch.nn.functional import pad
 
 DEVICES = ("cuda",)
 DTYPES = (torch.bfloat16, torch.float16)
@@ -26,13 +27,15 @@ class Lengths(NamedTuple):
 
     keys: Tensor  # [B] int32: the first `keys[b]` keys of row b, for all of its queries
     query_starts: Tensor  # [B + 1] int32, of rows laid end to end
-    key_starts: Tensor  # [B + 1] int32, of slots laid end to end
+    key_starts: Tensor  # [B + 1] int32, position of the first one; the last number is not read
+    most: int  # keys that a row sees
 
 
-def lengths(keys: Tensor, queries: int, slot: int) -> Lengths:
-    """For rows of `queries` queries over slots of `slot` keys, of which they see `keys` [B]."""
+def lengths(keys: Tensor, starts: Tensor, most: int, queries: int) -> Lengths:
+    """For rows of `queries` queries that see `keys` [B], at most `most`, positions from `starts`
+    [B] on, both int32."""
     rows = torch.arange(len(keys) + 1, dtype=torch.int32, device=keys.device)
-    return Lengths(keys, rows * queries, rows * slot)
+    return Lengths(keys, rows * queries, pad(starts, (0, 1)), most)
 
 
 def serves(hidden: Tensor, implementation: str | None) -> bool:
@@ -62,10 +65,7 @@ def report(device: torch.device) -> dict[str, str]:
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
-    """`query` [B, H, Q, D] over slots `key`, `value` [B, H, K, D] -> output [B, Q, H, D].
-
-    `key` and `value` are views of slots [B, S, H, D], S as in `lengths`, as of a `BlockCache`.
-    """
+    """`query` [B, H, Q, D] over positions `key`, `value` [1, H, P, D] -> output [B, Q, H, D]."""
     kernel = _kernel()
     assert kernel is not None
     return kernel(*(x.transpose(1, 2) for x in (query, key, value)), seen, scale)
@@ -105,17 +105,16 @@ def _operator(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: f
 
 
 def _laid_out(query: Tensor, key: Tensor, value: Tensor, seen: Lengths) -> tuple:
-    rows = query.flatten(0, 1), _end_to_end(key), _end_to_end(value)
-    return *rows, seen.query_starts, seen.key_starts, query.shape[1], key.shape[1]
-
-
-def _end_to_end(x: Tensor) -> Tensor:
-    """The first K positions of B slots, [B, K, H, D] -> all positions of them, without a copy."""
-    positions = x.shape[0] * x.stride(0) // x.stride(1)
-    return x.as_strided((positions, *x.shape[2:]), x.stride()[1:])
+    rows = query.flatten(0, 1), key[0], value[0]
+    return *rows, seen.query_starts, seen.key_starts, query.shape[1], seen.most
 
 
 def _flash_attn(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
     from flash_attn import flash_attn_with_kvcache
 
-    return flash_attn_with_kvcache(query, key, value, cache_seqlens=seen.keys, softmax_scale=scale)
+    # It takes one length for all rows, so they are copied together.
+    columns = torch.arange(seen.most, device=query.device)
+    where = (seen.key_starts[:-1, None] + columns).clamp(max=key.shape[1] - 1)
+    return flash_attn_with_kvcache(
+        query, key[0][where], value[0][where], cache_seqlens=seen.keys, softmax_scale=scale
+    )

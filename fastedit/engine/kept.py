@@ -1,0 +1,62 @@
+"""The engine that a Decoder keeps between its calls."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+
+from fastedit.engine.engine import Engine
+from fastedit.engine.memory import Room, capacity
+from fastedit.models.threads import Threads, number_of
+
+
+class Kept:
+    """Lends the engine of `model` to one call at a time; others get one of their own."""
+
+    def __init__(self, model: Callable[..., Any], threads: Threads) -> None:
+        self.model, self.threads = model, threads
+        self.engine: Engine | None = None
+        self._room: Room | None = None
+        self._lock = threading.Lock()
+        self._lent = False
+
+    @contextlib.contextmanager
+    def lend(self, room: Room, device: torch.device) -> Iterator[Engine]:
+        """An engine with that room. Nothing is in it, and what it is left with is aborted."""
+        with self._lock:
+            mine, self._lent = not self._lent, True
+        try:
+            engine = self._fitting(room, device) if mine else self.new(room, device)
+            try:
+                yield engine
+            finally:
+                if not mine:
+                    engine.close()
+        finally:
+            if mine:
+                self._lent = False
+
+    def close(self) -> None:
+        """Give the memory back, once the call that has the engine is over."""
+        with self._lock:
+            engine, self.engine = self.engine, None
+        if engine is not None and not self._lent:
+            engine.close()
+
+    def _fitting(self, room: Room, device: torch.device) -> Engine:
+        engine = self.engine
+        if engine is None or engine.device != device or self._room != room:
+            if engine is not None:
+                engine.close()  # first: its memory is part of what is free
+            engine = self.engine = self.new(room, device)
+            self._room = room
+        return engine
+
+    def new(self, room: Room, device: torch.device) -> Engine:
+        """One for its own, beside the one that is kept."""
+        threads = number_of(self.threads, self.model) if device.type == "cpu" else None
+        return Engine(self.model, device, capacity(room, self.model, device), threads)

@@ -1,0 +1,87 @@
+"""What a plan is: the rows of a forward, and what they see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastedit.engine.call import ModelCall
+from fastedit.engine.extents import Extent
+from fastedit.engine.request import Request
+from fastedit.engine.slots import Live, Slots
+
+
+class Logits(NamedTuple):
+    """Of one forward, [n, L, V] each: the active blocks, their shadows, the blocks behind them."""
+
+    block: Tensor
+    shadow: Tensor | None = None
+    ahead: Tensor | None = None
+
+
+class Piece(NamedTuple):
+    """A block to prefill: `width` positions from `start` on of a request in `extent`."""
+
+    extent: Extent
+    start: int
+    width: int
+
+
+class Plan:
+    """A plan over the live rows of `slots`; `place` says where they are before `forward`.
+
+    cached  whether keys and values of committed blocks are kept
+    waits   whether it has to know what a step did before the next one
+    """
+
+    cached = False
+    waits = False
+
+    def __init__(self, call: ModelCall, slots: Slots, shadow: bool = False) -> None:
+        self.call, self.slots, self.pool, self.shadow = call, slots, slots.pool, shadow
+        self.length = slots.block_length
+
+    def columns(self, count: int) -> Tensor:
+        return torch.arange(count, device=self.slots.start.device)
+
+    def reach(self, live: Sequence[Request], unread: int) -> int:
+        """One past the furthest position of an active block.
+
+        unread: steps that the host has not followed; each may have opened a block.
+        """
+        beyond = unread * self.length
+        starts = (min(request.start + beyond, request.last) for request in live)
+        return max(starts) + self.length
+
+    def look(self, live: Sequence[Request]) -> bool:
+        """Choose the rows of the next forward; True where they have changed."""
+        return False
+
+    def prefill(self, pieces: Sequence[Piece]) -> int:
+        """Commit as many of `pieces` as one forward takes, at least one; returns how many.
+
+        Pieces of one request come in order: a block sees those before it.
+        """
+        return len(pieces)
+
+    def place(
+        self, reach: int, extents: Sequence[Extent] | None = None, level: bool = False
+    ) -> None:
+        """Positions and masks of the live rows; again only when one of them moves.
+
+        reach: one past the last position to see, at least; level: all blocks end there;
+        extents: of the rows, where the host may say how they lie: a graph may not depend on it.
+        """
+        raise NotImplementedError
+
+    def forward(self) -> Logits:
+        raise NotImplementedError
+
+    def more(
+        self, logits: Logits, opened: Sequence[tuple[int, Request]]
+    ) -> Iterator[tuple[Live, Logits, Request]]:
+        """Further decisions from the same forward, for rows that have just opened a block."""
+        return iter(())

@@ -1,0 +1,173 @@
+"""Plans with a cache: the active block over its prefix, alone or with rows beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise, takewhile
+
+import torch
+from torch import Tensor
+
+from fastedit.engine.call import ModelCall
+from fastedit.engine.extents import Extent
+from fastedit.engine.kv import Rows, sent
+from fastedit.engine.plans.base import Logits, Piece, Plan
+from fastedit.engine.request import Request
+from fastedit.engine.slots import Live, Slots
+
+# Positions per prefill forward, in whole blocks.
+PREFILL_CHUNK = 2048
+# Positions that such a forward may read of several extents, where they are copied together.
+COPIED = 65536
+# The share of live blocks that must be able to use their next block for a forward to take the next
+# blocks along. Below it, those that cannot cost more than is saved.
+AHEAD_SHARE = 0.75
+
+
+class Block(Plan):
+    """The active block over its cached prefix."""
+
+    cached = True
+
+    def __init__(self, call: ModelCall, slots: Slots, shadow: bool = False) -> None:
+        super().__init__(call, slots, shadow)
+        self.extra = int(shadow)  # blocks of rows beside the active one
+
+    @torch.inference_mode()
+    def prefill(self, pieces: Sequence[Piece]) -> int:
+        """A row per block: it sees what lies before it and itself, as the rows of a step do."""
+        width, most = pieces[0].width, max(PREFILL_CHUNK // self.length, 1)
+        taken = list(takewhile(lambda piece: piece.width == width, pieces[:most]))
+        reach = max(piece.start for piece in taken) + width
+        if len({piece.extent for piece in taken}) > 1 and len(taken) * reach > COPIED:
+            taken = list(takewhile(lambda piece: piece.extent == pieces[0].extent, taken))
+            reach = taken[-1].start + width
+        device = self.pool.ids.device
+        extents = [piece.extent for piece in taken]
+        numbers = [(e.first, e.size, p.start) for e, p in zip(extents, taken, strict=True)]
+        offsets, sizes, starts = sent(torch.tensor(numbers), device).unbind(1)
+        positions = starts[:, None] + self.columns(width)
+        first, stride = laid_out(extents, reach)
+        rows = Rows(
+            self.pool, offsets, positions, reach - width, first=first, stride=stride, sizes=sizes
+        )
+        seen = starts + width
+        mask = (self.columns(reach) < seen[:, None])[:, None, None].expand(-1, -1, width, -1)
+        ids = self.pool.ids[offsets[:, None] + positions]
+        lengths = seen.to(torch.int32), offsets.to(torch.int32)
+        self.call(ids, mask, positions, rows, lengths, **self.call.last_logits_only)
+        return len(taken)
+
+    def place(
+        self, reach: int, extents: Sequence[Extent] | None = None, level: bool = False
+    ) -> None:
+        length, live = self.length, self.slots.live
+        width = (1 + self.extra) * length
+        begin, visible = live.start[:, None], reach + width - length
+        stored = begin + self.columns(width)
+        relative = self.columns(visible) - begin  # of every column to the row's block
+        self.seen = None
+        if not self.extra:
+            self.seen = live.start.to(torch.int32) + length, live.offset.to(torch.int32)
+        first, stride = laid_out(extents, visible) if extents else (0, None)
+        self.rows = Rows(
+            self.pool,
+            live.offset,
+            stored,
+            reach - length,
+            first=first,
+            stride=stride,
+            sizes=live.size,
+            level=level,
+        )
+        self.positions = stored
+        shape = (len(begin), 1, length, visible)
+        self.mask = (relative < length)[:, None, None, :].expand(shape)
+        if self.extra:
+            self.mask = torch.cat((self.mask, self._extra_mask(relative)[:, None]), dim=2)
+            self.positions = self._extra_positions(stored)
+
+    @torch.inference_mode()
+    def forward(self) -> Logits:
+        ids = self.slots.live.blocks.ids
+        if self.extra:
+            ids = torch.cat((ids, self._extra_ids()), dim=1)
+        logits = self.call(ids, self.mask, self.positions, self.rows, self.seen)
+        return self._split(logits)
+
+    def _split(self, logits: Tensor) -> Logits:
+        if not self.extra:
+            return Logits(logits)
+        block, shadow = logits.split(self.length, dim=1)
+        return Logits(block, shadow=shadow)
+
+    def _extra_ids(self) -> Tensor:
+        """Shadows are masks."""
+        return torch.full_like(self.slots.live.blocks.ids, self.slots.mask_token_id)
+
+    def _extra_mask(self, relative: Tensor) -> Tensor:
+        """What the shadow rows see, bool [n, L, T]: all before, the others of the block, itself."""
+        column, own = relative[:, None, :], self.columns(self.length)[None, :, None]
+        return ((column < self.length) & (column != own)) | (column == self.length + own)
+
+    def _extra_positions(self, stored: Tensor) -> Tensor:
+        """A shadow has the position of its row; its keys and values lie behind the block."""
+        return stored[:, : self.length].repeat(1, 2)
+
+
+class Lookahead(Block):
+    """Takes the block behind the active one along where a forward probably only verifies it.
+
+    Where that changes nothing, the next block saw the final ids: its first forward is done.
+    """
+
+    waits = True
+
+    def look(self, live: Sequence[Request]) -> bool:
+        settled = (~self.slots.live.blocks.masked().any(dim=1)).tolist()
+        wanted = sum(
+            free and request.start < request.last
+            for free, request in zip(settled, live, strict=True)
+        )
+        before, self.extra = self.extra, int(wanted >= AHEAD_SHARE * len(live))
+        return before != self.extra
+
+    def more(
+        self, logits: Logits, opened: Sequence[tuple[int, Request]]
+    ) -> Iterator[tuple[Live, Logits, Request]]:
+        if logits.ahead is None:
+            return
+        for row, request in opened:  # what these rows saw had become final
+            live = self.slots.view(slice(request.slot, request.slot + 1))
+            live.blocks.draws = request.config.temperature > 0.0
+            yield live, Logits(logits.ahead[row : row + 1]), request
+
+    def _split(self, logits: Tensor) -> Logits:
+        if not self.extra:
+            return Logits(logits)
+        block, ahead = logits.split(self.length, dim=1)
+        return Logits(block, ahead=ahead)
+
+    def _extra_ids(self) -> Tensor:
+        """What the next blocks are to begin with."""
+        live = self.slots.live
+        return self.pool.ids[live.where() + self.length]
+
+    def _extra_mask(self, relative: Tensor) -> Tensor:
+        shape = (len(relative), self.length, relative.shape[1])
+        return (relative < 2 * self.length)[:, None, :].expand(shape)
+
+    def _extra_positions(self, stored: Tensor) -> Tensor:
+        return stored
+
+
+def laid_out(extents: Sequence[Extent], visible: int) -> tuple[int, int | None]:
+    """Where extents begin, and how far each is behind the one before.
+
+    The second is None where they differ in that, or one is shorter than what is read of it.
+    """
+    first, *others = (extent.first for extent in extents)
+    steps = {b - a for a, b in pairwise((first, *others))} or {visible}
+    step = steps.pop()
+    short = any(extent.size < visible for extent in extents)
+    return first, None if steps or short or step < 0 else step

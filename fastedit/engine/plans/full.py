@@ -1,0 +1,72 @@
+"""The plan without a cache: everything recomputed in every forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from fastedit.engine.call import ModelCall
+from fastedit.engine.extents import Extent
+from fastedit.engine.plans.base import Logits, Plan
+from fastedit.engine.request import Request
+from fastedit.engine.slots import Slots
+
+
+class Full(Plan):
+    """Everything recomputed in every forward; only the wanted rows reach the head."""
+
+    def __init__(
+        self, call: ModelCall, slots: Slots, shadow: bool, everything: bool, shift: int
+    ) -> None:
+        super().__init__(call, slots, shadow)
+        self.everything, self.shift = everything, shift
+
+    def reach(self, live: Sequence[Request], unread: int) -> int:
+        if self.everything:
+            return max(request.span for request in live)
+        return super().reach(live, unread)
+
+    def place(
+        self, reach: int, extents: Sequence[Extent] | None = None, level: bool = False
+    ) -> None:
+        length, live = self.length, self.slots.live
+        begin, columns = live.start[:, None], self.columns(reach)
+        if self.everything:
+            mask = (columns < live.final[:, None] + length)[:, None, :].expand(-1, reach, -1)
+        else:
+            block = (columns - begin).div(length, rounding_mode="floor")  # 0 is the active one
+            mask = (block <= 0)[:, None, :] & (block[:, None, :] <= block[:, :, None])
+        own = begin + self.columns(length)
+        # Columns beyond a row's extent are seen by none of its own.
+        self.where = live.offset[:, None] + torch.minimum(columns, live.size[:, None] - 1)
+        self.positions = columns.expand(len(begin), -1)
+        self.wanted = (own - self.shift).clamp(min=0)
+        if self.shadow:  # the shadows stand behind the real rows
+            seen = mask.gather(1, own[..., None].expand(-1, -1, reach))
+            seen = torch.cat((seen & (columns != own[..., None]), self._eye(len(begin))), dim=2)
+            mask = torch.cat((pad(mask, (0, length)), seen), dim=1)
+            self.positions = torch.cat((self.positions, own), dim=1)
+            behind = reach + self.columns(length)
+            self.wanted = torch.cat((self.wanted, behind.expand_as(own)), dim=1)
+        self.mask = mask[:, None]
+
+    def _eye(self, rows: int) -> Tensor:
+        place = self.columns(self.length)
+        return (place[:, None] == place).expand(rows, -1, -1)
+
+    @torch.inference_mode()
+    def forward(self) -> Logits:
+        live = self.slots.live
+        live.write_()
+        ids = self.pool.ids[self.where]
+        if self.shadow:
+            masks = torch.full_like(live.blocks.ids, self.slots.mask_token_id)
+            ids = torch.cat((ids, masks), dim=1)
+        logits = self.call.rows(ids, self.mask, self.positions, self.wanted)
+        if not self.shadow:
+            return Logits(logits)
+        block, shadow = logits.split(self.length, dim=1)
+        return Logits(block, shadow=shadow)

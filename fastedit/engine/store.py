@@ -1,0 +1,170 @@
+"""Where requests have their positions, and which of them need not be computed again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Sequence
+
+import torch
+
+from fastedit.engine.extents import Extent, Extents
+from fastedit.engine.kv import Pool, sent
+from fastedit.engine.prefixes import Prefixes
+from fastedit.engine.request import Request
+
+# Extents of requests that ended that are kept while the pool could grow instead.
+KEPT = 8
+
+
+class Store:
+    """A pool in units of `unit` positions, of which every request gets an extent.
+
+    even   extents are to be alike, since they are read in place where they are; else what requests
+           that ended have left is given up before the pool grows
+    limit  positions that the pool may have, unless one request needs more
+    grown  how often the tensors of the pool were replaced
+    """
+
+    def __init__(
+        self, device: torch.device, unit: int, *, even: bool, limit: float = math.inf
+    ) -> None:
+        self.device, self.even, self.limit = device, even, limit
+        self.pool, self.extents, self.prefixes = Pool(device), Extents(0, unit), Prefixes()
+        self.grown = 0
+
+    def reserve(self, lengths: Sequence[int]) -> None:
+        """Room for requests of these lengths, as far as there may be."""
+        most = self.limit // self.extents.unit - len(self.extents.free)
+        self._grow(int(min(sum(map(self.extents.units_of, lengths)), max(most, 1))))
+
+    def size_of(self, positions: int) -> int:
+        return self.extents.units_of(positions) * self.extents.unit
+
+    def spare(self, positions: int) -> Extent:
+        """An extent for rows without a request."""
+        extent = self._range(positions, alone=True)
+        assert extent is not None
+        return extent
+
+    def take(self, request: Request, alone: bool) -> bool:
+        """Give `request` an extent, and what of its blocks is known already.
+
+        False where there is none, and others have to leave first; not for one that is alone.
+        """
+        layout, blocks = _layout(request), request.blocks() if request.cached else []
+        count, held = self.prefixes.find(layout, blocks)
+        prefixes, size = self.prefixes, self.size_of(request.room)
+        if held is not None and held in prefixes.unused and held.size >= size:
+            # It goes on where the other one ended.
+            request.extent = held
+            prefixes.take_over(held, count)
+            for key in blocks[count:]:
+                prefixes.extend(held, key)
+            self._advance(request, count)
+        else:
+            if held is not None:
+                prefixes.touch(held)
+            extent = self._range(request.room, alone)
+            if extent is None:
+                return False
+            request.extent, request.filled = extent, 0
+            prefixes.open(request.extent, layout, blocks)
+        self._write(request)
+        self.reuse(request)
+        return True
+
+    def reuse(self, request: Request) -> None:
+        """Copy what others have of its blocks, and it has not."""
+        if not request.cached:
+            return
+        count, held = self.prefixes.shared(request.extent)
+        stop = request.position(count)
+        if held is not None and stop > request.filled:
+            source, target = held.first + request.filled, request.extent.first + request.filled
+            self.pool.copy(source, target, stop - request.filled)
+            self._advance(request, count)
+
+    def filled(self, request: Request) -> None:
+        """Its first `request.filled` positions have been computed."""
+        self.prefixes.fill(request.extent, request.block_of(request.filled))
+
+    def committed(self, request: Request) -> None:
+        """The block before the active one is final, and so are its keys and values."""
+        blocks = request.blocks()
+        if len(self.prefixes.paths[request.extent]) == len(blocks):
+            self.prefixes.extend(request.extent, blocks[-1])
+        request.filled = request.start
+        self.filled(request)
+
+    def give(self, request: Request) -> None:
+        """Its request has ended."""
+        if request.error is None and request.cached:
+            self.prefixes.retire(request.extent)
+        if request.extent not in self.prefixes.unused:
+            self._free(request.extent)
+
+    def forget(self) -> None:
+        """The weights are others: nothing that is here serves anyone else."""
+        for extent in list(self.prefixes.unused):
+            self._free(extent)
+        kept, self.prefixes = self.prefixes, Prefixes()
+        for extent in kept.paths:
+            self.prefixes.open(extent, object(), ())
+
+    def lay_out(self, unit: int) -> None:
+        """With nobody in, units of another length; what is kept moves along."""
+        old, kept = self.extents, self.prefixes
+        self.extents, self.prefixes = Extents(old.begin, unit, len(old.free)), Prefixes()
+        moves = []
+        for extent in kept.unused:
+            new = self.extents.take(extent.size)
+            if new is None:
+                break
+            moves.append((extent.first, new.first, extent.size))
+            keys = [node.key for node in kept.paths[extent]]
+            self.prefixes.open(new, keys[0], keys[1:])
+            self.prefixes.fill(new, len(keys) - 1)
+            self.prefixes.unused[new] = None
+        self.pool.rearrange(moves, self.extents.end)
+        self.grown += 1
+
+    def _advance(self, request: Request, blocks: int) -> None:
+        request.filled = request.position(blocks)
+        self.filled(request)
+
+    def _range(self, positions: int, alone: bool) -> Extent | None:
+        kept = self.prefixes.unused  # the oldest first
+        while (extent := self.extents.take(positions)) is None:
+            missing = self.extents.missing(positions)
+            most = self.limit // self.extents.unit - len(self.extents.free)
+            if kept and (not self.even or len(kept) > KEPT or missing > most):
+                self._free(next(iter(kept)))
+            elif missing > most and not alone:
+                return None
+            else:
+                self._grow(int(max(missing, min(most, len(self.extents.free) // 2))))
+        return extent
+
+    def _free(self, extent: Extent) -> None:
+        self.prefixes.close(extent)
+        self.extents.give(extent)
+
+    def _grow(self, units: int) -> None:
+        self.extents.add(units)
+        self.pool.resize(self.extents.end)
+        self.grown += 1
+
+    def _write(self, request: Request) -> None:
+        """What a request begins with, into its extent."""
+        pool, (first, size) = self.pool, request.extent
+        ids, protected = request.canvas()
+        pool.clear(first + request.filled, first + size)
+        pool.ids[first : first + size] = request.mask_token_id
+        pool.protected[first : first + size] = False
+        pool.ids[first : first + len(ids)] = sent(ids, self.device)
+        pool.protected[first : first + len(ids)] = sent(protected, self.device)
+
+
+def _layout(request: Request) -> Hashable:
+    """Requests of other layouts share no keys and values, whatever their ids."""
+    return request.block_length, request.first
