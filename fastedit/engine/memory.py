@@ -17,8 +17,13 @@ from fastedit.policies import Policy
 ROWS = 32
 # With memory for more, beside a GPU: a forward of 128 blocks of 32 is 4096 tokens wide.
 MOST = 128
-# Of the free memory; the rest is for activations and what the allocator cannot use.
+# Of the free memory; the rest is for graphs and what the allocator cannot use.
 SHARE = 0.8
+# Positions per prefill forward, in whole blocks.
+PREFILL_CHUNK = 2048
+# Activations alive at a time, in units of what one layer makes of a position: measured on
+# LLaDA2.1-mini's shape, 235 KiB of a position in bfloat16.
+ACTIVATIONS = 2
 # Logits alive at a time, in units of a step's in fp32: these and what they are made from in half
 # precision, and both once more in the memory of the graphs.
 LOGITS = 3
@@ -89,7 +94,10 @@ def capacity(room: Room, model: Any, device: torch.device) -> Capacity:
     if room.max_batch != "auto":
         return Capacity(room.max_batch)
     sizes = _sizes(model, room.rows, room.cached) if device.type == "cuda" else None
-    return Capacity(MOST, SHARE * free_memory(device), *sizes) if sizes else Capacity(ROWS)
+    if sizes is None:
+        return Capacity(ROWS)
+    memory = SHARE * free_memory(device) - PREFILL_CHUNK * _activations(model)
+    return Capacity(MOST, max(memory, 0.0), *sizes)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -113,14 +121,23 @@ def _sizes(model: Any, rows: int, cached: bool) -> tuple[int, int] | None:
     )
     if not (layers and heads and hidden and vocab):
         return None
-    logits = LOGITS * 4 * vocab
+    logits, activations = LOGITS * 4 * vocab, _activations(model)
     if not cached:
-        return 0, logits  # a forward covers all positions
+        return rows * logits, activations  # a forward covers all positions
     kept = getattr(sizes, "num_key_value_heads", None) or heads
     dim = getattr(sizes, "head_dim", None) or hidden // heads
     # Keys and values of all layers, and those of one layer repeated for every query head.
     per_position = 2 * (layers * kept + heads) * dim * _element_size(model)
-    return rows * logits, per_position
+    return rows * (logits + activations), per_position
+
+
+def _activations(model: Any) -> int:
+    """Bytes that a position takes in a forward, beside its logits, keys and values."""
+    sizes = model.config
+    hidden, chosen = sizes.hidden_size, getattr(sizes, "num_experts_per_tok", None) or 0
+    inner = getattr(sizes, "intermediate_size", None) or 4 * hidden
+    routed = chosen * (2 * hidden + 3 * (getattr(sizes, "moe_intermediate_size", None) or 0))
+    return ACTIVATIONS * (8 * hidden + 3 * inner + routed) * _element_size(model)
 
 
 def _element_size(model: Any) -> int:

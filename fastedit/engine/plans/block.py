@@ -11,12 +11,11 @@ from torch import Tensor
 from fastedit.engine.call import ModelCall
 from fastedit.engine.extents import Extent
 from fastedit.engine.kv import Rows, sent
+from fastedit.engine.memory import PREFILL_CHUNK
 from fastedit.engine.plans.base import Logits, Piece, Plan
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Live, Slots
 
-# Positions per prefill forward, in whole blocks.
-PREFILL_CHUNK = 2048
 # Positions that such a forward may read of several extents, where they are copied together.
 COPIED = 65536
 # The share of live blocks that must be able to use their next block for a forward to take the next
