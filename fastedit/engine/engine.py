@@ -158,9 +158,10 @@ class Engine:
         except Exception as error:
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
-            finished = lane.involved
+            finished = [request for request in lane.involved if request in self.inside]
             for request in finished:
-                request.fail(ModelError(request.index, error))
+                if not request.finished:
+                    request.fail(ModelError(request.index, error))
             lane.steps.copies.clear()
         if finished:
             with self._changing:

@@ -17,6 +17,8 @@ from fastedit.policies import Policy
 ROWS = 32
 # With memory for more, beside a GPU: a forward of 128 blocks of 32 is 4096 tokens wide.
 MOST = 128
+# Whatever `max_batch` says: slots are made for as many, and no forward is wider.
+WIDEST = 4096
 # Of the free memory; the rest is for graphs and what the allocator cannot use.
 SHARE = 0.8
 # Positions per prefill forward, in whole blocks.
@@ -92,7 +94,7 @@ class Room(NamedTuple):
 def capacity(room: Room, model: Any, device: torch.device) -> Capacity:
     """As many as `max_batch` says; with "auto", beside a GPU, what its free memory holds."""
     if room.max_batch != "auto":
-        return Capacity(room.max_batch)
+        return Capacity(min(room.max_batch, WIDEST))
     sizes = _sizes(model, room.rows, room.cached) if device.type == "cuda" else None
     if sizes is None:
         return Capacity(ROWS)

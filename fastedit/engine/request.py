@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fastedit.engine.record import Record
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """A prompt on its way through the engine.
 
