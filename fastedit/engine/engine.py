@@ -106,7 +106,7 @@ class Engine:
             finished: list[Request] = []
             shortage = None
             try:
-                with on_device(self.device), using(self.threads):
+                with on_device(self.device), using(self.threads), torch.inference_mode():
                     finished = self._round()
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -150,9 +150,13 @@ class Engine:
             self._start_again()
 
     def _round(self) -> list[Request]:
-        lane = self._admit()
-        if lane is None:
+        if self.scheduler.waiting:
+            self._admit()
+        lanes = [lane for lane in self.lanes.values() if lane.busy]
+        if not lanes:
             return []
+        self._turn += 1
+        lane = lanes[self._turn % len(lanes)]
         try:
             finished = lane.round()
         except Exception as error:
@@ -168,7 +172,6 @@ class Engine:
                 self._leave(finished)
         return finished
 
-    @torch.inference_mode()
     def _leave(self, requests: Sequence[Request]) -> None:
         assert self.store is not None
         for request in requests:
@@ -177,9 +180,8 @@ class Engine:
         for lane in self.lanes.values():
             lane.leave(list(requests))
 
-    @torch.inference_mode()
-    def _admit(self) -> Lane | None:
-        """Let waiting requests in, in order, while there is room; the lane whose turn it is."""
+    def _admit(self) -> None:
+        """Let waiting requests in, in order, while there is room."""
         with self._changing:
             looked = False
             while self.scheduler.waiting:
@@ -203,11 +205,6 @@ class Engine:
                     self._clear_graphs()
                 if request not in lane.filling:
                     break
-        lanes = [lane for lane in self.lanes.values() if lane.busy]
-        if not lanes:
-            return None
-        self._turn += 1
-        return lanes[self._turn % len(lanes)]
 
     def _store(self) -> Store:
         """Laid out anew while nobody is in, where extents are to be alike and one is longer."""

@@ -136,6 +136,13 @@ class Request:
         bounds = [0, *range(self.first or self.block_length, self.start + 1, self.block_length)]
         return [numbers[a:b].tobytes() for a, b in pairwise(bounds)]
 
+    def block_before(self) -> bytes:
+        """Ids of the block before the active one, as `blocks` has them."""
+        prompt, first = len(self.prompt), self.start - self.block_length
+        ids = self.prompt[first : self.start].tolist() if first < prompt else []
+        ids += self.written[max(first - prompt, 0) : self.start - prompt]
+        return torch.tensor(ids, dtype=torch.int64).numpy().tobytes()
+
     def position(self, blocks: int) -> int:
         """First position behind that many blocks."""
         if self.first and blocks:

@@ -86,15 +86,15 @@ class Store:
 
     def filled(self, request: Request) -> None:
         """Its first `request.filled` positions have been computed."""
-        self.prefixes.fill(request.extent, request.block_of(request.filled))
+        self.prefixes.fill(request.extent, 0, request.block_of(request.filled))
 
     def committed(self, request: Request) -> None:
         """The block before the active one is final, and so are its keys and values."""
-        blocks = request.blocks()
-        if len(self.prefixes.paths[request.extent]) == len(blocks):
-            self.prefixes.extend(request.extent, blocks[-1])
+        blocks = request.block_of(request.start)
+        if len(self.prefixes.paths[request.extent]) == blocks:  # the layout, and those before
+            self.prefixes.extend(request.extent, request.block_before())
         request.filled = request.start
-        self.filled(request)
+        self.prefixes.fill(request.extent, blocks - 1, blocks)
 
     def give(self, request: Request) -> None:
         """Its request has ended."""
@@ -123,7 +123,7 @@ class Store:
             moves.append((extent.first, new.first, extent.size))
             keys = [node.key for node in kept.paths[extent]]
             self.prefixes.open(new, keys[0], keys[1:])
-            self.prefixes.fill(new, len(keys) - 1)
+            self.prefixes.fill(new, 0, len(keys) - 1)
             self.prefixes.unused[new] = None
         self.pool.rearrange(moves, self.extents.end)
         self.grown += 1

@@ -32,7 +32,6 @@ class Block(Plan):
         super().__init__(call, slots, shadow)
         self.extra = int(shadow)  # blocks of rows beside the active one
 
-    @torch.inference_mode()
     def prefill(self, pieces: Sequence[Piece]) -> int:
         """A row per block: it sees what lies before it and itself, as the rows of a step do."""
         width, most = pieces[0].width, max(PREFILL_CHUNK // self.length, 1)
@@ -86,7 +85,6 @@ class Block(Plan):
             self.mask = torch.cat((self.mask, self._extra_mask(relative)[:, None]), dim=2)
             self.positions = self._extra_positions(stored)
 
-    @torch.inference_mode()
     def forward(self) -> Logits:
         ids = self.slots.live.blocks.ids
         if self.extra:
