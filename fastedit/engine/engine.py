@@ -161,7 +161,6 @@ class Engine:
             finished = lane.involved
             for request in finished:
                 request.fail(ModelError(request.index, error))
-            lane.steps.copies.clear()
         if finished:
             with self._changing:
                 self._leave(finished)
