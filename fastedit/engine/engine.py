@@ -86,10 +86,8 @@ class Engine:
             requests = [request for request in requests if not request.finished]
             for request in requests:
                 request.stop(reason)
-                if request in self.inside:
-                    self._leave([request])
-                else:
-                    self.scheduler.drop(request)
+            self._leave([request for request in requests if request in self.inside])
+            self.scheduler.drop_finished()
             return requests
 
     @property
@@ -166,15 +164,14 @@ class Engine:
             for request in finished:
                 if not request.finished:
                     request.fail(ModelError(request.index, error))
-            lane.steps.copies.clear()
         if finished:
             with self._changing:
                 self._leave(finished)
         return finished
 
     def _leave(self, requests: Sequence[Request]) -> None:
-        assert self.store is not None
         for request in requests:
+            assert self.store is not None
             self.inside.remove(request)
             self.store.give(request)
         for lane in self.lanes.values():
@@ -298,6 +295,6 @@ class Engine:
             if self.scheduler.halve(requests):
                 return []
             for request in requests:
-                self.scheduler.drop(request)
                 request.fail(DecodeMemoryError(request.index, request.span, shortage))
+            self.scheduler.drop_finished()
             return requests

@@ -62,11 +62,12 @@ class Lane:
         """One forward over prompts, of all whose prompts are not in the pool yet."""
         pieces = self._pieces() if self.plan.cached else []
         if pieces:
-            self.involved = list({id(request): request for request, _ in pieces}.values())
-            taken = pieces[: self.plan.prefill([piece for _, piece in pieces])]
+            taken = pieces[: self.plan.fits([piece for _, piece in pieces])]
+            self.involved = list({id(request): request for request, _ in taken}.values())
+            self.plan.prefill([piece for _, piece in taken])
             for request, piece in taken:
                 request.filled = piece.start + piece.width
-            for request in {id(request): request for request, _ in taken}.values():
+            for request in self.involved:
                 self.store.filled(request)
                 # One that came back had its prompt prefilled before.
                 request.stats.prefill_forwards += not request.restarts

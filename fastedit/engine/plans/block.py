@@ -32,17 +32,22 @@ class Block(Plan):
         super().__init__(call, slots, shadow)
         self.extra = int(shadow)  # blocks of rows beside the active one
 
-    def prefill(self, pieces: Sequence[Piece]) -> int:
-        """A row per block: it sees what lies before it and itself, as the rows of a step do."""
-        width, most = pieces[0].width, max(PREFILL_CHUNK // self.length, 1)
-        taken = list(takewhile(lambda piece: piece.width == width, pieces[:most]))
-        reach = max(piece.start for piece in taken) + width
+    def fits(self, pieces: Sequence[Piece]) -> int:
+        """As many as are of one width; of one extent, where too much would be copied."""
+        first, most = pieces[0], max(PREFILL_CHUNK // self.length, 1)
+        taken = list(takewhile(lambda piece: piece.width == first.width, pieces[:most]))
+        reach = max(piece.start for piece in taken) + first.width
         if len({piece.extent for piece in taken}) > 1 and len(taken) * reach > COPIED:
-            taken = list(takewhile(lambda piece: piece.extent == pieces[0].extent, taken))
-            reach = taken[-1].start + width
+            taken = list(takewhile(lambda piece: piece.extent == first.extent, taken))
+        return len(taken)
+
+    def prefill(self, pieces: Sequence[Piece]) -> None:
+        """A row per block: it sees what lies before it and itself, as the rows of a step do."""
+        width = pieces[0].width
+        reach = max(piece.start for piece in pieces) + width
         device = self.pool.ids.device
-        extents = [piece.extent for piece in taken]
-        numbers = [(e.first, e.size, p.start) for e, p in zip(extents, taken, strict=True)]
+        extents = [piece.extent for piece in pieces]
+        numbers = [(e.first, e.size, p.start) for e, p in zip(extents, pieces, strict=True)]
         offsets, sizes, starts = sent(torch.tensor(numbers), device).unbind(1)
         positions = starts[:, None] + self.columns(width)
         first, stride = laid_out(extents, reach)
@@ -54,7 +59,6 @@ class Block(Plan):
         ids = self.pool.ids[offsets[:, None] + positions]
         lengths = seen.to(torch.int32), offsets.to(torch.int32)
         self.call(ids, mask, positions, rows, lengths, **self.call.last_logits_only)
-        return len(taken)
 
     def place(
         self, reach: int, extents: Sequence[Extent] | None = None, level: bool = False
