@@ -51,7 +51,7 @@ def check_failed(events, want):
     ids, end = ids_of(events), events[-1]
     assert isinstance(end.error, ModelError) and isinstance(end.error.__cause__, KeyError)
     assert end.stats.finish_reason == "error" and end.stats.tokens == len(ids)
-    assert str(end.error) == f"request {end.request}: the model raised KeyError: 'a weight'"
+    assert str(end.error) == f"request {end.request}: its forward raised KeyError: 'a weight'"
     assert end.error.index == end.request and ids == want[0][: len(ids)]
 
 
