@@ -7,7 +7,7 @@ import pytest
 import torch
 from cases import GOLDEN, results
 from fakes import Recorder
-from living import CONFIGS, PROMPTS, by_request, check, comparable, ids_of
+from living import CONFIGS, PROMPTS, by_request, comparable, ids_of
 from peft import LoraConfig, get_peft_model
 
 from fastedit import Decoder
@@ -35,7 +35,9 @@ def blocks(prompt):
 
 def one_token(decoder, prompts, **options):
     """One block each, so that whatever is behind the prompts is computed with masks in it."""
-    return decoder.generate(prompts, **OPTIONS | {"max_new_tokens": 1, "max_post_steps": 0}, **options)
+    return decoder.generate(
+        prompts, **OPTIONS | {"max_new_tokens": 1, "max_post_steps": 0}, **options
+    )
 
 
 @pytest.mark.parametrize("max_batch", [1, 2, 3])
@@ -131,7 +133,9 @@ def through_an_optimizer(model):
 
 def replaced(model):
     norm = model.model.norm
-    norm.weight = torch.nn.Parameter(norm.weight.detach() * torch.linspace(0.2, 2, len(norm.weight)))
+    norm.weight = torch.nn.Parameter(
+        norm.weight.detach() * torch.linspace(0.2, 2, len(norm.weight))
+    )
 
 
 def module_replaced(model):

@@ -84,9 +84,7 @@ def test_requests_of_a_failed_forward_end_and_the_others_go_on(
 
 
 @pytest.mark.parametrize("chunk", [8, 16])
-def test_a_prefill_that_fails_ends_those_of_its_rows_alone(
-    golden_model, alone, monkeypatch, chunk
-):
+def test_a_prefill_that_fails_ends_those_of_its_rows_alone(golden_model, alone, monkeypatch, chunk):
     """The others, whose prompts are not in the pool either, were in no forward that failed."""
     monkeypatch.setattr(block, "PREFILL_CHUNK", chunk)
     failing = PROMPTS[1][24:32]  # its last block; only the ones before it are shared
@@ -183,7 +181,9 @@ def test_what_a_failed_request_computed_serves_nobody(golden_model, alone):
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-def test_a_model_that_always_fails_leaves_an_engine_that_works(golden_model, alone, monkeypatch, delay):
+def test_a_model_that_always_fails_leaves_an_engine_that_works(
+    golden_model, alone, monkeypatch, delay
+):
     monkeypatch.setitem(engine.DELAY, "cpu", delay)
     down = [True]
     model = Failing(golden_model, lambda inputs: down[0])
