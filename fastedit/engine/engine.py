@@ -183,7 +183,7 @@ class Engine:
             looked = False
             while self.scheduler.waiting:
                 request = self.scheduler.waiting[0]
-                if not self.inside:
+                if not (self.inside or looked):
                     self._look_at_weights()
                     looked = True
                 store = self._store()
@@ -194,6 +194,7 @@ class Engine:
                 if not looked:
                     self._look_at_weights()
                     looked = True
+                    continue  # all those that were in may wait again
                 lane, grown = self._lane(request), store.grown
                 if store.take(request, alone=not self.inside):
                     self.inside.append(self.scheduler.waiting.popleft())
@@ -255,14 +256,11 @@ class Engine:
             lane.steps.graphs.clear()
 
     def _look_at_weights(self) -> None:
-        """Nothing that other weights have computed is used again."""
+        """Nothing that other weights have computed is used again, not even by those inside."""
         now = state_of(self.model)
         if now != self._weights:
-            if not self.inside:
-                self._forget()
-                self.device = device_of(self.model)
-            elif self.store is not None:
-                self.store.forget()
+            self._start_again()
+            self.device = device_of(self.model)
         self._weights = now
 
     def _forget(self) -> None:

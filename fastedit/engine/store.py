@@ -103,14 +103,6 @@ class Store:
         if request.extent not in self.prefixes.unused:
             self._free(request.extent)
 
-    def forget(self) -> None:
-        """The weights are others: nothing that is here serves anyone else."""
-        for extent in list(self.prefixes.unused):
-            self._free(extent)
-        kept, self.prefixes = self.prefixes, Prefixes()
-        for extent in kept.paths:
-            self.prefixes.open(extent, object(), ())
-
     def lay_out(self, unit: int) -> None:
         """With nobody in, units of another length; what is kept moves along."""
         old, kept = self.extents, self.prefixes
