@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -118,23 +118,42 @@ class Engine:
                 finished = self._halve(shortage)
             return finished
 
-    def run(self, requests: Sequence[Request]) -> Generator[list[Request]]:
+    def run(self, requests: Iterable[Request]) -> Generator[list[Request]]:
         """Decode these; yields after every step those of them that ended in it.
 
-        Raises what the model raised. Whatever has not ended when this is closed is aborted.
+        They are read as far as two batches of them are in or waiting. Those that had ended before
+        are yielded as they are read. What reading raises is raised once those before have ended,
+        and what the model raises at once. Whatever has not ended when this is closed is aborted.
         """
-        self.enqueue(requests)
-        mine = {request.number for request in requests if not request.finished}
+        unread: Iterator[Request] | None = iter(requests)
+        most = 2 * self.scheduler.capacity.most
+        mine: dict[int, Request] = {}
+        broken: Exception | None = None
         try:
-            while mine:
-                finished = [request for request in self.step() if request.number in mine]
-                mine.difference_update(request.number for request in finished)
+            while True:
+                while unread is not None and len(mine) < most:
+                    try:
+                        request = next(unread, None)
+                    except Exception as error:
+                        request, broken = None, error
+                    if request is None:
+                        unread = None
+                    elif request.finished:
+                        yield [request]
+                    else:
+                        self.enqueue([request])
+                        mine[request.number] = request
+                if not mine:
+                    break
+                finished = [r for r in self.step() if mine.pop(r.number, None) is not None]
                 failed = [r.error for r in finished if isinstance(r.error, ModelError)]
                 yield [r for r in finished if not isinstance(r.error, ModelError)]
-                for error in failed:
-                    raise error.__cause__ or error
+                for failure in failed:
+                    raise failure.__cause__ or failure
+            if broken is not None:
+                raise broken
         finally:
-            self.abort([request for request in requests if request.number in mine], "interrupted")
+            self.abort(list(mine.values()), "interrupted")
 
     def close(self) -> None:
         """Abort everything, and give the memory back; `add` starts anew."""

@@ -177,8 +177,7 @@ def model_of(dtype=torch.bfloat16, **sizes):
 
 
 def room(max_batch="auto", family=None, **options):
-    config, family = DecodeConfig(**options), family or Family()
-    return Room.of(max_batch, config, config.rule(family.policy), family)
+    return Room.of(max_batch, [DecodeConfig(**options)], family or Family())
 
 
 def test_auto_counts_the_bytes_of_keys_values_logits_and_activations(card):
