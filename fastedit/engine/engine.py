@@ -240,6 +240,7 @@ class Engine:
         elif self.store.extents.unit < unit:
             self.store.lay_out(unit)
             self._clear_graphs()
+            self.lanes.clear()  # their spare extents are no longer theirs
         return self.store
 
     def _lane(self, request: Request) -> Lane:

@@ -3,7 +3,16 @@
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from living import CONFIGS, PROMPTS, Alone, by_request, check, check_empty, ids_of
+from living import (
+    CONFIGS,
+    PROMPTS,
+    Alone,
+    by_request,
+    check,
+    check_empty,
+    comparable,
+    ids_of,
+)
 
 from fastedit import Decoder
 from fastedit.engine import engine
@@ -58,7 +67,7 @@ def run(living, program):
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     program=PROGRAM,
     chunk=st.sampled_from([8, 16, 2048]),
@@ -132,3 +141,22 @@ def test_an_aborted_request_ends_with_what_it_had_committed(golden_model, alone,
         for unknown in (-1, 2):
             with pytest.raises(ValueError, match=f"no request has number {unknown}"):
                 living.abort(unknown)
+
+
+def test_more_lanes_come_and_go_than_are_kept(golden_model):
+    """A lane per block length, of which two have somebody in them at a time."""
+    configs = [
+        CONFIGS["speed"].replace(block_length=length, max_new_tokens=9) for length in range(1, 11)
+    ] * 2
+    with Decoder(golden_model).engine(max_batch=2) as living:
+        for config in configs:
+            living.add(PROMPTS[1], config=config)
+        events = []
+        while not living.idle:
+            events += living.step()
+        assert len(living._engine.lanes) <= engine.LANES
+        check_empty(living)
+    for number, own in by_request(events).items():
+        want = Decoder(golden_model).generate(PROMPTS[1], config=configs[number])
+        assert ids_of(own) == want.sequences[0].tolist()
+        assert comparable(own[-1].stats) == comparable(want.stats[0])
