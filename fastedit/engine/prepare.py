@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
 from fastedit.models.families import Family
 from fastedit.policies import Policy
+from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.stops import Stops
 from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
@@ -106,10 +108,14 @@ def as_requests(
     chats: ChatOptions | None = None,
     allow_mask: bool = False,
     keep_refused: bool = False,
+    drafts: Sequence[Any] | None = None,
+    keep_draft: bool = False,
 ) -> list[Request]:
     """A request per prompt; with `keep_refused`, bad prompts end with an error.
 
     prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered.
+    drafts: one per prompt, or None, as `drafts.one_per_prompt` gives them; keep_draft: whether
+    their tokens are protected. A draft says `max_new_tokens` where the config does not.
     Raises TypeError and ValueError.
     """
     if not prompts:
@@ -128,15 +134,25 @@ def as_requests(
     ends: dict[Any, frozenset[int]] = {}
     stops: dict[Any, Stops | None] = {}
     requests = []
-    for index, (prompt, config) in enumerate(zip(prompts, configs, strict=True)):
+    drafts = drafts or [None] * len(prompts)
+    for index, (prompt, config, given) in enumerate(zip(prompts, configs, drafts, strict=True)):
         eos, texts = _hashable(config.eos_token_id), _hashable(config.stop)
         if eos not in ends:
             ends[eos] = _ends(config, model, tokenizer, mask)
         if texts not in stops:
             stops[texts] = _stops(config, tokenizer)
         ids, refusal = torch.empty(0, dtype=torch.int64), None
+        draft, rule = None, rules[id(config)]
         try:
-            ids = _ids(prompt, index, tokenizer, mask, chats)
+            with _told(f"prompt {index}"):
+                ids = as_ids(prompt, tokenizer, mask, chats, may_be_empty=given is not None)
+            if given is not None:
+                with _told(f"the draft of prompt {index}"):
+                    draft = as_draft(given, tokenizer, mask)
+                most = config.max_new_tokens if config.gives("max_new_tokens") else None
+                check_draft(draft, index, vocab_size=vocab_size(model), max_new_tokens=most)
+                if most is None:
+                    config = config.replace(max_new_tokens=len(draft))
             check_prompt(
                 ids,
                 index,
@@ -145,6 +161,7 @@ def as_requests(
                 max_positions=positions,
                 max_new_tokens=config.max_new_tokens,
                 allow_mask=allow_mask,
+                draft=draft,
             )
         except (TypeError, ValueError) as error:
             if not keep_refused:
@@ -157,10 +174,12 @@ def as_requests(
             config=config,
             seed=_seed(config.seed, index, len(prompts)),
             eos=ends[eos],
-            policy=rules[id(config)],
+            policy=rule,
             mask_token_id=mask,
             family=family,
             text=TextTracker(tokenizer, known) if known else None,
+            draft=draft,
+            keep_draft=keep_draft,
         )
         if refusal is not None:
             request.fail(refusal)
@@ -221,14 +240,14 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _ids(
-    prompt: Any, index: int, tokenizer: Any, mask: int, chats: ChatOptions | None
-) -> torch.Tensor:
+@contextlib.contextmanager
+def _told(which: str) -> Iterator[None]:
+    """Say which of thousands an error is of."""
     try:
-        return as_ids(prompt, tokenizer, mask, chats)
-    except (TypeError, ValueError) as error:  # which of thousands it was
+        yield
+    except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"prompt {index}: {error}") from error
+        raise kind(f"{which}: {error}") from error
 
 
 def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:
