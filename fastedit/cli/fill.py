@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 Text = Annotated[
     str,
-    typer.Argument(help="Text in which [MASK:8] is a hole of 8 tokens; - reads stdin."),
+    typer.Argument(
+        metavar="TEXT", help="Text in which [MASK:8] is a hole of 8 tokens; - reads stdin."
+    ),
 ]
 
 
