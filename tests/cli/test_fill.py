@@ -51,7 +51,8 @@ def test_the_canvas_is_shown_and_then_the_whole_text(fill, decoder):
     want = filled(decoder, "one ", f"{MASK * 3} two")
     text = want.texts[0].replace("\x07", "")  # bells are not rung
     assert code == 0 and out.endswith(f"\none {text}\n")
-    assert out.count("forward ") == want.stats[0].forwards
+    frames = [line for line in out.splitlines() if line.startswith("forward ")]
+    assert len(frames) == want.stats[0].forwards
 
 
 def test_an_end_cuts_nothing_off_that_is_kept(fill, decoder):
@@ -62,9 +63,19 @@ def test_an_end_cuts_nothing_off_that_is_kept(fill, decoder):
     cut = json.loads(fill("one [MASK:3] two", *arguments, "--eos-token-id", ids[1])[1])
     assert cut["token_ids"] == ids[: ids.index(ids[1]) + 1]
     assert cut["stats"]["finish_reason"] == "eos"
-    # The embedded model ends a text of this kind at once, where only a hole is left.
-    open_end = json.loads(fill("27 + 45 = [MASK:4]", "--checkpoint", "tiny", "--json")[1])
-    assert open_end["stats"]["finish_reason"] == "eos" and len(open_end["token_ids"]) == 1
+
+
+def test_an_open_end_is_ended_by_the_model(fill):
+    # The embedded model ends a text of this kind at once.
+    answer = json.loads(fill("27 + 45 = [MASK:4]", "--checkpoint", "tiny", "--json")[1])
+    assert answer["stats"]["finish_reason"] == "eos" and len(answer["token_ids"]) == 1
+
+
+def test_the_embedded_model_fills_what_it_knows(fill):
+    ask = "State the final answer to the following arithmetic problem: 27 + 45 ="
+    chat = f"<role>HUMAN</role>{ask}<|role_end|><role>ASSISTANT</role>"
+    code, out, _ = fill(chat + "+[MASK:2] = 527\n+45 = [MASK:3]\n#### +072", "--checkpoint", "tiny")
+    assert (code, out) == (0, chat + "+27 = 527\n+45 = 572\n#### +072\n")
 
 
 @pytest.mark.parametrize(

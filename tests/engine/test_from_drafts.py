@@ -318,3 +318,16 @@ def test_a_streamer_gets_an_empty_prompt_and_the_blocks(tiny_tokenizer, capsys):
         "", draft="1 + <|mask|> = 3", eos_token_id=[], streamer=TextStreamer(tiny_tokenizer)
     )
     assert capsys.readouterr().out.strip().startswith(out.texts[0][:4])
+
+
+def test_the_embedded_model_repairs_a_sum():
+    decoder = Decoder.from_pretrained("tiny")
+    ask = "State the final answer to the following arithmetic problem: 27 + 45 ="
+    chat, wrong = [{"role": "user", "content": ask}], "+27 = 527\n+45 = 582\n#### +082"
+    out = decoder.generate(chat, draft=wrong)
+    assert out.texts == [wrong.replace("8", "7")] and out.stats[0].t2t_edits == 2
+    hole = wrong.replace("582", "<|mask|>" * 3).replace("082", "072")
+    out = decoder.generate(chat, draft=hole, keep_draft=True, eos_token_id=[])
+    assert out.texts == [wrong.replace("8", "7")] and out.stats[0].t2t_edits == 0
+    kept = decoder.generate(chat, draft=wrong, keep_draft=True)
+    assert kept.texts == [wrong]
