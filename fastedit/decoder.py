@@ -23,6 +23,7 @@ from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.models.threads import Threads, checked
 from fastedit.models.weights import device_of, evaluating
+from fastedit.prompts import drafts
 from fastedit.prompts.inputs import is_read_on, one_by_one
 from fastedit.prompts.streamers import attach_streamer
 from fastedit.results import (
@@ -89,6 +90,8 @@ class Decoder:
         attention_mask: Tensor | None = None,
         streamer: Any = None,
         *,
+        draft: Any = None,
+        keep_draft: bool = False,
         config: DecodeConfig | Sequence[DecodeConfig] | None = None,
         max_batch: int | Literal["auto"] = "auto",
         errors: Literal["raise", "return"] = "raise",
@@ -108,6 +111,12 @@ class Decoder:
         attention_mask [B, P] for padded ids, padding on either side
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then
                        committed ids per block; `put_draft`, where it has one, gets every step
+        draft          a text or ids per prompt to start from in place of masks; None for a prompt
+                       without one, which has to hold a token then. Its masks are filled, its other
+                       tokens are what editing policies work on. It is as long as the result, unless
+                       `max_new_tokens` is given: masks follow behind it. In a text, the mask token
+                       is a mask
+        keep_draft     protect the tokens of drafts: only their masks are filled, and what follows
         config         in place of the Decoder's; or one per prompt, whatever they differ in:
                        requests that share the options in `prepare.shared` decode in one forward,
                        and such groups in turn
@@ -137,6 +146,8 @@ class Decoder:
             config,
             overrides,
             max_batch,
+            draft,
+            keep_draft,
             chats=ChatOptions(tools, chat_template_kwargs, continue_final_message),
             allow_mask=allow_mask_in_prompt,
             keep_refused=errors == "return",
@@ -192,6 +203,8 @@ class Decoder:
         prompts: Any,
         attention_mask: Tensor | None = None,
         *,
+        draft: Any = None,
+        keep_draft: bool = False,
         config: DecodeConfig | Iterable[DecodeConfig] | None = None,
         max_batch: int | Literal["auto"] = "auto",
         allow_mask_in_prompt: bool = False,
@@ -219,6 +232,8 @@ class Decoder:
             config,
             overrides,
             max_batch,
+            draft,
+            keep_draft,
             chats=ChatOptions(tools, chat_template_kwargs, continue_final_message),
             allow_mask=allow_mask_in_prompt,
             keep_refused=True,
@@ -254,18 +269,23 @@ class Decoder:
         prompt: Any,
         drafts: bool = False,
         *,
+        draft: Any = None,
+        keep_draft: bool = False,
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
         **overrides: Any,
     ) -> Iterator[Event]:
-        """Decode one prompt and yield events as they happen; see `Event`, and `generate` for chats.
+        """Decode one prompt and yield events as they happen; see `Event`, and `generate` for chats
+        and for `draft` and `keep_draft`.
 
         The texts of the "commit" events joined are exactly what `generate` returns. With `drafts`
         a "draft" event follows every forward.
         """
         chats = ChatOptions(tools, chat_template_kwargs, continue_final_message)
-        requests, room = self._prepare(prompt, None, None, overrides, chats=chats)
+        requests, room = self._prepare(
+            prompt, None, None, overrides, draft=draft, keep_draft=keep_draft, chats=chats
+        )
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, got {len(requests)}; use generate")
         events = deque[Event]()
@@ -294,9 +314,15 @@ class Decoder:
         room = Room.of(max_batch, configs, self.family)
 
         def prepare(
-            prompt: Any, config: DecodeConfig | None, overrides: dict[str, Any]
+            prompt: Any,
+            config: DecodeConfig | None,
+            overrides: dict[str, Any],
+            draft: Any,
+            keep_draft: bool,
         ) -> list[Request]:
-            requests, _ = self._prepare(prompt, None, config, overrides)
+            requests, _ = self._prepare(
+                prompt, None, config, overrides, draft=draft, keep_draft=keep_draft
+            )
             if len(requests) != 1:
                 raise ValueError(f"add takes one prompt, got {len(requests)}")
             return requests
@@ -310,12 +336,19 @@ class Decoder:
         config: DecodeConfig | Iterable[DecodeConfig] | None,
         overrides: dict[str, Any],
         max_batch: int | Literal["auto"] = "auto",
+        draft: Any = None,
+        keep_draft: bool = False,
         **options: Any,
     ) -> tuple[list[Request], Room]:
         each = one_by_one(prompts, attention_mask)
+        if not isinstance(keep_draft, bool):
+            raise TypeError(f"keep_draft must be True or False; got {keep_draft!r:.80}")
+        if keep_draft and draft is None:
+            raise ValueError("keep_draft=True without a draft: give one, or leave it out")
+        drafted = drafts.one_per_prompt(draft, len(each))
         given = self.config if config is None else config
         configs = one_per_prompt(given, overrides, len(each), self.model, self.family)
-        options["count"] = len(each)
+        options |= {"drafts": drafted, "keep_draft": keep_draft, "count": len(each)}
         requests = as_requests(each, configs, self.model, self.tokenizer, self.family, **options)
         return list(requests), Room.of(max_batch, configs or [self.config], self.family)
 
@@ -326,9 +359,13 @@ class Decoder:
         config: DecodeConfig | Iterable[DecodeConfig] | None,
         overrides: dict[str, Any],
         max_batch: int | Literal["auto"],
+        draft: Any = None,
+        keep_draft: bool = False,
         **options: Any,
     ) -> tuple[Iterator[Request], Room]:
         """`_prepare` for prompts that are read as they are needed."""
+        if draft is not None or keep_draft:
+            raise ValueError("draft goes with a list of prompts, not with an iterator")
         if attention_mask is not None:
             raise ValueError("attention_mask goes with an id tensor; an iterator needs none")
         given = self.config if config is None else config

@@ -21,6 +21,7 @@ from fastedit.cli.demo import demo_command
 from fastedit.cli.errors import CommandLineError, UserError, message
 from fastedit.cli.evaluate import evaluate_command
 from fastedit.cli.evaluate_errors import errors_command
+from fastedit.cli.fill import fill_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.info import info_command
 from fastedit.cli.train import train_command
@@ -34,6 +35,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("generate")(generate_command)
+app.command("fill")(fill_command)
 app.command("train")(train_command)
 evaluations = typer.Typer()
 evaluations.callback(invoke_without_command=True)(evaluate_command)

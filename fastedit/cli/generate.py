@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from fastedit.chats.template import as_user
 from fastedit.cli import options
+from fastedit.cli.answer import AsJson, AsLive, answer, check_form, read_text
 from fastedit.cli.checkpoint import load_decoder
-from fastedit.cli.errors import InterruptedRunError, RequestFailedError, UserError, one_line
-from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
+from fastedit.cli.errors import UserError
 from fastedit.files.jsonl import ON_BAD_LINE
-
-if TYPE_CHECKING:
-    from fastedit.decoder import Decoder
-    from fastedit.results import DecodeStats, Event
 
 Prompt = Annotated[str | None, typer.Argument(help="Text to answer; - reads stdin.")]
 Input = Annotated[
@@ -54,10 +47,7 @@ Output = Annotated[
         help="Results of --input, a line each; a rerun does only what is missing. Default: stdout.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One object: text, token_ids, stats.")]
-AsLive = Annotated[bool, typer.Option("--live", help="Show the canvas at every forward, slowed.")]
 Raw = Annotated[bool, typer.Option("--raw", help="No chat template, also for prompts of --input.")]
-Seed = Annotated[int | None, typer.Option(help="Of the draws, when sampling.")]
 
 
 def generate_command(
@@ -89,7 +79,7 @@ def generate_command(
     temperature: options.Temperature = None,
     top_p: options.TopP = None,
     top_k: options.TopK = None,
-    seed: Seed = None,
+    seed: options.Seed = None,
     lookahead: options.Lookahead = None,
     stop: options.Stop = None,
 ) -> None:
@@ -133,13 +123,11 @@ def generate_command(
         form = Form(raw, prompt_field, columns)
         failed = decode_file(load, config, input, output, form, model, on_bad_line)
         raise typer.Exit(1 if failed else 0)
-    # "-" is standard input without its last newline.
-    text = sys.stdin.read().removesuffix("\n") if prompt == "-" else prompt or ""
+    text = read_text(prompt)
     if not text.strip():
         raise UserError("the prompt is empty: give a text to answer")
-    answer = _as_json if json else _as_live if live else _as_text
-    answered = _answer(answer, load(), text, raw)
-    if not answered:
+    decoder = load()
+    if not answer(decoder, as_user(text, decoder.tokenizer, raw), json, live):
         card = "; the embedded checkpoint knows only the wordings in its card"
         hint = card if checkpoint == "tiny" and adapter is None else ""
         reason = f"the model ended it at once{hint}"
@@ -167,70 +155,4 @@ def _check_usage(
         raise UserError("--on-bad-line goes with --input")
     if source is not None and (as_json or live):
         raise UserError("--json and --live go with a PROMPT, not with --input")
-    if as_json and live:
-        raise UserError("--json and --live exclude each other")
-
-
-def _answer(show: Any, decoder: Decoder, text: str, raw: bool) -> str:
-    from fastedit.results import RequestError
-
-    with one_line(ValueError, TypeError):  # everything is checked before the first forward
-        events = decoder.stream(as_user(text, decoder.tokenizer, raw), drafts=show is _as_live)
-    try:
-        answer: str = show(events, decoder)
-    except RequestError as error:
-        raise RequestFailedError(str(error).removeprefix("request 0: ")) from error
-    except KeyboardInterrupt:
-        typer.echo(err=True)  # the answer so far may stand in the line
-        raise InterruptedRunError("interrupted") from None
-    return answer
-
-
-def _as_json(events: Iterator[Event], decoder: Decoder) -> str:
-    *commits, end = events
-    text = "".join(event.text for event in commits)
-    record = {
-        "text": text,
-        "token_ids": [token for event in commits for token in event.ids],
-        "stats": _stats(end).as_dict(),
-    }
-    typer.echo(json.dumps(record, ensure_ascii=False))
-    return text
-
-
-def _as_live(events: Iterator[Event], decoder: Decoder) -> str:
-    from fastedit.cli.live import show
-
-    console = stdout_console()
-    text, stats = show(events, decoder, console)
-    plain(console, printable(text) if console.is_terminal else text)
-    _summary(stats)
-    return text
-
-
-def _as_text(events: Iterator[Event], decoder: Decoder) -> str:
-    on_terminal, answer = sys.stdout.isatty(), ""
-    for event in events:
-        sys.stdout.write(printable(event.text) if on_terminal else event.text)
-        sys.stdout.flush()
-        answer += event.text
-    sys.stdout.write("\n")
-    _summary(_stats(event))
-    return answer
-
-
-def _stats(end: Event) -> DecodeStats:
-    if end.stats is None:
-        raise AssertionError("the last event carries the stats")
-    return end.stats
-
-
-def _summary(stats: DecodeStats) -> None:
-    console = stderr_console()
-    if console.is_terminal:
-        console.print(
-            f"{stats.tokens} tokens in {stats.forwards} forwards "
-            f"({stats.tokens_per_forward:.2f} per forward), {stats.t2t_edits} edits, "
-            f"ended by {stats.finish_reason}",
-            style="dim",
-        )
+    check_form(as_json, live)

@@ -24,8 +24,11 @@ STYLES = {MASK: "dim", DRAFT: "underline cyan", EDITED: "bold yellow"}
 _LEGEND_LINES = 2
 
 
-def show(events: Iterator[Event], decoder: Decoder, console: Console) -> tuple[str, DecodeStats]:
-    """Show what `Decoder.stream(..., drafts=True)` yields; returns the text and its stats.
+def show(
+    events: Iterator[Event], decoder: Decoder, console: Console, before: str = ""
+) -> tuple[str, DecodeStats]:
+    """Show what `Decoder.stream(..., drafts=True)` yields, behind the text `before`;
+    returns all of the text, and the stats.
 
     On a terminal the canvas is drawn in place and removed at the end; elsewhere, every forward is
     one line.
@@ -33,7 +36,7 @@ def show(events: Iterator[Event], decoder: Decoder, console: Console) -> tuple[s
     from fastedit.prompts.tokens import resolve_mask
 
     mask = resolve_mask(decoder.config.mask_token_id, decoder.model, decoder.tokenizer)
-    canvas = Canvas(decoder.tokenizer, mask)
+    canvas = Canvas(decoder.tokenizer, mask, before)
     draw = _in_place if can_redraw(console) else _line_by_line
     stats = draw(events, canvas, console)
     return canvas.text, stats

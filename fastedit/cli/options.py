@@ -63,6 +63,7 @@ EosTokenId = Annotated[list[int] | None, option("Instead of the checkpoint's.", 
 Temperature = Annotated[float | None, option("0 = greedy.", _DECODING)]
 TopP = Annotated[float | None, option("Nucleus, when sampling.", _DECODING)]
 TopK = Annotated[int | None, option("Best k, when sampling.", _DECODING)]
+Seed = Annotated[int | None, typer.Option(help="Of the draws, when sampling.")]
 Lookahead = Annotated[
     bool | None, option("A forward may serve two blocks: fewer of them.", _DECODING)
 ]

@@ -139,7 +139,9 @@ def _sizes(model: Any, rows: int, whole: bool) -> tuple[int, int] | None:
     dim = getattr(sizes, "head_dim", None) or hidden // heads
     # Keys and values of all layers, and those of one layer repeated for every query head.
     position = 2 * (layers * kept + heads) * dim * _element_size(model)
-    return rows * (logits + activations), max(position if rows else 0, logits + activations if whole else 0)
+    return rows * (logits + activations), max(
+        position if rows else 0, logits + activations if whole else 0
+    )
 
 
 def _activations(model: Any) -> int:

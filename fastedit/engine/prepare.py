@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import secrets
 import warnings
@@ -15,6 +16,7 @@ from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
 from fastedit.models.families import Family
+from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.tokens import vocab_size
 from fastedit.prompts.tracker import TextTracker
@@ -126,23 +128,38 @@ def as_requests(
     allow_mask: bool = False,
     keep_refused: bool = False,
     count: int | None = None,
+    drafts: Iterable[Any] | None = None,
+    keep_draft: bool = False,
 ) -> Iterator[Request]:
     """A request per prompt, made when it is asked for; with `keep_refused`, bad prompts end with an
     error.
 
     prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered; count:
-    how many there are, where that is known. Raises TypeError and ValueError.
+    how many there are, where that is known. drafts: one per prompt, or None, as
+    `drafts.one_per_prompt` gives them; keep_draft: whether their tokens are protected. A draft says
+    `max_new_tokens` where the config does not. Raises TypeError and ValueError.
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     settled = Settled(model, tokenizer, family)
-    for index, (prompt, config) in enumerate(zip(prompts, configs, strict=count is not None)):
+    given_drafts = itertools.repeat(None) if drafts is None else drafts
+    pairs = zip(prompts, configs, strict=count is not None)
+    for index, ((prompt, config), given) in enumerate(zip(pairs, given_drafts, strict=False)):
         if index == 0:
             _check_model(model)
         rule, mask = settled.rule_and_mask(config)
         eos, known = settled.eos(config, mask), settled.stops(config)
         ids, refusal = torch.empty(0, dtype=torch.int64), None
+        draft = None
         try:
-            ids = _ids(prompt, index, tokenizer, mask, chats)
+            with _told(f"prompt {index}"):
+                ids = as_ids(prompt, tokenizer, mask, chats, may_be_empty=given is not None)
+            if given is not None:
+                with _told(f"the draft of prompt {index}"):
+                    draft = as_draft(given, tokenizer, mask)
+                most = config.max_new_tokens if config.gives("max_new_tokens") else None
+                check_draft(draft, index, vocab_size=vocab_size(model), max_new_tokens=most)
+                if most is None:
+                    config = config.replace(max_new_tokens=len(draft))
             check_prompt(
                 ids,
                 index,
@@ -151,6 +168,7 @@ def as_requests(
                 max_positions=positions,
                 max_new_tokens=config.max_new_tokens,
                 allow_mask=allow_mask,
+                draft=draft,
             )
         except (TypeError, ValueError) as error:
             if not keep_refused:
@@ -166,6 +184,8 @@ def as_requests(
             mask_token_id=mask,
             family=family,
             text=TextTracker(tokenizer, known) if known else None,
+            draft=draft,
+            keep_draft=keep_draft,
         )
         if refusal is not None:
             request.fail(refusal)
@@ -190,14 +210,14 @@ def _check_model(model: Any) -> None:
         )
 
 
-def _ids(
-    prompt: Any, index: int, tokenizer: Any, mask: int, chats: ChatOptions | None
-) -> torch.Tensor:
+@contextlib.contextmanager
+def _told(which: str) -> Iterator[None]:
+    """Say which of thousands an error is of."""
     try:
-        return as_ids(prompt, tokenizer, mask, chats)
-    except (TypeError, ValueError) as error:  # which of thousands it was
+        yield
+    except (TypeError, ValueError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"prompt {index}: {error}") from error
+        raise kind(f"{which}: {error}") from error
 
 
 def _seed(seed: int | list[int] | None, index: int, count: int | None) -> int:

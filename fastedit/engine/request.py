@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 class Request:
     """A prompt on its way through the engine.
 
-    prompt   [P] int64 on the CPU, P >= 1
+    prompt   [P] int64 on the CPU; P >= 1, unless there is a draft
     policy   the decision rule, with this request's parameters; family: of the model
     eos      ids that end a generation
     mask_token_id  the mask
-    draft    [D] int64, what decoding starts from behind the prompt, in place of masks
+    draft    [D] int64, what decoding starts from behind the prompt, in place of masks; D is at
+             most max_new_tokens. With keep_draft its tokens never change, and only masks are filled
     text     follows the committed text and looks for stop strings; None without a tokenizer
     on_draft called with (request, block ids [L], block logits [L, V]) after every forward
     on_block called with (request, newly committed ids) at the end of every block
@@ -52,6 +53,7 @@ class Request:
     family: Family = field(default_factory=Family)
     text: TextTracker | None = None
     draft: Tensor | None = None
+    keep_draft: bool = False
     on_draft: Callable[[Request, Tensor, Tensor], None] | None = None
     on_block: Callable[[Request, list[int]], None] | None = None
 
@@ -122,12 +124,16 @@ class Request:
 
         The prompt, what was written, what the draft has behind that, and masks.
         """
+        first = len(self.prompt)
         ids = torch.full((self.span,), self.mask_token_id)
-        for known in (self.draft, torch.tensor(self.written, dtype=torch.int64)):
-            if known is not None:
-                ids[len(self.prompt) : len(self.prompt) + len(known)] = known
-        ids[: len(self.prompt)] = self.prompt
-        return ids, torch.arange(self.span) < len(self.prompt)
+        protected = torch.arange(self.span) < first
+        ids[:first] = self.prompt
+        if self.draft is not None:
+            behind = slice(first, first + len(self.draft))
+            ids[behind] = self.draft
+            protected[behind] = self.keep_draft & (self.draft != self.mask_token_id)
+        ids[first : first + len(self.written)] = torch.tensor(self.written, dtype=torch.int64)
+        return ids, protected
 
     def blocks(self) -> list[bytes]:
         """Ids of each block before the active one."""

@@ -74,7 +74,8 @@ class EntropyBound(Policy):
         mean = sums[:, -1] / may.sum(-1)
         settled = (stable >= p.stability) & (mean < p.confidence)
         ids = torch.where(settled[:, None], stats.token, canvas)
-        done = settled | (forwards >= p.steps)
+        # A block of which nothing may change has no mean, and nothing to wait for.
+        done = settled | (forwards >= p.steps) | ~may.any(-1)
         return Write(ids, done, {"best": stats.token, "stable": stable})
 
     def most_forwards(self, length: int) -> int:

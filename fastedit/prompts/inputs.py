@@ -44,7 +44,7 @@ def one_by_one(prompts: Any, attention_mask: Any) -> Sequence[Any]:
         raise TypeError(
             f"prompts must be text, chats or id tensors; got {type(prompts).__name__}{hint}"
         )
-    if prompts and all(map(_is_id, prompts)):
+    if prompts and is_ids(prompts):
         raise TypeError("got a list of int: ids of one prompt go as [[1, 2]] or as a tensor [P]")
     return prompts
 
@@ -62,32 +62,54 @@ def is_read_on(prompts: Any) -> bool:
 
 
 def as_ids(
-    prompt: Any, tokenizer: Any, mask_token_id: int, options: ChatOptions | None = None
+    prompt: Any,
+    tokenizer: Any,
+    mask_token_id: int,
+    options: ChatOptions | None = None,
+    *,
+    may_be_empty: bool = False,
 ) -> Tensor:
     """One text, chat or ids -> int64 [P] on the CPU. Raises TypeError and ValueError.
 
-    Mask-token text inside a text is tokenised as plain text. options: of chats, and of nothing else
+    Mask-token text inside a text is tokenised as plain text. options: of chats, and of nothing
+    else; may_be_empty: whether a list of nothing is a prompt
     """
     if is_chat(prompt):
-        text = render(as_chat(prompt, options), _needs(tokenizer))
+        text = render(as_chat(prompt, options), needed(tokenizer))
         return _tokenise(text, tokenizer, mask_token_id, special_tokens=False)
     if options is not None and options.given():
         kind = "a text" if isinstance(prompt, str) else "ids"
         raise ValueError(f"{options.given()[0]} goes with chats; this prompt is {kind}")
     if isinstance(prompt, str):
-        return _tokenise(prompt, _needs(tokenizer), mask_token_id, special_tokens=True)
-    if isinstance(prompt, Mapping) and "input_ids" in prompt:
-        return _only(_of_tokenizer(prompt, None))
-    if isinstance(prompt, Tensor) or _is_array(prompt):
-        ids = _tensor(prompt)
+        return _tokenise(prompt, needed(tokenizer), mask_token_id, special_tokens=True)
+    ids = ids_of(prompt)
+    if ids is None or (is_ids(prompt) and not (len(prompt) or may_be_empty)):
+        raise TypeError(
+            "a prompt must be a text, a chat (list of messages) or ids [P]; "
+            f"got {type(prompt).__name__} {str(prompt)[:60]!r}"
+        )
+    return ids
+
+
+def ids_of(value: Any) -> Tensor | None:
+    """Ids of one prompt or draft as int64 [P] on the CPU; None for what holds no ids.
+
+    Raises TypeError and ValueError.
+    """
+    if isinstance(value, Mapping) and "input_ids" in value:
+        return _only(_of_tokenizer(value, None))
+    if isinstance(value, Tensor) or _is_array(value):
+        ids = _tensor(value)
         return _only_row(ids) if ids.dim() > 1 else _rows(ids, None)[0]
-    is_list = isinstance(prompt, Sequence) and not isinstance(prompt, bytes) and len(prompt) > 0
-    if is_list and all(map(_is_id, prompt)):
-        return torch.tensor([int(token) for token in prompt], dtype=torch.int64)
-    raise TypeError(
-        "a prompt must be a text, a chat (list of messages) or ids [P]; "
-        f"got {type(prompt).__name__} {str(prompt)[:60]!r}"
-    )
+    if is_ids(value):
+        return torch.tensor([int(token) for token in value], dtype=torch.int64)
+    return None
+
+
+def is_ids(value: Any) -> bool:
+    """Whether a value is a list of ids, be it an empty one."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return is_list and all(map(_is_id, value))
 
 
 def _tokenise(text: str, tokenizer: Any, mask_token_id: int, *, special_tokens: bool) -> Tensor:
@@ -109,11 +131,11 @@ def _tensor(ids: Any) -> Tensor:
     kind = str(ids.dtype)
     whole = ids.dtype.kind in "iu" if _is_array(ids) else not _is_inexact(ids.dtype)
     if not whole:
-        raise TypeError(f"prompt ids must be integers, such as int64; got {kind}")
+        raise TypeError(f"ids must be integers, such as int64; got {kind}")
     if isinstance(ids, Tensor):
         return ids.to(torch.int64)
     if ids.size and ids.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"prompt ids hold {ids.max()}, which is no int64")
+        raise ValueError(f"ids hold {ids.max()}, which is no int64")
     return torch.from_numpy(np.array(ids, dtype=np.int64))
 
 
@@ -146,7 +168,7 @@ def _lists(values: Any) -> list[Any]:
         values = values.detach().cpu().numpy()
     if _is_array(values):
         if values.ndim not in (1, 2):
-            raise ValueError(f"prompt ids must be [P] or [B, P], got {list(values.shape)}")
+            raise ValueError(f"ids must be [P] or [B, P], got {list(values.shape)}")
         return list(np.atleast_2d(values))
     if not isinstance(values, Sequence) or isinstance(values, (str, bytes)):
         raise TypeError(f"input_ids must be a tensor, an array or lists; got {values!r:.60}")
@@ -162,19 +184,19 @@ def _shape(rows: Sequence[Any]) -> list[Any]:
 
 def _only(rows: list[Tensor]) -> Tensor:
     if len(rows) != 1:
-        raise ValueError(f"a prompt inside a list must be ids [P]; got {len(rows)} rows of them")
+        raise ValueError(f"ids inside a list must be [P]; got {len(rows)} rows of them")
     return rows[0]
 
 
 def _only_row(prompt: Tensor) -> Tensor:
     if prompt.dim() != 2 or prompt.shape[0] != 1:
-        raise ValueError(f"a prompt inside a list must be ids [P]; got {list(prompt.shape)}")
+        raise ValueError(f"ids inside a list must be [P]; got {list(prompt.shape)}")
     return _rows(prompt, None)[0]
 
 
 def _rows(ids: Tensor, attention_mask: Any) -> list[Tensor]:
     if ids.dim() not in (1, 2):
-        raise ValueError(f"prompt ids must be [P] or [B, P], got {list(ids.shape)}")
+        raise ValueError(f"ids must be [P] or [B, P], got {list(ids.shape)}")
     rows = torch.atleast_2d(ids).to("cpu", torch.int64)
     if attention_mask is None:
         return list(rows)
@@ -192,9 +214,9 @@ def _rows(ids: Tensor, attention_mask: Any) -> list[Tensor]:
     return [row[mask] for row, mask in zip(rows, keep, strict=True)]
 
 
-def _needs(tokenizer: Any) -> Any:
+def needed(tokenizer: Any) -> Any:
     if tokenizer is None:
-        raise ValueError("this Decoder has no tokenizer: give it one, or prompts as id tensors")
+        raise ValueError("this Decoder has no tokenizer: give it one, or ids in place of texts")
     return tokenizer
 
 
@@ -207,24 +229,37 @@ def check_prompt(
     max_positions: int | None,
     max_new_tokens: int,
     allow_mask: bool,
+    draft: Tensor | None = None,
 ) -> None:
-    """Refuse a prompt that cannot be decoded, before any model call. Raises ValueError."""
+    """Refuse a prompt that cannot be decoded, before any model call. Raises ValueError.
+
+    draft: what it starts from; the prompt may be empty then.
+    """
     where = f"prompt {index}"
-    if ids.numel() == 0:
-        raise ValueError(f"{where} is empty: give at least one token")
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or (vocab_size is not None and high >= vocab_size):
-        bad = low if low < 0 else high
-        raise ValueError(
-            f"{where} holds id {bad}, outside the model's vocabulary [0, {vocab_size})"
-        )
+    if ids.numel() == 0 and draft is None:
+        raise ValueError(f"{where} is empty: give at least one token, or a draft")
+    check_ids(ids, where, vocab_size)
     if not allow_mask and bool((ids == mask_token_id).any()):
         raise ValueError(
             f"{where} holds the mask token {mask_token_id}: remove it, a prompt is never denoised"
         )
     total = len(ids) + max_new_tokens
     if max_positions is not None and total > max_positions:
+        with_draft = "" if draft is None else f" and a draft of {len(draft)}"
+        remedy = "lower max_new_tokens" if draft is None else "the draft"
         raise ValueError(
-            f"{where} has {len(ids)} tokens; with max_new_tokens={max_new_tokens} that is {total} "
-            f"positions, the model has {max_positions}: shorten the prompt or lower max_new_tokens"
+            f"{where} has {len(ids)} tokens{with_draft}; with max_new_tokens={max_new_tokens} that "
+            f"is {total} positions, the model has {max_positions}: shorten the prompt or {remedy}"
+        )
+
+
+def check_ids(ids: Tensor, where: str, vocab_size: int | None) -> None:
+    """Raises ValueError for an id that the model does not have."""
+    if ids.numel() == 0:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or (vocab_size is not None and high >= vocab_size):
+        bad = low if low < 0 else high
+        raise ValueError(
+            f"{where} holds id {bad}, outside the model's vocabulary [0, {vocab_size})"
         )

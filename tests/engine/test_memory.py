@@ -202,7 +202,7 @@ def test_auto_counts_the_bytes_of_keys_values_logits_and_activations(card):
     assert 200 * 1024 < of_a_position == experts.per_request // 32 - 3 * 157184 * 4
     whole = capacity(room(use_cache=False), model_of(**SIZES), card)
     assert capacity(room(family=Family(attention="full")), model_of(**SIZES), card) == whole
-    assert (whole.per_request, whole.per_position) == (32 * 3 * 157184 * 4, activations)
+    assert (whole.per_request, whole.per_position) == (0, 3 * 157184 * 4 + activations)
 
 
 def test_auto_without_sizes_or_on_a_cpu_is_a_constant(card):

@@ -31,16 +31,21 @@ def decode(
     num_to_transfer: int = 1,
     eos_early_stop: bool = True,
     strict: bool = False,
+    draft: list[int] | None = None,
+    keep_draft: bool = False,
 ) -> Decoded:
     """`rule` as in `fakes`. strict: the mask may be chosen, as in the released loop, and masks of
-    the prompt are active; reason "stalled" where that loop would go on for ever."""
+    the prompt are active; reason "stalled" where that loop would go on for ever. draft: what stands
+    behind the prompt, in place of masks; with `keep_draft` its tokens stay."""
     size, end = block_length, len(prompt) + max_new_tokens
     tm = float(np.float32(threshold))
     te = math.inf if editing_threshold is None else float(np.float32(editing_threshold))
-    x = prompt + [mask_token_id] * (-(-end // size) * size - len(prompt))
+    x = prompt + (draft or [])
+    x += [mask_token_id] * (-(-end // size) * size - len(x))
+    kept = {i for i, token in enumerate(x) if keep_draft and token != mask_token_id}
     out = Decoded([])
     for start in range(len(prompt) // size * size, end if max_new_tokens else 0, size):
-        free = [i for i in range(start, start + size) if i >= len(prompt)]
+        free = [i for i in range(max(start, len(prompt)), start + size) if i not in kept]
         block = range(start, start + size)
         post, seen = 0, set()
         while True:

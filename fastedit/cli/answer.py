@@ -1,0 +1,107 @@
+"""One request and what is shown of it: its text as it comes, one JSON object, or the canvas."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fastedit.cli.errors import InterruptedRunError, RequestFailedError, UserError, one_line
+from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
+
+if TYPE_CHECKING:
+    from fastedit.decoder import Decoder
+    from fastedit.results import DecodeStats, Event
+
+AsJson = Annotated[bool, typer.Option("--json", help="One object: text, token_ids, stats.")]
+AsLive = Annotated[bool, typer.Option("--live", help="Show the canvas at every forward, slowed.")]
+
+
+def check_form(as_json: bool, live: bool) -> None:
+    if as_json and live:
+        raise UserError("--json and --live exclude each other")
+
+
+def read_text(argument: str | None) -> str:
+    """The text of an argument; "-" is standard input without its last newline."""
+    return sys.stdin.read().removesuffix("\n") if argument == "-" else argument or ""
+
+
+def answer(
+    decoder: Decoder, prompt: Any, as_json: bool, live: bool, before: str = "", **options: Any
+) -> str:
+    """Decode `prompt` and show what comes, behind the text `before`; returns all of the text.
+
+    options: of `Decoder.stream`. What is wrong with them is a `UserError`.
+    """
+    from fastedit.results import RequestError
+
+    with one_line(ValueError, TypeError):  # everything is checked before the first forward
+        events = decoder.stream(prompt, drafts=live, **options)
+    show = _as_json if as_json else functools.partial(_as_live, decoder) if live else _as_text
+    try:
+        return show(events, before)
+    except RequestError as error:
+        raise RequestFailedError(str(error).removeprefix("request 0: ")) from error
+    except KeyboardInterrupt:
+        typer.echo(err=True)  # the answer so far may stand in the line
+        raise InterruptedRunError("interrupted") from None
+
+
+def _as_json(events: Iterator[Event], before: str) -> str:
+    *commits, end = events
+    text = before + "".join(event.text for event in commits)
+    record = {
+        "text": text,
+        "token_ids": [token for event in commits for token in event.ids],
+        "stats": _stats(end).as_dict(),
+    }
+    typer.echo(json.dumps(record, ensure_ascii=False))
+    return text
+
+
+def _as_live(decoder: Decoder, events: Iterator[Event], before: str) -> str:
+    from fastedit.cli.live import show
+
+    console = stdout_console()
+    text, stats = show(events, decoder, console, before)
+    plain(console, printable(text) if console.is_terminal else text)
+    _summary(stats)
+    return text
+
+
+def _as_text(events: Iterator[Event], before: str) -> str:
+    _write(before)
+    text = before
+    for event in events:
+        _write(event.text)
+        text += event.text
+    sys.stdout.write("\n")
+    _summary(_stats(event))
+    return text
+
+
+def _write(piece: str) -> None:
+    sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
+    sys.stdout.flush()
+
+
+def _stats(end: Event) -> DecodeStats:
+    if end.stats is None:
+        raise AssertionError("the last event carries the stats")
+    return end.stats
+
+
+def _summary(stats: DecodeStats) -> None:
+    console = stderr_console()
+    if console.is_terminal:
+        console.print(
+            f"{stats.tokens} tokens in {stats.forwards} forwards "
+            f"({stats.tokens_per_forward:.2f} per forward), {stats.t2t_edits} edits, "
+            f"ended by {stats.finish_reason}",
+            style="dim",
+        )

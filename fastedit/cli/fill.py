@@ -1,0 +1,101 @@
+"""`fastedit fill`: a text with holes, and what the model puts into them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fastedit.cli import options
+from fastedit.cli.answer import AsJson, AsLive, answer, check_form, read_text
+from fastedit.cli.checkpoint import load_decoder
+from fastedit.cli.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from fastedit.decoder import Decoder
+
+Text = Annotated[
+    str,
+    typer.Argument(
+        metavar="TEXT", help="Text in which [MASK:8] is a hole of 8 tokens; - reads stdin."
+    ),
+]
+
+
+def fill_command(
+    text: Text,
+    json: AsJson = False,
+    live: AsLive = False,
+    checkpoint: options.Checkpoint = "tiny",
+    adapter: options.Adapter = None,
+    revision: options.Revision = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    policy: options.Policy = None,
+    mode: options.Mode = None,
+    threshold: options.Threshold = None,
+    editing_threshold: options.EditingThreshold = None,
+    block_length: options.BlockLength = None,
+    max_post_steps: options.MaxPostSteps = None,
+    num_to_transfer: options.NumToTransfer = None,
+    steps: options.Steps = None,
+    mask_token_id: options.MaskTokenId = None,
+    eos_token_id: options.EosTokenId = None,
+    temperature: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    seed: options.Seed = None,
+    lookahead: options.Lookahead = None,
+) -> None:
+    """Fill the holes of TEXT, and keep everything else.
+
+    A hole is [MASK:8] for 8 tokens, or the tokenizer's own mask token for each. TEXT goes to the
+    model as it stands, without a chat template. See docs/drafts.md.
+    """
+    check_form(json, live)
+    options.check_sampling(temperature, False, policy, top_p=top_p, top_k=top_k, seed=seed)
+    config = options.decode_config(
+        policy=policy,
+        mode=mode,
+        threshold=threshold,
+        editing_threshold=editing_threshold,
+        block_length=block_length,
+        max_post_steps=max_post_steps,
+        num_to_transfer=num_to_transfer,
+        steps=steps,
+        mask_token_id=mask_token_id,
+        eos_token_id=eos_token_id,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        lookahead=lookahead,
+    )
+    whole = read_text(text)
+    decoder = load_decoder(
+        checkpoint, config, adapter, revision=revision, dtype=dtype, device=device
+    )
+    from fastedit.prompts.holes import split_at_holes
+
+    mask = _mask_text(decoder)
+    with one_line(ValueError):
+        prompt, draft = split_at_holes(whole, mask)
+    more: dict[str, list[int]] = {}
+    if draft.replace(mask, "").strip() and not eos_token_id:
+        more["eos_token_id"] = []  # an end in a hole would cut off what is kept behind it
+    answer(decoder, prompt, json, live, prompt, draft=draft, keep_draft=True, **more)
+
+
+def _mask_text(decoder: Decoder) -> str:
+    from fastedit.prompts.drafts import mask_text
+    from fastedit.prompts.tokens import resolve_mask
+
+    given, tokenizer = decoder.config.mask_token_id, decoder.tokenizer
+    with one_line(ValueError):
+        mask = resolve_mask(
+            decoder.family.mask_token_id if given is None else given, decoder.model, tokenizer
+        )
+    text = None if tokenizer is None else mask_text(tokenizer, mask)
+    if text is None:
+        raise UserError(f"the checkpoint's tokenizer has no text for the mask token {mask}")
+    return text

@@ -1,0 +1,80 @@
+"""Drafts: what decoding starts from behind a prompt, in place of masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastedit.chats.messages import is_chat
+from fastedit.prompts.inputs import check_ids, ids_of, is_ids, needed, one_by_one
+
+
+def one_per_prompt(draft: Any, prompts: int) -> list[Any]:
+    """Drafts in any accepted form -> a text, ids or None for each of `prompts` prompts.
+
+    draft: a text, a list of ids, ids [D] or [B, D], or a list of these; None where there is none.
+    Raises TypeError and ValueError.
+    """
+    if draft is None:
+        return [None] * prompts
+    each = [draft] if is_ids(draft) else list(one_by_one(draft, None))
+    if len(each) != prompts:
+        raise ValueError(
+            f"draft has {len(each)} entries for {prompts} prompts: give one each, and None where "
+            "there is none"
+        )
+    return each
+
+
+def as_draft(draft: Any, tokenizer: Any, mask_token_id: int) -> Tensor:
+    """One draft -> int64 [D] on the CPU. Raises TypeError and ValueError.
+
+    The mask token's text is a mask here; no special tokens are added to a text.
+    """
+    if isinstance(draft, str):
+        return torch.tensor(_of_text(draft, needed(tokenizer), mask_token_id), dtype=torch.int64)
+    ids = None if is_chat(draft) else ids_of(draft)
+    if ids is None:
+        raise TypeError(
+            f"a draft must be a text or ids [D]; got {type(draft).__name__} {str(draft)[:60]!r}"
+        )
+    return ids
+
+
+def _of_text(text: str, tokenizer: Any, mask_token_id: int) -> list[int]:
+    """A model may name another mask than its tokenizer: in a text, both mean the model's."""
+    own = getattr(tokenizer, "mask_token_id", None)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = [mask_token_id if token == own else token for token in ids]
+    spelled = mask_text(tokenizer, mask_token_id)
+    if spelled and ids.count(mask_token_id) < text.count(spelled):
+        raise ValueError(
+            f"the tokenizer does not read {spelled!r} as its mask token: give the draft as ids, "
+            f"with {mask_token_id} for a mask"
+        )
+    return ids
+
+
+def mask_text(tokenizer: Any, mask_token_id: int) -> str | None:
+    """How a mask is written in a draft; None where the tokenizer has no text for it."""
+    text = getattr(tokenizer, "mask_token", None)
+    return text or tokenizer.convert_ids_to_tokens(mask_token_id)
+
+
+def check_draft(
+    draft: Tensor, index: int, *, vocab_size: int | None, max_new_tokens: int | None
+) -> None:
+    """Refuse a draft that cannot be decoded. Raises ValueError.
+
+    max_new_tokens: as it was given; None: the draft says it.
+    """
+    if draft.numel() == 0:
+        raise ValueError(f"the draft of prompt {index} is empty: give at least one token, or None")
+    check_ids(draft, f"the draft of prompt {index}", vocab_size)
+    if max_new_tokens is not None and len(draft) > max_new_tokens:
+        raise ValueError(
+            f"the draft of prompt {index} has {len(draft)} tokens, more than max_new_tokens="
+            f"{max_new_tokens}: shorten it, or leave max_new_tokens out to decode the draft alone"
+        )
