@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,14 +17,14 @@ from fastedit.config import DecodeConfig
 from fastedit.engine.events import OpenEngine, end_of, report
 from fastedit.engine.kept import Kept
 from fastedit.engine.memory import Room
-from fastedit.engine.prepare import as_requests, one_per_prompt
+from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prompt
 from fastedit.engine.request import Request
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.models.threads import Threads, checked
 from fastedit.models.weights import device_of, evaluating
 from fastedit.prompts import drafts
-from fastedit.prompts.inputs import one_by_one
+from fastedit.prompts.inputs import is_read_on, one_by_one
 from fastedit.prompts.streamers import attach_streamer
 from fastedit.results import (
     DecodeMemoryError,
@@ -117,8 +117,9 @@ class Decoder:
                        `max_new_tokens` is given: masks follow behind it. In a text, the mask token
                        is a mask
         keep_draft     protect the tokens of drafts: only their masks are filled, and what follows
-        config         in place of the Decoder's; or one per prompt, which must share the options
-                       in `prepare.shared`: requests with different ones decode together
+        config         in place of the Decoder's; or one per prompt, whatever they differ in:
+                       requests that share the options in `prepare.shared` decode in one forward,
+                       and such groups in turn
         max_batch      requests that decode together; the next one enters as one ends. "auto": on
                        CUDA as many as the free memory holds of the longest one, up to 128, else 32.
                        Out of memory, half as many go on, with the same results
@@ -184,6 +185,9 @@ class Decoder:
         return out
 
     def _output(self, requests: list[Request], interrupted: bool) -> DecodeOutput:
+        for request in requests:
+            if not request.finished:  # the engine was left before it was this one's turn
+                request.stop("interrupted")
         results = [_result(request) for request in requests]
         texts = [result.text for result in results if result.text is not None]
         return DecodeOutput(
@@ -201,7 +205,7 @@ class Decoder:
         *,
         draft: Any = None,
         keep_draft: bool = False,
-        config: DecodeConfig | Sequence[DecodeConfig] | None = None,
+        config: DecodeConfig | Iterable[DecodeConfig] | None = None,
         max_batch: int | Literal["auto"] = "auto",
         allow_mask_in_prompt: bool = False,
         tools: Sequence[Any] | None = None,
@@ -214,8 +218,16 @@ class Decoder:
         Arguments as of `generate`; the result of a request is the same. One that fails, as
         `errors="return"` says, has its error in its `Result`. A KeyboardInterrupt in a step, as
         Ctrl-C raises it, is raised behind the results that were there by then.
+
+        prompts may also be an iterator of texts, chats or ids: it is read only as far as two
+        batches are decoding or waiting, and `index` counts what it gave. config and draft may then
+        be iterators too, which are read along with it; max_batch="auto" counts on the Decoder's
+        config in that case. Whatever reading raises is raised behind the results of all that was
+        read before. To close the iteration over results ends what is decoding, and nothing more is
+        read.
         """
-        requests, room = self._prepare(
+        prepare = self._reading if is_read_on(prompts) else self._prepare
+        requests, room = prepare(
             prompts,
             attention_mask,
             config,
@@ -229,21 +241,28 @@ class Decoder:
         )
         return self._results(requests, room)
 
-    def _results(self, requests: list[Request], room: Room) -> Iterator[Result]:
-        """Of requests as they finish: those that were refused first."""
-        seen = {id(request) for request in requests if request.finished}
-        yield from (_result(request) for request in requests if id(request) in seen)
-        with self._running(requests, room) as steps:
+    def _results(self, requests: Iterable[Request], room: Room) -> Iterator[Result]:
+        """Of requests as they finish; of those that are there already, the refused ones first."""
+        if isinstance(requests, list):
+            requests = sorted(requests, key=lambda request: not request.finished)
+        inside: dict[int, Request] = {}
+
+        def noted() -> Iterator[Request]:
+            for request in requests:
+                inside[id(request)] = request
+                yield request
+
+        with self._running(noted(), room) as steps:
             while True:
                 try:
                     finished = next(steps, None)
                 except BaseException:  # what ended in this step is not lost
-                    ended = (r for r in requests if _ended(r) and id(r) not in seen)
-                    yield from map(_result, ended)
+                    yield from map(_result, filter(_ended, inside.values()))
                     raise
                 if finished is None:
                     return
-                seen.update(map(id, finished))
+                for request in finished:
+                    del inside[id(request)]
                 yield from map(_result, finished)
 
     def stream(
@@ -292,8 +311,8 @@ class Decoder:
         max_batch  requests that decode together, as of `generate`. "auto" counts on the Decoder's
                    config: what a request asks for beyond it may be more than fits
         """
-        (config,) = one_per_prompt(self.config, {}, 1, self.model, self.family)
-        room = Room.of(max_batch, config, config.rule(self.family.policy), self.family)
+        configs = one_per_prompt(self.config, {}, 1, self.model, self.family)
+        room = Room.of(max_batch, configs, self.family)
 
         def prepare(
             prompt: Any,
@@ -315,7 +334,7 @@ class Decoder:
         self,
         prompts: Any,
         attention_mask: Tensor | None,
-        config: DecodeConfig | Sequence[DecodeConfig] | None,
+        config: DecodeConfig | Iterable[DecodeConfig] | None,
         overrides: dict[str, Any],
         max_batch: int | Literal["auto"] = "auto",
         draft: Any = None,
@@ -323,22 +342,40 @@ class Decoder:
         **options: Any,
     ) -> tuple[list[Request], Room]:
         each = one_by_one(prompts, attention_mask)
-        if not isinstance(keep_draft, bool):
-            raise TypeError(f"keep_draft must be True or False; got {keep_draft!r:.80}")
-        if keep_draft and draft is None:
-            raise ValueError("keep_draft=True without a draft: give one, or leave it out")
+        drafts.check_kept(keep_draft, draft)
         drafted = drafts.one_per_prompt(draft, len(each))
         given = self.config if config is None else config
         configs = one_per_prompt(given, overrides, len(each), self.model, self.family)
-        options |= {"drafts": drafted, "keep_draft": keep_draft}
+        options |= {"count": len(each), "drafts": drafted, "keep_draft": keep_draft}
         requests = as_requests(each, configs, self.model, self.tokenizer, self.family, **options)
-        first = configs[0] if configs else self.config
-        rule = first.rule(self.family.policy)
-        return requests, Room.of(max_batch, first, rule, self.family)
+        return list(requests), Room.of(max_batch, configs or [self.config], self.family)
+
+    def _reading(
+        self,
+        prompts: Iterable[Any],
+        attention_mask: Tensor | None,
+        config: DecodeConfig | Iterable[DecodeConfig] | None,
+        overrides: dict[str, Any],
+        max_batch: int | Literal["auto"],
+        draft: Any,
+        keep_draft: bool,
+        **options: Any,
+    ) -> tuple[Iterator[Request], Room]:
+        """`_prepare` for prompts that are read as they are needed."""
+        if attention_mask is not None:
+            raise ValueError("attention_mask goes with an id tensor; an iterator needs none")
+        given = self.config if config is None else config
+        configs = configs_on_demand(given, overrides, self.model, self.family)
+        drafts.check_kept(keep_draft, draft)
+        options |= {"drafts": drafts.on_demand(draft), "keep_draft": keep_draft}
+        requests = as_requests(prompts, configs, self.model, self.tokenizer, self.family, **options)
+        known = given if isinstance(given, DecodeConfig) else self.config
+        (known,) = one_per_prompt(known, overrides, 1, self.model, self.family)
+        return requests, Room.of(max_batch, [known], self.family)
 
     @contextlib.contextmanager
     def _running(
-        self, requests: list[Request], room: Room
+        self, requests: Iterable[Request], room: Room
     ) -> Iterator[Generator[list[Request], None, None]]:
         """What `Engine.run` yields of these requests."""
         with (

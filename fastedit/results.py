@@ -82,10 +82,10 @@ class DecodeMemoryError(RequestError, torch.OutOfMemoryError):
 
 
 class ModelError(RequestError):
-    """The model raised in a forward of this request; `__cause__` is what it raised."""
+    """A forward of this request, or its decision, raised; `__cause__` is what was raised."""
 
     def __init__(self, index: int, error: Exception) -> None:
-        super().__init__(f"request {index}: the model raised {type(error).__name__}: {error}")
+        super().__init__(f"request {index}: its forward raised {type(error).__name__}: {error}")
         self.index, self.__cause__ = index, error
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 from fastedit.cli.ids import check_ids
 from fastedit.cli.made_from import made_from, model_part
 from fastedit.cli.output import held
-from fastedit.cli.requests import Form, Row, read_rows
+from fastedit.cli.requests import Form, Row, Rows
 from fastedit.cli.results import Finished, finished
 from fastedit.cli.terminal import counting, stderr_console
-from fastedit.files.jsonl import STDIN, BadLines, DataError, place, write_line
+from fastedit.files.jsonl import STDIN, BadLines, DataError, write_line
 from fastedit.files.locks import locked
 
 if TYPE_CHECKING:
@@ -41,55 +42,48 @@ def decode_file(
 ) -> int:
     """Decode what `target` (None: stdout) lacks of `source`; returns the number of failed rows.
 
-    model: what `load` loads. The whole of `source` is checked before the first model call;
-    on_bad_line="skip": a line that cannot be decoded gets a result that says why. Raises
-    `UserError`.
+    model: what `load` loads. The whole of `source` is checked before the first model call, and
+    read again line by line as requests are decoded. on_bad_line="skip": a line that cannot be
+    decoded gets a result that says why. Raises `UserError`.
     """
     source, target = Path(source), None if target is None else Path(target)
     bad = BadLines(on_bad_line, advice="")
-    rows = read_rows(source, form, bad)
-    check_ids(rows, source)
-    rows, configs = _checked_configs(rows, config, source, bad)
-    _stop(bad)
-    if target is not None:
-        _check_target(target, source)
-    with held(target, locked):
-        return _decode_rows(load, rows, configs, source, target, form.raw, model, bad)
+    with contextlib.closing(Rows(source, form, bad)) as rows:
+        check_ids(rows, source)
+        _check_configs(rows, config)
+        _stop(bad)
+        if target is not None:
+            _check_target(target, source)
+        with held(target, locked):
+            return _decode_rows(load, rows, config, target, model)
 
 
 def _decode_rows(
     load: Callable[[], Decoder],
-    rows: list[Row],
-    configs: list[DecodeConfig],
-    source: Path,
+    rows: Rows,
+    config: DecodeConfig,
     target: Path | None,
-    raw: bool,
     model: ModelNames,
-    bad: BadLines,
 ) -> int:
-    origins = _origins(rows, configs, raw, model)
-    before = _finished(target, rows, origins)
+    origin_of, raw, bad = _origins(config, rows.form.raw, model), rows.form.raw, rows.bad
+    before = _finished(target, rows, origin_of)
     done = before.indexes
-    left = [row for row in rows if row.index not in done]
-    if not left:
+    if len(done) == len(rows):
         errors = f", {len(before.failed)} of them errors" if before.failed else ""
         _say(f"nothing to do: all {len(rows)} results are in {target}{errors}")
         return len(before.failed)
-    refused, left = [row for row in left if row.bad], [row for row in left if not row.bad]
-    decoder = load() if left else None
+    decoder = load() if any(_left(rows, done)) else None
     if decoder is not None:
-        left = _checked_prompts(left, decoder, source, raw, bad)
-        refused += [row for row in left if row.bad]
-        left = [row for row in left if not row.bad]
+        _check_prompts(rows, done, decoder)
     _stop(bad)
     bad.check()
     written = failed = 0
     decoding = True
     try:
         with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
-            for record in _results(refused, left, decoder, raw):
+            for row, record in _results(rows, done, decoder, raw):
                 decoding = False
-                write_line(file, _with_origin(record, origins))
+                write_line(file, _with_origin(record, origin_of(row)))
                 decoding = True
                 written += 1
                 failed += "error" in record
@@ -110,26 +104,29 @@ def _decode_rows(
     return failed + len(before.failed)
 
 
-def _kept(before: int, written: int, rows: list[Row], target: Path | None) -> str:
+def _kept(before: int, written: int, rows: Rows, target: Path | None) -> str:
     kept = f"{before + written} of {len(rows)} results are in {target or 'the output'}"
     return kept + ("; the same command goes on from there" if target else "")
 
 
-def _with_origin(record: dict[str, Any], origins: list[str]) -> dict[str, Any]:
+def _with_origin(record: dict[str, Any], origin: str) -> dict[str, Any]:
     place = {"index": record["index"], "id": record["id"]}
-    return place | {"made_from": origins[record["index"]]} | record
+    return place | {"made_from": origin} | record
 
 
-def _origins(
-    rows: list[Row], configs: list[DecodeConfig], raw: bool, model: ModelNames
-) -> list[str]:
-    """What each row's result is made from. Raises `UserError` where there is no such model."""
+def _origins(config: DecodeConfig, raw: bool, model: ModelNames) -> Callable[[Row], str]:
+    """Says what a row's result is made from. Raises `UserError` where there is no such model."""
     from fastedit.models.identity import identity
 
     checkpoint, adapter, revision, dtype = model
     with stderr_console().status("reading the checkpoint"), one_line(OSError, ValueError):
         known = model_part(identity(checkpoint, adapter, revision), dtype)
-    return [made_from(row, own, raw, known) for row, own in zip(rows, configs, strict=True)]
+    return lambda row: made_from(row, config.replace(**row.options), raw, known)
+
+
+def _left(rows: Rows, done: Collection[int]) -> Iterator[Row]:
+    """Those that are to be decoded, read one by one."""
+    return (rows[i] for i in range(len(rows)) if i not in done and i not in rows.refused)
 
 
 def _check_target(target: Path, source: Path) -> None:
@@ -143,10 +140,10 @@ def _check_target(target: Path, source: Path) -> None:
         raise UserError(f"--output would overwrite the input {source}")
 
 
-def _finished(target: Path | None, rows: list[Row], origins: list[str]) -> Finished:
+def _finished(target: Path | None, rows: Rows, origin_of: Callable[[Row], str]) -> Finished:
     if target is None:
         return Finished(set(), set(), 0)
-    found = finished(target, rows, origins)
+    found = finished(target, rows, origin_of)
     if found.unknown:
         _say(
             f"warning: {found.unknown} lines of {target} do not say what they were made from; they "
@@ -164,65 +161,54 @@ def _stop(bad: BadLines) -> None:
             raise UserError(str(error)) from error
 
 
-def _checked_configs(
-    rows: list[Row], config: DecodeConfig, source: Path, bad: BadLines
-) -> tuple[list[Row], list[DecodeConfig]]:
-    """Rows, those with a wrong option refused, and the config of each."""
-    checked, configs = [], []
+def _check_configs(rows: Rows, config: DecodeConfig) -> None:
     for row in rows:
-        own = config
         try:
-            own = config.replace(**row.options)
+            config.replace(**row.options)
         except (ValueError, TypeError) as error:
-            row = row.refused(bad.add(place(source, row.line), error))
-        checked.append(row)
-        configs.append(own)
-    return checked, configs
+            rows.refuse(row, error)
 
 
-def _checked_prompts(
-    rows: list[Row], decoder: Decoder, source: Path, raw: bool, bad: BadLines
-) -> list[Row]:
-    checked = []
-    for row in rows:
+def _check_prompts(rows: Rows, done: Collection[int], decoder: Decoder) -> None:
+    for row in _left(rows, done):
         try:
             # Checks prompt and options; nothing runs until the first event is asked for.
-            decoder.stream(as_user(row.prompt, decoder.tokenizer, raw), **row.options)
+            decoder.stream(as_user(row.prompt, decoder.tokenizer, rows.form.raw), **row.options)
         except Exception as error:
-            reason = str(error).removeprefix("prompt 0").lstrip(": ")
-            row = row.refused(bad.add(place(source, row.line), reason))
-        checked.append(row)
-    return checked
+            rows.refuse(row, str(error).removeprefix("prompt 0").lstrip(": "))
 
 
 def _results(
-    refused: list[Row], rows: list[Row], decoder: Decoder | None, raw: bool
-) -> Iterator[dict[str, Any]]:
+    rows: Rows, done: Collection[int], decoder: Decoder | None, raw: bool
+) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Of the rows that cannot be decoded, then of the others as they end."""
-    for row in refused:
-        yield {"index": row.index, "id": row.id, "error": row.bad, "line": row.line} | row.kept
-    if decoder is not None and rows:
-        yield from _decoded(rows, decoder, raw)
+    for index in sorted(rows.refused):
+        if index not in done:
+            row = rows[index]
+            error = {"error": row.bad, "line": row.line}
+            yield row, {"index": row.index, "id": row.id} | error | row.kept
+    if decoder is not None:
+        yield from _decoded(_left(rows, done), decoder, raw)
 
 
-def _decoded(rows: list[Row], decoder: Decoder, raw: bool) -> Iterator[dict[str, Any]]:
-    """Results as they end. Rows that one forward can serve decode together, whatever else differs.
+def _decoded(
+    rows: Iterable[Row], decoder: Decoder, raw: bool
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Results as they end. A row is read as there is room for it, and leaves when it has ended."""
+    inside: dict[int, Row] = {}
 
-    A row leaves as soon as it has ended and the next one takes its place.
-    """
-    from fastedit.engine.prepare import shared
+    def read() -> Iterator[Row]:
+        for number, row in enumerate(rows):
+            inside[number] = row
+            yield row
 
-    groups: dict[str, list[tuple[Row, DecodeConfig]]] = {}
-    for row in rows:
-        config = decoder.config.replace(**row.options)
-        together = repr(shared(config, decoder.family))
-        groups.setdefault(together, []).append((row, config))
-    for group in groups.values():
-        prompts = [as_user(row.prompt, decoder.tokenizer, raw) for row, _ in group]
-        for result in decoder.as_completed(prompts, config=[config for _, config in group]):
-            row, _ = group[result.index]
-            stats = {"stats": result.stats.as_dict()}
-            yield _record(row, result.text, result.error) | stats | row.kept
+    asked, settings = itertools.tee(read())
+    prompts = (as_user(row.prompt, decoder.tokenizer, raw) for row in asked)
+    configs = (decoder.config.replace(**row.options) for row in settings)
+    for result in decoder.as_completed(prompts, config=configs):
+        row = inside.pop(result.index)
+        stats = {"stats": result.stats.as_dict()}
+        yield row, _record(row, result.text, result.error) | stats | row.kept
 
 
 def _record(row: Row, text: str | None, error: Exception | None) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def demo_command(checkpoint: options.Checkpoint = "tiny") -> None:
     for name, task, n, overrides in RUNS:
         plain(console, f"{name}: {n} problems ...")
         with counting(name, n) as advance:
-            results[name] = evaluate(decoder, tasks[task], n, on_batch=advance, **overrides)
+            results[name] = evaluate(decoder, tasks[task], n, on_done=advance, **overrides)
     plain(console, "")
     console.print(comparison(results))
     console.print(CAPTION, markup=False)

@@ -113,5 +113,5 @@ def _measured(decoder: Decoder, task: Task, n: int, batch_size: int) -> dict[str
     with one_line(ValueError, TypeError):
         decoder.stream(task.messages(task.test_set(n)[0].question))
     with counting(task.name, n) as advance:
-        result = evaluate(decoder, task, n, batch_size=batch_size, on_batch=advance)
+        result = evaluate(decoder, task, n, batch_size=batch_size, on_done=advance)
     return result | {"hardware": hardware(decoder.device)}

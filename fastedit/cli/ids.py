@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from fastedit.cli.errors import UserError
 
@@ -21,23 +24,37 @@ def key(value: Any) -> str:
     return json.dumps(value, sort_keys=True, allow_nan=False)
 
 
-def check_ids(rows: Iterable[Row], source: Path) -> None:
+def check_ids(rows: Sequence[Row], source: Path) -> None:
     """Raises `UserError` for an id that is no JSON, and for one that two lines have.
 
     Lines without an id, or with null, are told apart by their index alone.
     """
-    lines: dict[str, int] = {}
+    hashes = array("q")  # of the ids, which may be long; what has the same is compared
+    owners = array("q")
     for row in rows:
-        where = f"{source}:{row.line}: `id` {str(row.id)[:60]!r}"
         try:
             name = key(row.id)
         except ValueError:
             raise UserError(
-                f"{where} holds NaN or infinity, which equal nothing: write it as a text"
+                f"{_where(row, source)} holds NaN or infinity, which equal nothing: write it as a "
+                "text"
             ) from None
-        if row.id is not None and name in lines:
+        if row.id is not None:
+            hashes.append(hash(name))
+            owners.append(row.index)
+    values = np.asarray(hashes)
+    order = values.argsort(kind="stable")
+    twice = np.flatnonzero(np.diff(values[order]) == 0)
+    for later, earlier in sorted(
+        zip(order[twice + 1].tolist(), order[twice].tolist(), strict=True)
+    ):
+        first, second = rows[owners[earlier]], rows[owners[later]]
+        if key(first.id) == key(second.id):
             raise UserError(
-                f"{where} is that of line {lines[name]} too: give each line one of its own, or "
-                "leave it out, since results have an `index`"
+                f"{_where(second, source)} is that of line {first.line} too: give each line one of "
+                "its own, or leave it out, since results have an `index`"
             )
-        lines[name] = row.line
+
+
+def _where(row: Row, source: Path) -> str:
+    return f"{source}:{row.line}: `id` {str(row.id)[:60]!r}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Collection, Iterable
+from array import array
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastedit.cli.errors import UserError
 from fastedit.cli.openai import NEUTRAL, is_batch_line, request_of
-from fastedit.files.jsonl import UNREADABLE, BadLines, numbered, parse, place, read_lines, shown
+from fastedit.files.jsonl import UNREADABLE, BadLines, Lines, as_line, parse, place, shown
 from fastedit.files.keys import empty, is_note, known_remedy, remedy
 from fastedit.files.records import CHAT_FIELDS, asked, chat_of, holds_chat
 
@@ -75,36 +76,74 @@ class Form:
         return self.prompt if named and self.prompt else "prompt"
 
 
-def read_rows(path: Path, form: Form, bad: BadLines) -> list[Row]:
-    """All requests of a file, or of standard input ("-").
+class Rows(Sequence[Row]):
+    """All requests of a file, or of standard input ("-"); each is read anew where it is asked for.
 
-    What is wrong with a line goes to `bad`, and into its row. Raises `UserError` for a file that
-    cannot be read, is no JSON Lines, or holds no requests.
+    What is kept of a line is its place, so a file may have a great many. What is wrong with one
+    goes to `bad`, and into its row. Raises `UserError` for a file that cannot be read, is no JSON
+    Lines, or holds no requests.
+
+    refused  why requests cannot be decoded, by their index
     """
-    try:
-        lines = read_lines(path)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    rows: list[Row] = []
-    seen: set[str] = set()
-    for number, content in numbered(lines):
+
+    def __init__(self, path: Path, form: Form, bad: BadLines) -> None:
+        self.path, self.form, self.bad = path, form, bad
+        self.refused: dict[int, str] = {}
+        self._numbers, self._places = array("q"), array("q")
+        try:
+            self._lines = Lines(path)
+        except OSError as error:
+            raise UserError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        try:
+            self._look_through()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def refuse(self, row: Row, reason: Exception | str) -> None:
+        self.refused[row.index] = self.bad.add(place(self.path, row.line), reason)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        line = self._lines.at(self._places[index]).removesuffix(b"\n")
+        row, _ = self._read(index % len(self), self._numbers[index], line)
+        return row
+
+    def _look_through(self) -> None:
+        seen: set[str] = set()
+        for number, where, line in self._lines:
+            row, keys = self._read(len(self), number, line)
+            self._numbers.append(number)
+            self._places.append(where)
+            if row.bad:
+                self.refuse(row, row.bad)
+            seen |= keys
+        if not self:
+            raise UserError(f"{shown(self.path)} holds no requests")
+        missing = [name for name in self.form.keep if name != ALL and name not in seen]
+        if missing and not self.bad.found:
+            raise UserError(f"--keep {missing[0]}: no line of {shown(self.path)} has it")
+
+    def _read(self, index: int, number: int, line: bytes) -> tuple[Row, Set[str]]:
+        """The request in a line, and the keys that it has."""
         value: dict[str, Any] = {}
         try:
-            value = parse(content)
-            seen |= value.keys()
-            rows.append(_row(len(rows), number, value, form))
+            value = parse(line)
+            row = _row(index, number, value, self.form)
         except UNREADABLE as error:
-            reason = bad.add(place(path, number), error)
-            text = content.decode(errors="replace")
-            rows.append(Row(len(rows), number, _id(value), text, bad=reason))
-    if not rows:
-        raise UserError(f"{shown(path)} holds no requests")
-    missing = [name for name in form.keep if name != ALL and name not in seen]
-    if missing and not bad.found:
-        raise UserError(f"--keep {missing[0]}: no line of {shown(path)} has it")
-    return rows
+            text = line.decode(errors="replace")
+            row = Row(index, number, _id(value), text, bad=as_line(error))
+        reason = self.refused.get(index)
+        return row if reason is None else row.refused(reason), value.keys()
 
 
 def _row(index: int, line: int, value: dict[str, Any], form: Form) -> Row:

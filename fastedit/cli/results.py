@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from fastedit.cli.errors import UserError
 from fastedit.cli.ids import key
@@ -23,10 +23,10 @@ class Finished(NamedTuple):
     unknown: int  # results that do not say what they were made from
 
 
-def finished(path: Path, rows: Sequence[Row], origins: Sequence[str]) -> Finished:
+def finished(path: Path, rows: Sequence[Row], origin_of: Callable[[Row], str]) -> Finished:
     """The results of `rows` in `path`.
 
-    origins: what each row's result is `made_from`. An error that was made from something else is
+    origin_of: what a row's result is `made_from`. An error that was made from something else is
     no result: its row is decoded again, and the last line of a row is the one that counts. A last
     line that was cut off in the middle is removed from the file. Raises `UserError` where the file
     holds anything that cannot come from these rows, or a text that was made from something else;
@@ -35,36 +35,43 @@ def finished(path: Path, rows: Sequence[Row], origins: Sequence[str]) -> Finishe
     found = Finished(set(), set(), 0)
     if not path.is_file():  # there is none, or a pipe or device, of which nothing can be read back
         return found
-    try:
-        *lines, tail = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    kept, unknown = sum(len(line) + 1 for line in lines), 0
-    for number, line in enumerate(lines, start=1):
-        index, origin, failed = _written(path, number, line, rows)
-        if index in found.indexes - found.failed:
-            raise UserError(
-                f"{path}:{number}: index {index} is there twice, as two runs at once leave it; "
-                "choose another --output, or remove this file"
-            )
-        found.failed.discard(index)
-        found.indexes.discard(index)
-        if failed and origin is not None and differences(origin, origins[index]) != []:
-            continue
-        found.indexes.add(index)
-        if failed:
-            found.failed.add(index)
-        unknown += origin is None
-        if origin is not None:
-            _check_origin(path, number, origin, rows[index], origins[index])
+    kept, unknown, number, tail = 0, 0, 0, b""
+    with _opened(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                tail = line
+                break
+            kept += len(line)
+            index, origin, failed = _written(path, number, line, rows)
+            if index in found.indexes and index not in found.failed:
+                raise UserError(
+                    f"{path}:{number}: index {index} is there twice, as two runs at once leave it; "
+                    "choose another --output, or remove this file"
+                )
+            found.failed.discard(index)
+            found.indexes.discard(index)
+            now = origin_of(rows[index])
+            if failed and origin is not None and differences(origin, now) != []:
+                continue
+            found.indexes.add(index)
+            if failed:
+                found.failed.add(index)
+            unknown += origin is None
+            if origin is not None:
+                _check_origin(path, number, origin, rows[index], now)
     if tail:
         if not _OUR_LINES_BEGIN.startswith(tail[: len(_OUR_LINES_BEGIN)]):
-            raise UserError(
-                f"{path}:{len(lines) + 1}: is no line of results; choose another --output"
-            )
+            raise UserError(f"{path}:{number}: is no line of results; choose another --output")
         with path.open("r+b") as file:
             file.truncate(kept)
     return found._replace(unknown=unknown)
+
+
+def _opened(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _check_origin(path: Path, number: int, before: str, row: Row, now: str) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -86,10 +86,8 @@ class Engine:
             requests = [request for request in requests if not request.finished]
             for request in requests:
                 request.stop(reason)
-                if request in self.inside:
-                    self._leave([request])
-                else:
-                    self.scheduler.drop(request)
+            self._leave([request for request in requests if request in self.inside])
+            self.scheduler.drop_finished()
             return requests
 
     @property
@@ -106,7 +104,7 @@ class Engine:
             finished: list[Request] = []
             shortage = None
             try:
-                with on_device(self.device), using(self.threads):
+                with on_device(self.device), using(self.threads), torch.inference_mode():
                     finished = self._round()
             except RuntimeError as error:
                 if not out_of_memory(error):
@@ -120,23 +118,42 @@ class Engine:
                 finished = self._halve(shortage)
             return finished
 
-    def run(self, requests: Sequence[Request]) -> Generator[list[Request]]:
+    def run(self, requests: Iterable[Request]) -> Generator[list[Request]]:
         """Decode these; yields after every step those of them that ended in it.
 
-        Raises what the model raised. Whatever has not ended when this is closed is aborted.
+        They are read as far as two batches of them are in or waiting. Those that had ended before
+        are yielded as they are read. What reading raises is raised once those before have ended,
+        and what the model raises at once. Whatever has not ended when this is closed is aborted.
         """
-        self.enqueue(requests)
-        mine = {request.number for request in requests if not request.finished}
+        unread: Iterator[Request] | None = iter(requests)
+        most = 2 * self.scheduler.capacity.most
+        mine: dict[int, Request] = {}
+        broken: Exception | None = None
         try:
-            while mine:
-                finished = [request for request in self.step() if request.number in mine]
-                mine.difference_update(request.number for request in finished)
+            while True:
+                while unread is not None and len(mine) < most:
+                    try:
+                        request = next(unread, None)
+                    except Exception as error:
+                        request, broken = None, error
+                    if request is None:
+                        unread = None
+                    elif request.finished:
+                        yield [request]
+                    else:
+                        self.enqueue([request])
+                        mine[request.number] = request
+                if not mine:
+                    break
+                finished = [r for r in self.step() if mine.pop(r.number, None) is not None]
                 failed = [r.error for r in finished if isinstance(r.error, ModelError)]
                 yield [r for r in finished if not isinstance(r.error, ModelError)]
-                for error in failed:
-                    raise error.__cause__ or error
+                for failure in failed:
+                    raise failure.__cause__ or failure
+            if broken is not None:
+                raise broken
         finally:
-            self.abort([request for request in requests if request.number in mine], "interrupted")
+            self.abort(list(mine.values()), "interrupted")
 
     def close(self) -> None:
         """Abort everything, and give the memory back; `add` starts anew."""
@@ -150,40 +167,42 @@ class Engine:
             self._start_again()
 
     def _round(self) -> list[Request]:
-        lane = self._admit()
-        if lane is None:
+        if self.scheduler.waiting:
+            self._admit()
+        lanes = [lane for lane in self.lanes.values() if lane.busy]
+        if not lanes:
             return []
+        self._turn += 1
+        lane = lanes[self._turn % len(lanes)]
         try:
             finished = lane.round()
         except Exception as error:
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
-            finished = lane.involved
+            finished = [request for request in lane.involved if request in self.inside]
             for request in finished:
-                request.fail(ModelError(request.index, error))
-            lane.steps.copies.clear()
+                if not request.finished:
+                    request.fail(ModelError(request.index, error))
         if finished:
             with self._changing:
                 self._leave(finished)
         return finished
 
-    @torch.inference_mode()
     def _leave(self, requests: Sequence[Request]) -> None:
-        assert self.store is not None
         for request in requests:
+            assert self.store is not None
             self.inside.remove(request)
             self.store.give(request)
         for lane in self.lanes.values():
             lane.leave(list(requests))
 
-    @torch.inference_mode()
-    def _admit(self) -> Lane | None:
-        """Let waiting requests in, in order, while there is room; the lane whose turn it is."""
+    def _admit(self) -> None:
+        """Let waiting requests in, in order, while there is room."""
         with self._changing:
             looked = False
             while self.scheduler.waiting:
                 request = self.scheduler.waiting[0]
-                if not self.inside:
+                if not (self.inside or looked):
                     self._look_at_weights()
                     looked = True
                 store = self._store()
@@ -194,6 +213,7 @@ class Engine:
                 if not looked:
                     self._look_at_weights()
                     looked = True
+                    continue  # all those that were in may wait again
                 lane, grown = self._lane(request), store.grown
                 if store.take(request, alone=not self.inside):
                     self.inside.append(self.scheduler.waiting.popleft())
@@ -202,11 +222,6 @@ class Engine:
                     self._clear_graphs()
                 if request not in lane.filling:
                     break
-        lanes = [lane for lane in self.lanes.values() if lane.busy]
-        if not lanes:
-            return None
-        self._turn += 1
-        return lanes[self._turn % len(lanes)]
 
     def _store(self) -> Store:
         """Laid out anew while nobody is in, where extents are to be alike and one is longer."""
@@ -225,6 +240,7 @@ class Engine:
         elif self.store.extents.unit < unit:
             self.store.lay_out(unit)
             self._clear_graphs()
+            self.lanes.clear()  # their spare extents are no longer theirs
         return self.store
 
     def _lane(self, request: Request) -> Lane:
@@ -260,14 +276,11 @@ class Engine:
             lane.steps.graphs.clear()
 
     def _look_at_weights(self) -> None:
-        """Nothing that other weights have computed is used again."""
+        """Nothing that other weights have computed is used again, not even by those inside."""
         now = state_of(self.model)
         if now != self._weights:
-            if not self.inside:
-                self._forget()
-                self.device = device_of(self.model)
-            elif self.store is not None:
-                self.store.forget()
+            self._start_again()
+            self.device = device_of(self.model)
         self._weights = now
 
     def _forget(self) -> None:
@@ -300,6 +313,6 @@ class Engine:
             if self.scheduler.halve(requests):
                 return []
             for request in requests:
-                self.scheduler.drop(request)
                 request.fail(DecodeMemoryError(request.index, request.span, shortage))
+            self.scheduler.drop_finished()
             return requests

@@ -114,9 +114,10 @@ class OpenEngine:
 
         Nothing happens to one that has ended. Raises ValueError for a number that was never given.
         """
-        if not 0 <= number < self._next:
-            raise ValueError(f"no request has number {number}")
-        request = self._requests.get(number)
+        with self._adding:  # one that is being added is there, or is not yet
+            if not 0 <= number < self._next:
+                raise ValueError(f"no request has number {number}")
+            request = self._requests.get(number)
         if request is not None:
             for ended in self._engine.abort([request]):
                 self._end(ended)
@@ -151,8 +152,9 @@ class OpenEngine:
         self.close()
 
     def _end(self, request: Request) -> None:
-        if self._requests.pop(request.number, None) is not None:
-            self._events.append(end_of(request))
+        if request.number in self._requests:
+            self._events.append(end_of(request))  # before it leaves: what has events is not idle
+            self._requests.pop(request.number, None)
 
     def _taken(self) -> list[Event]:
         events = []

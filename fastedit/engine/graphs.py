@@ -1,8 +1,8 @@
 """Steps as CUDA graphs: one per shape of a step, captured when that shape comes back.
 
 A replay launches all kernels of a step at once, in the memory they were captured with. Graphs last
-as long as the call that made them: what a model does may change between two calls, and a graph
-would not see it.
+until the pool grows or the weights change; what else a model may do from some moment on, hooks for
+one, a graph does not see.
 
 A forward that waits for the device cannot be captured. transformers' default for experts is one on
 many GPUs: see `grouped_products_wait` beside the model. The last step before a capture finds out: a

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from fastedit import ops
 from fastedit.engine.call import ModelCall
 from fastedit.engine.extents import Extent
@@ -51,27 +49,25 @@ class Lane:
     def busy(self) -> bool:
         return bool(self.filling or self.live)
 
-    @torch.inference_mode()
     def round(self) -> list[Request]:
         """Prefill and take one step, and follow; returns the requests that finished."""
-        self.fill()
+        if self.filling:
+            self.fill()
         finished: list[Request] = []
         if self.live:
             self._decode(finished)
         return finished
 
-    @torch.inference_mode()
     def fill(self) -> None:
         """One forward over prompts, of all whose prompts are not in the pool yet."""
-        if not self.filling:
-            return
         pieces = self._pieces() if self.plan.cached else []
         if pieces:
-            self.involved = list({id(request): request for request, _ in pieces}.values())
-            taken = pieces[: self.plan.prefill([piece for _, piece in pieces])]
+            taken = pieces[: self.plan.fits([piece for _, piece in pieces])]
+            self.involved = list({id(request): request for request, _ in taken}.values())
+            self.plan.prefill([piece for _, piece in taken])
             for request, piece in taken:
                 request.filled = piece.start + piece.width
-            for request in {id(request): request for request, _ in taken}.values():
+            for request in self.involved:
                 self.store.filled(request)
                 # One that came back had its prompt prefilled before.
                 request.stats.prefill_forwards += not request.restarts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -11,14 +12,20 @@ import torch
 
 from fastedit.config import DecodeConfig
 from fastedit.models.families import Family
-from fastedit.policies import Policy
 
 # Where no memory is looked at: on a CPU, and for a model whose config does not give its sizes.
 ROWS = 32
 # With memory for more, beside a GPU: a forward of 128 blocks of 32 is 4096 tokens wide.
 MOST = 128
-# Of the free memory; the rest is for activations and what the allocator cannot use.
+# Whatever `max_batch` says: slots are made for as many, and no forward is wider.
+WIDEST = 4096
+# Of the free memory; the rest is for graphs and what the allocator cannot use.
 SHARE = 0.8
+# Positions per prefill forward, in whole blocks.
+PREFILL_CHUNK = 2048
+# Activations alive at a time, in units of what one layer makes of a position: measured on
+# LLaDA2.1-mini's shape, 235 KiB of a position in bfloat16.
+ACTIVATIONS = 2
 # Logits alive at a time, in units of a step's in fp32: these and what they are made from in half
 # precision, and both once more in the memory of the graphs.
 LOGITS = 3
@@ -62,34 +69,48 @@ class Capacity:
 
 
 class Room(NamedTuple):
-    """What a call asks for: how many requests together, rows of each forward, KV kept or not."""
+    """What a call asks for.
+
+    max_batch  how many requests together
+    rows       most of a forward per request, of those whose keys and values are kept; 0: none are
+    whole      whether there are requests whose forwards cover all of their positions
+    """
 
     max_batch: int | Literal["auto"]
     rows: int
-    cached: bool
+    whole: bool
 
     @classmethod
     def of(
-        cls, max_batch: int | Literal["auto"], config: DecodeConfig, rule: Policy, family: Family
+        cls, max_batch: int | Literal["auto"], configs: Iterable[DecodeConfig], family: Family
     ) -> Room:
-        """Raises ValueError for anything but "auto" and integers from 1."""
+        """For the widest of requests with these configs.
+
+        Raises ValueError for a `max_batch` that is not "auto" or an integer from 1.
+        """
         number = isinstance(max_batch, int) and not isinstance(max_batch, bool)
         if max_batch != "auto" and not (number and max_batch >= 1):
             raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
-        wide = 2 if config.lookahead or rule.plan == "shadow" else 1
-        return cls(
-            max_batch,
-            wide * config.block_length,
-            config.use_cache and family.attention != "full",
-        )
+        rows, whole = 0, False
+        for config in {id(config): config for config in configs}.values():
+            if config.use_cache and family.attention != "full":
+                shadow = config.rule(family.policy).plan == "shadow"
+                wide = 2 if config.lookahead or shadow else 1
+                rows = max(rows, wide * config.block_length)
+            else:
+                whole = True
+        return cls(max_batch, rows, whole)
 
 
 def capacity(room: Room, model: Any, device: torch.device) -> Capacity:
     """As many as `max_batch` says; with "auto", beside a GPU, what its free memory holds."""
     if room.max_batch != "auto":
-        return Capacity(room.max_batch)
-    sizes = _sizes(model, room.rows, room.cached) if device.type == "cuda" else None
-    return Capacity(MOST, SHARE * free_memory(device), *sizes) if sizes else Capacity(ROWS)
+        return Capacity(min(room.max_batch, WIDEST))
+    sizes = _sizes(model, room.rows, room.whole) if device.type == "cuda" else None
+    if sizes is None:
+        return Capacity(ROWS)
+    memory = SHARE * free_memory(device) - PREFILL_CHUNK * _activations(model)
+    return Capacity(MOST, max(memory, 0.0), *sizes)
 
 
 def out_of_memory(error: RuntimeError) -> bool:
@@ -103,9 +124,9 @@ def free_memory(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def _sizes(model: Any, rows: int, cached: bool) -> tuple[int, int] | None:
-    """(bytes per request, bytes per position) of forwards over `rows` rows each; None where the
-    model's config lacks a size."""
+def _sizes(model: Any, rows: int, whole: bool) -> tuple[int, int] | None:
+    """(bytes per request, bytes per position) of a call as `Room` has it; None where the model's
+    config lacks a size."""
     sizes = getattr(model, "config", None)
     layers, heads, hidden, vocab = (
         getattr(sizes, name, None)
@@ -113,14 +134,23 @@ def _sizes(model: Any, rows: int, cached: bool) -> tuple[int, int] | None:
     )
     if not (layers and heads and hidden and vocab):
         return None
-    logits = LOGITS * 4 * vocab
-    if not cached:
-        return 0, logits  # a forward covers all positions
+    logits, activations = LOGITS * 4 * vocab, _activations(model)
     kept = getattr(sizes, "num_key_value_heads", None) or heads
     dim = getattr(sizes, "head_dim", None) or hidden // heads
     # Keys and values of all layers, and those of one layer repeated for every query head.
-    per_position = 2 * (layers * kept + heads) * dim * _element_size(model)
-    return rows * logits, per_position
+    position = 2 * (layers * kept + heads) * dim * _element_size(model)
+    return rows * (logits + activations), max(
+        position if rows else 0, logits + activations if whole else 0
+    )
+
+
+def _activations(model: Any) -> int:
+    """Bytes that a position takes in a forward, beside its logits, keys and values."""
+    sizes = model.config
+    hidden, chosen = sizes.hidden_size, getattr(sizes, "num_experts_per_tok", None) or 0
+    inner = getattr(sizes, "intermediate_size", None) or 4 * hidden
+    routed = chosen * (2 * hidden + 3 * (getattr(sizes, "moe_intermediate_size", None) or 0))
+    return ACTIVATIONS * (8 * hidden + 3 * inner + routed) * _element_size(model)
 
 
 def _element_size(model: Any) -> int:

@@ -47,9 +47,9 @@ class Prefixes:
         node.paths += 1
         path.append(node)
 
-    def fill(self, extent: Extent, blocks: int) -> None:
-        """The first `blocks` blocks of the extent are there."""
-        for node in self.paths[extent][1 : blocks + 1]:
+    def fill(self, extent: Extent, first: int, last: int) -> None:
+        """Blocks [first, last) of the extent are there, as are those before them."""
+        for node in self.paths[extent][first + 1 : last + 1]:
             node.holders.add(extent)
 
     def node(self, extent: Extent, block: int) -> Node:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import secrets
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,17 +14,16 @@ import torch
 from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
+from fastedit.engine.settled import Settled
 from fastedit.models.families import Family
-from fastedit.policies import Policy
 from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
-from fastedit.prompts.stops import Stops
-from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
+from fastedit.prompts.tokens import vocab_size
 from fastedit.prompts.tracker import TextTracker
 from fastedit.results import RefusedError
 
-# Options that requests which decode together share, beside the static part of their policy:
-# one model call serves them all.
+# Options that requests of one forward share, beside the static part of their policy; those that
+# differ in one of them decode in turn.
 SHARED = (
     "block_length",
     "mask_token_id",
@@ -35,13 +35,13 @@ SHARED = (
 
 
 def shared(config: DecodeConfig, family: Family) -> dict[str, Any]:
-    """The values that requests must agree on to decode together, by name."""
+    """The values that requests of one forward have in common, by name."""
     options = {name: getattr(config, name) for name in SHARED}
     return options | {"policy": config.rule(family.policy).static()}
 
 
 def one_per_prompt(
-    config: DecodeConfig | Sequence[DecodeConfig],
+    config: DecodeConfig | Iterable[DecodeConfig],
     overrides: dict[str, Any],
     count: int,
     model: Any,
@@ -49,30 +49,49 @@ def one_per_prompt(
 ) -> list[DecodeConfig]:
     """A config for each of `count` prompts, overrides applied and the block length filled in.
 
-    Raises TypeError and ValueError where they, or their number, or what they share, is wrong.
+    Raises TypeError and ValueError where they, or their number, are wrong.
     """
     if isinstance(config, DecodeConfig):
         return with_block_length([config.replace(**overrides)], model, family) * count
     if not isinstance(config, Sequence):
         raise TypeError(f"config must be a DecodeConfig or a list of them; got {config!r:.80}")
     for index, one in enumerate(config):
-        if not isinstance(one, DecodeConfig):
-            raise TypeError(f"config of prompt {index} must be a DecodeConfig; got {one!r:.80}")
+        _check_config(one, index)
     if len(config) != count:
         raise ValueError(f"config has {len(config)} entries for {count} prompts: give one each")
-    configs = with_block_length([one.replace(**overrides) for one in config], model, family)
-    every = [shared(config, family) for config in configs]
-    for index, other in enumerate(every):
-        for name, first in every[0].items():
-            value = other[name]
-            if value != first:
-                if name == "policy":
-                    first, value = (configs[i].rule(family.policy) for i in (0, index))
-                raise ValueError(
-                    f"{name} must be the same for all prompts of a call; got {first!r} for prompt "
-                    f"0 and {value!r} for prompt {index}: decode these in calls of their own"
-                )
-    return configs
+    return with_block_length([one.replace(**overrides) for one in config], model, family)
+
+
+def configs_on_demand(
+    config: DecodeConfig | Iterable[DecodeConfig],
+    overrides: dict[str, Any],
+    model: Any,
+    family: Family,
+) -> Iterator[DecodeConfig]:
+    """The same for prompts that are read as they are needed; configs are read along with them.
+
+    The iterator raises ValueError where there are fewer configs than are asked for.
+    """
+    if isinstance(config, DecodeConfig):
+        return itertools.repeat(*one_per_prompt(config, overrides, 1, model, family))
+    if not isinstance(config, Iterable):
+        raise TypeError(f"config must be a DecodeConfig or several; got {config!r:.80}")
+
+    def each() -> Iterator[DecodeConfig]:
+        count = 0
+        for count, one in enumerate(config, 1):
+            _check_config(one, count - 1)
+            yield from with_block_length([one.replace(**overrides)], model, family)
+        raise ValueError(
+            f"config has {count} entries, and there is a prompt {count}: give one each"
+        )
+
+    return each()
+
+
+def _check_config(config: Any, index: int) -> None:
+    if not isinstance(config, DecodeConfig):
+        raise TypeError(f"config of prompt {index} must be a DecodeConfig; got {config!r:.80}")
 
 
 def with_block_length(
@@ -99,8 +118,8 @@ def with_block_length(
 
 
 def as_requests(
-    prompts: Sequence[Any],
-    configs: list[DecodeConfig],
+    prompts: Iterable[Any],
+    configs: Iterable[DecodeConfig],
     model: Callable[..., Any],
     tokenizer: Any,
     family: Family,
@@ -108,41 +127,29 @@ def as_requests(
     chats: ChatOptions | None = None,
     allow_mask: bool = False,
     keep_refused: bool = False,
-    drafts: Sequence[Any] | None = None,
+    count: int | None = None,
+    drafts: Iterable[Any] | None = None,
     keep_draft: bool = False,
-) -> list[Request]:
-    """A request per prompt; with `keep_refused`, bad prompts end with an error.
+) -> Iterator[Request]:
+    """A request per prompt, made when it is asked for; with `keep_refused`, bad prompts end with an
+    error.
 
-    prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered.
-    drafts: one per prompt, or None, as `drafts.one_per_prompt` gives them; keep_draft: whether
-    their tokens are protected. A draft says `max_new_tokens` where the config does not.
-    Raises TypeError and ValueError.
+    prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered; count:
+    how many there are, where that is known. drafts: one per prompt, or None, as
+    `drafts.one_per_prompt` gives them; keep_draft: whether their tokens are protected. A draft says
+    `max_new_tokens` where the config does not. Raises TypeError and ValueError.
     """
-    if not prompts:
-        return []
-    _check_model(model)
-    override = configs[0].mask_token_id
-    if override is None:
-        override = family.mask_token_id
-    mask = resolve_mask(override, model, tokenizer)
-    # By identity: equal configs may differ in what they leave to the family's policy.
-    rules = {id(config): config.rule(family.policy) for config in configs}
-    for config in {id(config): config for config in configs}.values():
-        _check_together(config, rules[id(config)], family, vocab_size(model))
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    # Looked up once per setting: a tokenizer may take long to tell its special tokens.
-    ends: dict[Any, frozenset[int]] = {}
-    stops: dict[Any, Stops | None] = {}
-    requests = []
-    drafts = drafts or [None] * len(prompts)
-    for index, (prompt, config, given) in enumerate(zip(prompts, configs, drafts, strict=True)):
-        eos, texts = _hashable(config.eos_token_id), _hashable(config.stop)
-        if eos not in ends:
-            ends[eos] = _ends(config, model, tokenizer, mask)
-        if texts not in stops:
-            stops[texts] = _stops(config, tokenizer)
+    settled = Settled(model, tokenizer, family)
+    asked = zip(prompts, configs, strict=count is not None)
+    with_drafts = zip(asked, drafts or itertools.repeat(None), strict=False)
+    for index, ((prompt, config), given) in enumerate(with_drafts):
+        if index == 0:
+            _check_model(model)
+        rule, mask = settled.rule_and_mask(config)
+        eos, known = settled.eos(config, mask), settled.stops(config)
         ids, refusal = torch.empty(0, dtype=torch.int64), None
-        draft, rule = None, rules[id(config)]
+        draft = None
         try:
             with _told(f"prompt {index}"):
                 ids = as_ids(prompt, tokenizer, mask, chats, may_be_empty=given is not None)
@@ -167,13 +174,12 @@ def as_requests(
             if not keep_refused:
                 raise
             refusal = RefusedError(index, str(error))
-        known = stops[texts]
         request = Request(
             index=index,
             prompt=ids,
             config=config,
-            seed=_seed(config.seed, index, len(prompts)),
-            eos=ends[eos],
+            seed=_seed(config.seed, index, count),
+            eos=eos,
             policy=rule,
             mask_token_id=mask,
             family=family,
@@ -183,43 +189,7 @@ def as_requests(
         )
         if refusal is not None:
             request.fail(refusal)
-        requests.append(request)
-    return requests
-
-
-def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:
-    """Raises ValueError for options, a rule and a model that do not go together."""
-    if config.steps is not None and "steps" not in rule.parameters():
-        warnings.warn(
-            f"steps={config.steps} has no effect in LLaDA2.1 decoding: the thresholds say how many "
-            "forwards a block takes",
-            stacklevel=5,
-        )
-    if config.temperature > 0.0 and "editing_threshold" in rule.parameters():
-        warnings.warn(
-            "temperature > 0 draws anew at every forward, so blocks keep changing until "
-            "max_post_steps",
-            stacklevel=5,
-        )
-    if config.temperature > 0.0 and type(rule).temperature is not Policy.temperature:
-        raise ValueError(
-            f"policy {rule} has temperatures of its own; leave temperature={config.temperature} out"
-        )
-    if rule.noise and vocab is None:
-        raise ValueError(
-            f"policy {rule} starts from random ids and has to know how many there are: give the "
-            "model a config with vocab_size"
-        )
-    if rule.noise and config.strict_reference:
-        raise ValueError(
-            f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
-        )
-    if family.shift and rule.plan == "shadow":
-        raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
-    if family.shift and family.attention != "full" and config.use_cache:
-        raise ValueError(
-            'a block-causal model with shift=1 decodes without a cache only: set cache="none"'
-        )
+        yield request
 
 
 def _check_model(model: Any) -> None:
@@ -250,29 +220,12 @@ def _told(which: str) -> Iterator[None]:
         raise kind(f"{which}: {error}") from error
 
 
-def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:
-    eos = resolve_eos(config.eos_token_id, model, tokenizer)
-    if mask in eos:
-        raise ValueError(f"id {mask} is both the mask token and an EOS: set eos_token_id")
-    return eos
-
-
-def _stops(config: DecodeConfig, tokenizer: Any) -> Stops | None:
-    texts = [config.stop] if isinstance(config.stop, str) else config.stop or []
-    if texts and tokenizer is None:
-        raise ValueError("stop texts need a tokenizer; use eos_token_id for ids")
-    return Stops(tokenizer, texts) if tokenizer is not None else None
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _seed(seed: int | list[int] | None, index: int, count: int) -> int:
+def _seed(seed: int | list[int] | None, index: int, count: int | None) -> int:
     if seed is None:
         return secrets.randbits(63)
     if isinstance(seed, int):
         return seed
-    if len(seed) != count:
-        raise ValueError(f"seed has {len(seed)} entries for {count} prompts: give one each")
+    if len(seed) != count and (count is not None or index >= len(seed)):
+        many = f"at least {index + 1}" if count is None else count
+        raise ValueError(f"seed has {len(seed)} entries for {many} prompts: give one each")
     return seed[index]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from fastedit.engine.record import Record
 
 
-@dataclass
+@dataclass(eq=False)
 class Request:
     """A prompt on its way through the engine.
 
@@ -141,6 +141,13 @@ class Request:
         numbers = ids[: self.start].numpy()
         bounds = [0, *range(self.first or self.block_length, self.start + 1, self.block_length)]
         return [numbers[a:b].tobytes() for a, b in pairwise(bounds)]
+
+    def block_before(self) -> bytes:
+        """Ids of the block before the active one, as `blocks` has them."""
+        prompt, first = len(self.prompt), self.start - self.block_length
+        ids = self.prompt[first : self.start].tolist() if first < prompt else []
+        ids += self.written[max(first - prompt, 0) : self.start - prompt]
+        return torch.tensor(ids, dtype=torch.int64).numpy().tobytes()
 
     def position(self, blocks: int) -> int:
         """First position behind that many blocks."""

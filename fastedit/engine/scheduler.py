@@ -43,5 +43,6 @@ class Scheduler:
         """They come in again before all that wait, in the order in which they came."""
         self.waiting.extendleft(sorted(requests, key=lambda request: -request.number))
 
-    def drop(self, request: Request) -> None:
-        self.waiting.remove(request)
+    def drop_finished(self) -> None:
+        """Those that ended while they waited."""
+        self.waiting = deque(request for request in self.waiting if not request.finished)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastedit.engine.extents import Extent
-from fastedit.engine.kv import Pool
+from fastedit.engine.kv import Pool, sent
 from fastedit.engine.request import Request
 from fastedit.policies import State
 
@@ -84,7 +84,7 @@ class Slots:
 
     def arrange(self, order: Sequence[int]) -> None:
         """Slot i gets what slot `order[i]` has."""
-        rows = torch.tensor(order, device=self.start.device)
+        rows = sent(torch.tensor(order), self.start.device)
         for tensor in (self.offset, self.size, self.final, self.held, *self.blocks.fields()):
             tensor[: len(order)] = tensor[rows]  # `start` is among the fields
 

@@ -30,7 +30,6 @@ class Steps:
             extents = [request.extent for request in live]
             self.plan.place(self.plan.reach(live, 0), extents, level)
 
-    @torch.inference_mode()
     def decide(self, live: Live, logits: Logits, number: int, requests: list[Request]) -> Record:
         """One decision now; waits for the device."""
         blocks = live.blocks
@@ -38,7 +37,6 @@ class Steps:
         flags = blocks.flags.tolist()
         return Record(number, requests, blocks.ids, flags, blocks.count_rows, logits.block)
 
-    @torch.inference_mode()
     def ahead(self, number: int, live: list[Request]) -> Record | None:
         """Have the device take a step, and read what the one `delay` steps before did."""
         rows, reach = len(live), self.plan.reach(live, self.delay)

@@ -86,15 +86,15 @@ class Store:
 
     def filled(self, request: Request) -> None:
         """Its first `request.filled` positions have been computed."""
-        self.prefixes.fill(request.extent, request.block_of(request.filled))
+        self.prefixes.fill(request.extent, 0, request.block_of(request.filled))
 
     def committed(self, request: Request) -> None:
         """The block before the active one is final, and so are its keys and values."""
-        blocks = request.blocks()
-        if len(self.prefixes.paths[request.extent]) == len(blocks):
-            self.prefixes.extend(request.extent, blocks[-1])
+        blocks = request.block_of(request.start)
+        if len(self.prefixes.paths[request.extent]) == blocks:  # the layout, and those before
+            self.prefixes.extend(request.extent, request.block_before())
         request.filled = request.start
-        self.filled(request)
+        self.prefixes.fill(request.extent, blocks - 1, blocks)
 
     def give(self, request: Request) -> None:
         """Its request has ended."""
@@ -102,14 +102,6 @@ class Store:
             self.prefixes.retire(request.extent)
         if request.extent not in self.prefixes.unused:
             self._free(request.extent)
-
-    def forget(self) -> None:
-        """The weights are others: nothing that is here serves anyone else."""
-        for extent in list(self.prefixes.unused):
-            self._free(extent)
-        kept, self.prefixes = self.prefixes, Prefixes()
-        for extent in kept.paths:
-            self.prefixes.open(extent, object(), ())
 
     def lay_out(self, unit: int) -> None:
         """With nobody in, units of another length; what is kept moves along."""
@@ -123,7 +115,7 @@ class Store:
             moves.append((extent.first, new.first, extent.size))
             keys = [node.key for node in kept.paths[extent]]
             self.prefixes.open(new, keys[0], keys[1:])
-            self.prefixes.fill(new, len(keys) - 1)
+            self.prefixes.fill(new, 0, len(keys) - 1)
             self.prefixes.unused[new] = None
         self.pool.rearrange(moves, self.extents.end)
         self.grown += 1

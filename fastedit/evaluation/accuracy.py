@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder
-    from fastedit.results import DecodeOutput
+    from fastedit.results import Result
     from fastedit.tasks import Task
 
 BATCH = 32  # what the engine runs at once
@@ -21,37 +21,39 @@ def evaluate(
     n: int,
     *,
     batch_size: int = BATCH,
-    on_batch: Callable[[int], None] = lambda done: None,
+    on_done: Callable[[int], None] = lambda done: None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Decode the first n held-out problems of `task` and score them; a dictionary for JSON.
 
-    batch_size  problems per `Decoder.generate`; on_batch(k) is called after each k of them
+    batch_size  problems that decode together: one that ends makes room for the next;
+                on_done(k) is called when k more have ended
     overrides   options of `DecodeConfig`
 
     accuracy is the share of exact answers, interval its 95 % Wilson interval, partial_credit the
     scorer's mean. Ratios are of sums over all problems. seconds hold decoding alone: loading,
     scoring and one untimed problem at the start are left out. A failed request counts as wrong.
     truncated: answers that max_new_tokens cut off.
-    Raises ValueError and TypeError for bad options, and what `Decoder.generate` raises.
+    Raises ValueError and TypeError for bad options, and what `Decoder.as_completed` raises.
     """
     for name, value in (("n", n), ("batch_size", batch_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}")
     problems = task.test_set(n)
     prompts = [task.messages(problem.question) for problem in problems]
-    _generate(decoder, prompts[:1], overrides)  # first calls allocate and compile
-    stats, scores, failed, seconds = [], [], 0, 0.0
-    for start in range(0, n, batch_size):
-        batch = prompts[start : start + batch_size]
-        started = time.perf_counter()
-        out = _generate(decoder, batch, overrides)
-        seconds += time.perf_counter() - started
-        stats += out.stats
-        failed += sum(error is not None for error in out.errors)
-        answers = zip(out.texts or [], problems[start:], strict=False)
-        scores += [task.score(text, problem) for text, problem in answers]
-        on_batch(len(batch))
+    options = {**overrides, "max_batch": batch_size}
+    list(decoder.as_completed(prompts[:1], **options))  # first calls allocate and compile
+    results: list[Result] = []
+    started = time.perf_counter()
+    for result in decoder.as_completed(prompts, **options):
+        results.append(result)
+        on_done(1)
+    seconds = time.perf_counter() - started
+    results.sort(key=lambda result: result.index)
+    stats = [result.stats for result in results]
+    failed = sum(result.error is not None for result in results)
+    answered = [(r.text, p) for r, p in zip(results, problems, strict=True) if r.text is not None]
+    scores = [task.score(text, problem) for text, problem in answered]
     exact = sum(score.exact for score in scores)
     tokens, forwards = (sum(getattr(s, name) for s in stats) for name in ("tokens", "forwards"))
     edits = sum(s.t2t_edits for s in stats)
@@ -73,14 +75,6 @@ def evaluate(
         "seconds": seconds,
         "batch_size": batch_size,
     }
-
-
-def _generate(decoder: Decoder, prompts: list, overrides: dict[str, Any]) -> DecodeOutput:
-    """`Decoder.generate`, with every request's error in the output; raises on Ctrl-C."""
-    out = decoder.generate(prompts, errors="return", **overrides)
-    if out.interrupted:
-        raise KeyboardInterrupt
-    return out
 
 
 def wilson_interval(successes: int, n: int, z: float = 1.959964) -> tuple[float, float]:

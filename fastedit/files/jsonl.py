@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import itertools
 import json
 import math
 import os
 import re
+import shutil
 import sys
+import tempfile
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -91,24 +95,107 @@ def as_line(reason: Exception | str) -> str:
     return " ".join(str(reason).split()) or type(reason).__name__
 
 
-def read_lines(source: str | os.PathLike[str]) -> list[bytes]:
-    """The lines of a file, of a gzipped one, or of standard input ("-"), as UTF-8 without its BOM.
+class Lines:
+    """Lines of a file, of a gzipped one, or of standard input ("-"), as UTF-8 without its BOM.
 
-    Blank lines are kept, so that line n is item n - 1. Raises OSError, and DataError for a file
+    They are read one at a time, more than once and in any order. What is compressed, or comes
+    through a pipe, is copied to a temporary file first. Raises OSError, and DataError for a file
     that is no JSON Lines: it says what the file is, and what to do.
     """
-    name = os.fspath(source)
-    data = sys.stdin.buffer.read() if name == STDIN else Path(name).read_bytes()
-    if data.startswith(_GZIP):
+
+    def __init__(self, source: str | os.PathLike[str]) -> None:
+        name = os.fspath(source)
+        opened = sys.stdin.buffer if name == STDIN else Path(name).open("rb")  # noqa: SIM115
+        self._file = _seekable(opened, source)
         try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{shown(source)} is no whole gzip file: {error}") from error
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    kind, advice = _other_kind(data, Path(name).suffix.lower())
-    if kind:
-        raise DataError(f"{shown(source)} is {kind}, not JSON Lines: {advice}")
-    return data.split(b"\n")
+            self._begin = 3 if self._file.read(3) == b"\xef\xbb\xbf" else 0
+            kind, advice = self._other_kind(Path(name).suffix.lower())
+        except BaseException:
+            self.close()
+            raise
+        if kind:
+            self.close()
+            raise DataError(f"{shown(source)} is {kind}, not JSON Lines: {advice}")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[tuple[int, int, bytes]]:
+        """(number from 1, as editors count, place for `at`, content), without blank lines."""
+        place = self._begin
+        for number in itertools.count(1):
+            line = self.at(place)
+            if not line:
+                return
+            if line.strip():
+                yield number, place, line.removesuffix(b"\n")
+            place += len(line)
+
+    def at(self, place: int) -> bytes:
+        """The line that begins there, with its end."""
+        self._file.seek(place)
+        return self._file.readline()
+
+    def whole(self) -> bytes:
+        """All of them at once."""
+        self._file.seek(self._begin)
+        return self._file.read()
+
+    def _other_kind(self, suffix: str) -> tuple[str, str]:
+        """(what the file is, what to do about it); two empty texts for JSON Lines, good or bad.
+
+        All of it is read only where its first line is no object by itself.
+        """
+        self._file.seek(self._begin)
+        kind, advice = _foreign(self._file.read(4096))
+        if kind:
+            return kind, advice
+        few = [line.strip() for _, _, line in itertools.islice(self, 2)]
+        first, alone = (few or [b""])[0], len(few) < 2
+        if first[:1] == b"[" and (alone or not _is_json(first)) and _is_json(self.whole()):
+            return "a JSON array", _ADVICE["array"]
+        if first[:1] == b"{" and not alone and not _is_json(first) and _is_json(self.whole()):
+            return "one JSON object over several lines", _ADVICE["object"]
+        line = first.decode(errors="replace")
+        table = suffix in (".csv", ".tsv") or (first[:1] != b"{" and _DELIMITED.fullmatch(line))
+        if table and not _is_json(first):
+            return "a CSV or TSV table", _ADVICE["tables"]
+        return "", ""
+
+
+def _seekable(file: IO[bytes], source: str | os.PathLike[str]) -> IO[bytes]:
+    """The file itself, or a copy of what it holds that can be read from anywhere."""
+    begins = file.read(2) if file.seekable() else b""
+    if begins != _GZIP and file.seekable() and os.fspath(source) != STDIN:
+        file.seek(0)
+        return file
+    with contextlib.ExitStack() as stack:
+        if os.fspath(source) != STDIN:
+            stack.enter_context(file)
+        copy = tempfile.TemporaryFile()  # noqa: SIM115
+        if file.seekable():
+            file.seek(-len(begins), os.SEEK_CUR)
+        shutil.copyfileobj(file, copy)
+    copy.seek(0)
+    if copy.read(2) != _GZIP:
+        copy.seek(0)
+        return copy
+    copy.seek(0)
+    plain = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        with copy, gzip.GzipFile(fileobj=copy) as packed:
+            shutil.copyfileobj(packed, plain)
+    except (OSError, EOFError, zlib.error) as error:
+        plain.close()
+        raise DataError(f"{shown(source)} is no whole gzip file: {error}") from error
+    plain.seek(0)
+    return plain
+
+
+def read_lines(source: str | os.PathLike[str]) -> list[bytes]:
+    """All of `Lines`, blank ones too, so that line n is item n - 1. Raises as it does."""
+    with contextlib.closing(Lines(source)) as lines:
+        return lines.whole().split(b"\n")
 
 
 def numbered(lines: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
@@ -179,25 +266,6 @@ def _float(text: str) -> float:
     if math.isinf(value):
         raise ValueError(f"holds {text[:20]}, which is too large for a number: write it as a text")
     return value
-
-
-def _other_kind(data: bytes, suffix: str) -> tuple[str, str]:
-    """(what the file is, what to do about it); two empty texts for JSON Lines, good or bad."""
-    kind, advice = _foreign(data[:4096])
-    if kind:
-        return kind, advice
-    stripped = data.strip()
-    first = stripped.partition(b"\n")[0].strip()
-    whole = len(first) == len(stripped)
-    if first[:1] == b"[" and _is_json(data) and (whole or not _is_json(first)):
-        return "a JSON array", _ADVICE["array"]
-    if first[:1] == b"{" and not whole and not _is_json(first) and _is_json(data):
-        return "one JSON object over several lines", _ADVICE["object"]
-    line = first.decode(errors="replace")
-    table = suffix in (".csv", ".tsv") or (first[:1] != b"{" and _DELIMITED.fullmatch(line))
-    if table and not _is_json(first):
-        return "a CSV or TSV table", _ADVICE["tables"]
-    return "", ""
 
 
 def _foreign(head: bytes) -> tuple[str, str]:

@@ -50,7 +50,8 @@ def state_of(model: Any) -> tuple:
         for module in model.modules():
             if hasattr(module, "active_adapters") and hasattr(module, "merged_adapters"):
                 active = tuple(module.active_adapters), tuple(module.merged_adapters)
-                known.append((*active, module.disable_adapters))
+                scaling = repr(getattr(module, "scaling", None))  # numbers by name, not a tensor
+                known.append((*active, module.disable_adapters, scaling))
     return tuple(known)
 
 

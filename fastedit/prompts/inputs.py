@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from numbers import Integral
 from typing import Any
 
@@ -40,10 +40,25 @@ def one_by_one(prompts: Any, attention_mask: Any) -> Sequence[Any]:
         names = ", ".join(map(repr, prompts)) or "nothing"
         raise TypeError(f"a dict needs `messages` or `input_ids` to be a prompt; it has {names}")
     if not isinstance(prompts, Sequence) or isinstance(prompts, bytes):
-        raise TypeError(f"prompts must be text, chats or id tensors; got {type(prompts).__name__}")
+        hint = ": `as_completed` reads prompts one by one" if is_read_on(prompts) else ""
+        raise TypeError(
+            f"prompts must be text, chats or id tensors; got {type(prompts).__name__}{hint}"
+        )
     if prompts and is_ids(prompts):
         raise TypeError("got a list of int: ids of one prompt go as [[1, 2]] or as a tensor [P]")
     return prompts
+
+
+def is_read_on(prompts: Any) -> bool:
+    """Whether these are prompts to be read one by one: an iterator, or what gives one.
+
+    Not what `one_by_one` knows, and neither a set, whose order means nothing, nor a message of a
+    client library, which iterates over its fields.
+    """
+    known = (Mapping, Sequence, Set, Tensor, np.ndarray, bytes)
+    return isinstance(prompts, Iterable) and not (
+        isinstance(prompts, known) or hasattr(prompts, "model_dump")
+    )
 
 
 def as_ids(

@@ -91,19 +91,50 @@ def test_raw_switches_the_chat_template_off(decode, results, decoder):
     assert results()[0]["text"] == decoder.generate(["hello"], max_new_tokens=LENGTH).texts[0]
 
 
-def test_lines_share_a_batch_whatever_their_own_settings(decode, monkeypatch):
-    sizes, as_completed = [], Decoder.as_completed
+def test_lines_share_a_run_whatever_their_own_settings(decode, results, monkeypatch):
+    calls, as_completed = [], Decoder.as_completed
     monkeypatch.setattr(
         Decoder,
         "as_completed",
-        lambda self, prompts, **o: sizes.append(len(prompts)) or as_completed(self, prompts, **o),
+        lambda self, prompts, **o: calls.append(1) or as_completed(self, prompts, **o),
     )
     lines = requests(10)
     for line in lines[::2]:
         line |= {"mode": "speed", "seed": 5}
     lines[3]["use_cache"] = False  # a forward is with a cache or without
+    lines[4]["block_length"] = 8
     assert decode(lines)[0] == 0
-    assert sizes == [9, 1]
+    assert calls == [1] and len(results()) == 10
+
+
+def test_lines_are_read_as_they_are_decoded(decode, results, monkeypatch):
+    """Of a long file no more is held than what decodes or waits."""
+    from fastedit.cli import batch
+
+    read, most, left = 0, 0, batch._left
+
+    def counted(rows, done):
+        nonlocal read
+        read = 0
+        for row in left(rows, done):
+            read += 1
+            yield row
+
+    written = batch.write_line
+
+    def watched(file, record):
+        nonlocal most
+        written(file, record)
+        watched.count += 1
+        most = max(most, read - watched.count)
+
+    watched.count = 0
+    monkeypatch.setattr(batch, "_left", counted)
+    monkeypatch.setattr(batch, "write_line", watched)
+    count = 200
+    assert decode([r | {"max_new_tokens": 1} for r in requests(count)])[0] == 0
+    assert sorted(record["index"] for record in results()) == list(range(count))
+    assert 0 < most <= 3 * 32 < count
 
 
 def test_a_long_line_holds_up_no_other(decode, results):

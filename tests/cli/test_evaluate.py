@@ -80,15 +80,14 @@ def test_comparison_fits_80_columns(decoder, task):
 def test_answers_that_were_cut_off_are_counted(decoder, task, monkeypatch, ends):
     from fastedit import Decoder
 
-    generate = Decoder.generate
+    as_completed = Decoder.as_completed
 
     def ended(self, prompts, **options):
-        out = generate(self, prompts, **options)
-        for number, stats in enumerate(out.stats):
-            stats.finish_reason = "eos" if ends or number == 0 else "length"
-        return out
+        for result in as_completed(self, prompts, **options):
+            result.stats.finish_reason = "eos" if ends or result.index == 0 else "length"
+            yield result
 
-    monkeypatch.setattr(Decoder, "generate", ended)
+    monkeypatch.setattr(Decoder, "as_completed", ended)
     result = evaluate(decoder, task, 3, **OPTIONS)
     assert result["truncated"] == (0 if ends else 2)
     lines = [line for line in result_lines(result) if line.startswith("cut off")]

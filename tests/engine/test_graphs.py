@@ -57,6 +57,21 @@ def test_a_cache_that_grows_leaves_its_graphs(model, taped, monkeypatch):
     assert results(out) == results(want)
 
 
+def test_rows_without_a_request_keep_out_of_a_pool_that_is_laid_out_anew(model, taped):
+    """Three requests in a graph of four rows, after shorter ones had units of their own length."""
+    decoder, prompts = Decoder(model), [PROMPTS[3], PROMPTS[4], PROMPTS[10]]
+    short = [PROMPTS[0], PROMPTS[5], PROMPTS[7]]  # of one block: nothing of them is kept
+    decoder.generate(short, **GOLDEN | {"max_batch": 4, "max_new_tokens": 3})
+    got = decoder.generate(prompts, **GOLDEN | {"max_batch": 4, "max_new_tokens": 40})
+    assert sum(tape.replays for tape in taped.made) > 20
+    want = Decoder(model).generate(prompts, cuda_graphs=False, **GOLDEN | {"max_new_tokens": 40})
+    assert results(got) == results(want)
+    store = decoder._kept.engine.store
+    spare = [lane.slots.spare for lane in decoder._kept.engine.lanes.values()]
+    taken = sum(extent.size for extent in [*store.prefixes.unused, *spare])
+    assert store.extents.free.count(False) * store.extents.unit == taken
+
+
 def test_free_slots_are_left_alone(model, taped, monkeypatch):
     """Rows of a graph without a request are done, even where it had only come to an EOS."""
     run, outnumbered = Lane.round, []

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from cases import GOLDEN, prompt
 from fakes import ScriptedModel, hashed
 
 from fastedit import BadLogitsError, DecodeConfig, Decoder
@@ -101,22 +102,34 @@ def test_stop_texts_are_those_of_the_request(tokenizer):
     assert [stats.finish_reason for stats in out.stats] == ["length", "stop", "stop", "stop"]
 
 
-@pytest.mark.parametrize("name", [*prepare.SHARED, "policy"])
-def test_what_one_forward_serves_must_be_the_same(decoder, name):
-    other = {
-        "block_length": 4,
-        "mask_token_id": 7,
-        "strict_reference": True,
-        "cache": "exact",
-        "lookahead": True,
-        "cuda_graphs": False,
-        "policy": "low_confidence:rank=entropy",
-    }[name]
-    first = DecodeConfig(max_new_tokens=7, eos_token_id=7, **SHARED)
-    configs = [first, first.replace(**{name: other})]
-    with pytest.raises(ValueError, match=rf"{name} must be the same.*prompt 1"):
-        decoder.generate(PROMPTS[:2], config=configs)
-    assert not decoder.model.calls
+OTHERS = {
+    "block_length": 4,
+    "mask_token_id": 126,
+    "strict_reference": True,
+    "cache": "exact",
+    "lookahead": True,
+    "cuda_graphs": False,
+    "policy": "low_confidence:rank=entropy",
+}
+
+
+def test_what_one_forward_cannot_serve_decodes_in_turn(golden_model):
+    assert OTHERS.keys() == {*prepare.SHARED, "policy"}
+    decoder = Decoder(golden_model)
+    options = GOLDEN | {"max_new_tokens": 17}
+    del options["max_post_steps"]  # a parameter of one of the policies
+    first = DecodeConfig(**options, cache="none")
+    configs = [first, *(first.replace(**{name: other}) for name, other in OTHERS.items()), first]
+    prompts = [prompt(5 + 4 * n) for n in range(len(configs))]
+    alone = [
+        results(decoder.generate(prompt, config=config))[0]
+        for prompt, config in zip(prompts, configs, strict=True)
+    ]
+    for max_batch in (2, 3, 32):
+        out = decoder.generate(prompts, config=configs, max_batch=max_batch)
+        assert results(out) == alone
+    ended = {r.index: r for r in decoder.as_completed(iter(prompts), config=iter(configs))}
+    assert [ended[i].sequence.tolist() for i in range(len(prompts))] == [ids for ids, _ in alone]
 
 
 def test_configs_that_do_not_fit_the_prompts_are_refused(decoder):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
+import os
+import threading
 import zipfile
 
 import pytest
 
-from fastedit.files.jsonl import BadLines, DataError, parse, read_lines
+from fastedit.files.jsonl import BadLines, DataError, Lines, parse, read_lines
 
 LINES = b'{"a": 1}\n\n{"a": "\xc3\xa9"}\n'
 
@@ -25,6 +28,24 @@ def test_bom_gzip_and_line_numbers(tmp_path):
 def test_dash_is_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(gzip.compress(LINES))))
     assert read_lines("-") == LINES.split(b"\n")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("pipe", [False, True])
+def test_lines_are_read_again_from_anywhere(tmp_path, packed, pipe):
+    content = b"\xef\xbb\xbf" + LINES + b'{"a": "the end"}'
+    content, path = gzip.compress(content) if packed else content, tmp_path / "data.jsonl"
+    if pipe:
+        os.mkfifo(path)
+        threading.Thread(target=path.write_bytes, args=(content,)).start()
+    else:
+        path.write_bytes(content)
+    with contextlib.closing(Lines(path)) as lines:
+        found = list(lines)
+        assert [number for number, _, _ in found] == [1, 3, 4] and list(lines) == found
+        for _, place, line in (found[1], found[0], found[2]):
+            assert lines.at(place).rstrip(b"\n") == line
+        assert lines.whole() == LINES + b'{"a": "the end"}'
 
 
 def archive():

@@ -60,12 +60,16 @@ class Plan:
         """Choose the rows of the next forward; True where they have changed."""
         return False
 
-    def prefill(self, pieces: Sequence[Piece]) -> int:
-        """Commit as many of `pieces` as one forward takes, at least one; returns how many.
+    def fits(self, pieces: Sequence[Piece]) -> int:
+        """How many of `pieces`, from the first on, one prefill takes; at least one."""
+        raise NotImplementedError
+
+    def prefill(self, pieces: Sequence[Piece]) -> None:
+        """Commit pieces that fit, in one forward.
 
         Pieces of one request come in order: a block sees those before it.
         """
-        return len(pieces)
+        raise NotImplementedError
 
     def place(
         self, reach: int, extents: Sequence[Extent] | None = None, level: bool = False

@@ -11,12 +11,11 @@ from torch import Tensor
 from fastedit.engine.call import ModelCall
 from fastedit.engine.extents import Extent
 from fastedit.engine.kv import Rows, sent
+from fastedit.engine.memory import PREFILL_CHUNK
 from fastedit.engine.plans.base import Logits, Piece, Plan
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Live, Slots
 
-# Positions per prefill forward, in whole blocks.
-PREFILL_CHUNK = 2048
 # Positions that such a forward may read of several extents, where they are copied together.
 COPIED = 65536
 # The share of live blocks that must be able to use their next block for a forward to take the next
@@ -33,18 +32,22 @@ class Block(Plan):
         super().__init__(call, slots, shadow)
         self.extra = int(shadow)  # blocks of rows beside the active one
 
-    @torch.inference_mode()
-    def prefill(self, pieces: Sequence[Piece]) -> int:
-        """A row per block: it sees what lies before it and itself, as the rows of a step do."""
-        width, most = pieces[0].width, max(PREFILL_CHUNK // self.length, 1)
-        taken = list(takewhile(lambda piece: piece.width == width, pieces[:most]))
-        reach = max(piece.start for piece in taken) + width
+    def fits(self, pieces: Sequence[Piece]) -> int:
+        """As many as are of one width; of one extent, where too much would be copied."""
+        first, most = pieces[0], max(PREFILL_CHUNK // self.length, 1)
+        taken = list(takewhile(lambda piece: piece.width == first.width, pieces[:most]))
+        reach = max(piece.start for piece in taken) + first.width
         if len({piece.extent for piece in taken}) > 1 and len(taken) * reach > COPIED:
-            taken = list(takewhile(lambda piece: piece.extent == pieces[0].extent, taken))
-            reach = taken[-1].start + width
+            taken = list(takewhile(lambda piece: piece.extent == first.extent, taken))
+        return len(taken)
+
+    def prefill(self, pieces: Sequence[Piece]) -> None:
+        """A row per block: it sees what lies before it and itself, as the rows of a step do."""
+        width = pieces[0].width
+        reach = max(piece.start for piece in pieces) + width
         device = self.pool.ids.device
-        extents = [piece.extent for piece in taken]
-        numbers = [(e.first, e.size, p.start) for e, p in zip(extents, taken, strict=True)]
+        extents = [piece.extent for piece in pieces]
+        numbers = [(e.first, e.size, p.start) for e, p in zip(extents, pieces, strict=True)]
         offsets, sizes, starts = sent(torch.tensor(numbers), device).unbind(1)
         positions = starts[:, None] + self.columns(width)
         first, stride = laid_out(extents, reach)
@@ -56,7 +59,6 @@ class Block(Plan):
         ids = self.pool.ids[offsets[:, None] + positions]
         lengths = seen.to(torch.int32), offsets.to(torch.int32)
         self.call(ids, mask, positions, rows, lengths, **self.call.last_logits_only)
-        return len(taken)
 
     def place(
         self, reach: int, extents: Sequence[Extent] | None = None, level: bool = False
@@ -87,7 +89,6 @@ class Block(Plan):
             self.mask = torch.cat((self.mask, self._extra_mask(relative)[:, None]), dim=2)
             self.positions = self._extra_positions(stored)
 
-    @torch.inference_mode()
     def forward(self) -> Logits:
         ids = self.slots.live.blocks.ids
         if self.extra:

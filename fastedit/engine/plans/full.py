@@ -57,7 +57,6 @@ class Full(Plan):
         place = self.columns(self.length)
         return (place[:, None] == place).expand(rows, -1, -1)
 
-    @torch.inference_mode()
     def forward(self) -> Logits:
         live = self.slots.live
         live.write_()

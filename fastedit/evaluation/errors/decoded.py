@@ -115,12 +115,12 @@ def decoded(
     asked = [(n, d) for n, d in enumerate(held.documents) if d.prompt_length]
     prompts = [torch.from_numpy(d.ids[: d.prompt_length]).long() for _, d in asked]
     configs = [config.replace(max_new_tokens=_room(d, held.block_size)) for _, d in asked]
-    requests = as_requests(prompts, configs, model, None, family_of(model))
+    requests = list(as_requests(prompts, configs, model, None, family_of(model)))
     watches = [Watch(sample, held.mask_token_id) for sample, _ in asked]
     for request, watch in zip(requests, watches, strict=True):
         request.on_draft = watch
     device = next(model.parameters()).device
-    room = Room.of("auto", config, config.rule(), family_of(model))
+    room = Room.of("auto", configs or [config], family_of(model))
     for finished in Engine(model, device, capacity(room, model, device)).run(requests):
         for request in finished:
             if request.error is not None:

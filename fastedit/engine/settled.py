@@ -1,0 +1,111 @@
+"""What follows from the settings of a request, looked up once for all that have the same."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+from fastedit.config import DecodeConfig
+from fastedit.models.families import Family
+from fastedit.policies import Policy
+from fastedit.prompts.stops import Stops
+from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
+
+# Settings that are kept while prompts are read.
+SETTINGS = 256
+
+
+class Settled:
+    """Rules, masks, ends and stop texts by config: a tokenizer may take long to tell its special
+    tokens. Of configs without end, the first are forgotten.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, family: Family) -> None:
+        self.model, self.tokenizer, self.family = model, tokenizer, family
+        # By identity: equal configs may differ in what they leave to the family's policy.
+        self._rules: dict[int, tuple[DecodeConfig, Policy, int]] = {}
+        self._ends: dict[Any, frozenset[int]] = {}
+        self._stops: dict[Any, Stops | None] = {}
+
+    def rule_and_mask(self, config: DecodeConfig) -> tuple[Policy, int]:
+        """Raises ValueError for what does not go together."""
+        if id(config) not in self._rules:
+            rule = config.rule(self.family.policy)
+            _check_together(config, rule, self.family, vocab_size(self.model))
+            mask = config.mask_token_id
+            mask = self.family.mask_token_id if mask is None else mask
+            found = config, rule, resolve_mask(mask, self.model, self.tokenizer)
+            _keep(self._rules, id(config), found)
+        _, rule, mask = self._rules[id(config)]
+        return rule, mask
+
+    def eos(self, config: DecodeConfig, mask: int) -> frozenset[int]:
+        key = _hashable(config.eos_token_id), mask
+        if key not in self._ends:
+            _keep(self._ends, key, _ends(config, self.model, self.tokenizer, mask))
+        return self._ends[key]
+
+    def stops(self, config: DecodeConfig) -> Stops | None:
+        key = _hashable(config.stop)
+        if key not in self._stops:
+            _keep(self._stops, key, _stops(config, self.tokenizer))
+        return self._stops[key]
+
+
+def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(known) >= SETTINGS:
+        del known[next(iter(known))]
+    known[key] = value
+
+
+def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:
+    """Raises ValueError for options, a rule and a model that do not go together."""
+    if config.steps is not None and "steps" not in rule.parameters():
+        warnings.warn(
+            f"steps={config.steps} has no effect in LLaDA2.1 decoding: the thresholds say how many "
+            "forwards a block takes",
+            stacklevel=6,
+        )
+    if config.temperature > 0.0 and "editing_threshold" in rule.parameters():
+        warnings.warn(
+            "temperature > 0 draws anew at every forward, so blocks keep changing until "
+            "max_post_steps",
+            stacklevel=6,
+        )
+    if config.temperature > 0.0 and type(rule).temperature is not Policy.temperature:
+        raise ValueError(
+            f"policy {rule} has temperatures of its own; leave temperature={config.temperature} out"
+        )
+    if rule.noise and vocab is None:
+        raise ValueError(
+            f"policy {rule} starts from random ids and has to know how many there are: give the "
+            "model a config with vocab_size"
+        )
+    if rule.noise and config.strict_reference:
+        raise ValueError(
+            f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
+        )
+    if family.shift and rule.plan == "shadow":
+        raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
+    if family.shift and family.attention != "full" and config.use_cache:
+        raise ValueError(
+            'a block-causal model with shift=1 decodes without a cache only: set cache="none"'
+        )
+
+
+def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:
+    eos = resolve_eos(config.eos_token_id, model, tokenizer)
+    if mask in eos:
+        raise ValueError(f"id {mask} is both the mask token and an EOS: set eos_token_id")
+    return eos
+
+
+def _stops(config: DecodeConfig, tokenizer: Any) -> Stops | None:
+    texts = [config.stop] if isinstance(config.stop, str) else config.stop or []
+    if texts and tokenizer is None:
+        raise ValueError("stop texts need a tokenizer; use eos_token_id for ids")
+    return Stops(tokenizer, texts) if tokenizer is not None else None
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
