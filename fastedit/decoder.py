@@ -220,10 +220,11 @@ class Decoder:
         Ctrl-C raises it, is raised behind the results that were there by then.
 
         prompts may also be an iterator of texts, chats or ids: it is read only as far as two
-        batches are decoding or waiting, and `index` counts what it gave. config may then be an
-        iterator too, which is read along with it; max_batch="auto" counts on the Decoder's config
-        in that case. Whatever reading raises is raised behind the results of all that was read
-        before. To close the iteration over results ends what is decoding, and nothing more is read.
+        batches are decoding or waiting, and `index` counts what it gave. config and draft may then
+        be iterators too, which are read along with it; max_batch="auto" counts on the Decoder's
+        config in that case. Whatever reading raises is raised behind the results of all that was
+        read before. To close the iteration over results ends what is decoding, and nothing more is
+        read.
         """
         prepare = self._reading if is_read_on(prompts) else self._prepare
         requests, room = prepare(
@@ -341,14 +342,11 @@ class Decoder:
         **options: Any,
     ) -> tuple[list[Request], Room]:
         each = one_by_one(prompts, attention_mask)
-        if not isinstance(keep_draft, bool):
-            raise TypeError(f"keep_draft must be True or False; got {keep_draft!r:.80}")
-        if keep_draft and draft is None:
-            raise ValueError("keep_draft=True without a draft: give one, or leave it out")
+        drafts.check_kept(keep_draft, draft)
         drafted = drafts.one_per_prompt(draft, len(each))
         given = self.config if config is None else config
         configs = one_per_prompt(given, overrides, len(each), self.model, self.family)
-        options |= {"drafts": drafted, "keep_draft": keep_draft, "count": len(each)}
+        options |= {"count": len(each), "drafts": drafted, "keep_draft": keep_draft}
         requests = as_requests(each, configs, self.model, self.tokenizer, self.family, **options)
         return list(requests), Room.of(max_batch, configs or [self.config], self.family)
 
@@ -359,17 +357,17 @@ class Decoder:
         config: DecodeConfig | Iterable[DecodeConfig] | None,
         overrides: dict[str, Any],
         max_batch: int | Literal["auto"],
-        draft: Any = None,
-        keep_draft: bool = False,
+        draft: Any,
+        keep_draft: bool,
         **options: Any,
     ) -> tuple[Iterator[Request], Room]:
         """`_prepare` for prompts that are read as they are needed."""
-        if draft is not None or keep_draft:
-            raise ValueError("draft goes with a list of prompts, not with an iterator")
         if attention_mask is not None:
             raise ValueError("attention_mask goes with an id tensor; an iterator needs none")
         given = self.config if config is None else config
         configs = configs_on_demand(given, overrides, self.model, self.family)
+        drafts.check_kept(keep_draft, draft)
+        options |= {"drafts": drafts.on_demand(draft), "keep_draft": keep_draft}
         requests = as_requests(prompts, configs, self.model, self.tokenizer, self.family, **options)
         known = given if isinstance(given, DecodeConfig) else self.config
         (known,) = one_per_prompt(known, overrides, 1, self.model, self.family)

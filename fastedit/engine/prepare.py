@@ -141,9 +141,9 @@ def as_requests(
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     settled = Settled(model, tokenizer, family)
-    given_drafts = itertools.repeat(None) if drafts is None else drafts
-    pairs = zip(prompts, configs, strict=count is not None)
-    for index, ((prompt, config), given) in enumerate(zip(pairs, given_drafts, strict=False)):
+    asked = zip(prompts, configs, strict=count is not None)
+    with_drafts = zip(asked, drafts or itertools.repeat(None), strict=False)
+    for index, ((prompt, config), given) in enumerate(with_drafts):
         if index == 0:
             _check_model(model)
         rule, mask = settled.rule_and_mask(config)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastedit.chats.messages import is_chat
-from fastedit.prompts.inputs import check_ids, ids_of, is_ids, needed, one_by_one
+from fastedit.prompts.inputs import check_ids, ids_of, is_ids, is_read_on, needed, one_by_one
 
 
 def one_per_prompt(draft: Any, prompts: int) -> list[Any]:
@@ -26,6 +28,32 @@ def one_per_prompt(draft: Any, prompts: int) -> list[Any]:
             "there is none"
         )
     return each
+
+
+def on_demand(draft: Any) -> Iterator[Any]:
+    """A text, ids or None for each of prompts that are read one by one, read along with them.
+
+    Raises ValueError for a draft that is not one of several, and once there are too few.
+    """
+    if draft is None:
+        return itertools.repeat(None)
+    several = is_read_on(draft) or (isinstance(draft, Sequence) and not isinstance(draft, str))
+    if not several or is_ids(draft):
+        raise ValueError("prompts in an iterator need drafts in a list or an iterator: one each")
+    return itertools.chain(draft, _too_few())
+
+
+def _too_few() -> Iterator[Any]:
+    raise ValueError("there are fewer drafts than prompts: give one each, and None where is none")
+    yield
+
+
+def check_kept(keep_draft: Any, draft: Any) -> None:
+    """Raises TypeError and ValueError for a `keep_draft` that means nothing."""
+    if not isinstance(keep_draft, bool):
+        raise TypeError(f"keep_draft must be True or False; got {keep_draft!r:.80}")
+    if keep_draft and draft is None:
+        raise ValueError("keep_draft=True without a draft: give one, or leave it out")
 
 
 def as_draft(draft: Any, tokenizer: Any, mask_token_id: int) -> Tensor:

@@ -189,3 +189,24 @@ def test_a_bad_draft_ends_its_own_request_where_errors_are_returned(decoder):
     assert ids(out) == [FILLED, [], [], SAID[1:5]]
     ended = list(decoder.as_completed([[0]] * 4, draft=drafts, **options))
     assert sorted(result.index for result in ended if result.error) == [1, 2]
+
+
+def test_prompts_that_are_read_on_have_drafts_that_are_read_along(decoder):
+    def run(draft, **options):
+        results = decoder.as_completed(iter([[0]] * 3), draft=draft, **options, **OPTIONS)
+        return [result.sequence.tolist() for result in results]
+
+    drafts = [X, None, [MASK]]
+    for given in (drafts, iter(drafts), (draft for draft in [*drafts, X])):
+        got = run(given, max_new_tokens=4, max_batch=1)
+        assert got == [FILLED, SAID[1:5], SAID[1:5]]
+    assert sorted(len(ids) for ids in run([X, [MASK], X], keep_draft=True)) == [1, 4, 4]
+    for one in ("text", X, torch.tensor(X)):
+        with pytest.raises(ValueError, match="in a list or an iterator: one each"):
+            decoder.as_completed(iter([[0]]), draft=one, **OPTIONS)
+    results = decoder.as_completed(iter([[0]] * 3), draft=[X, X], **OPTIONS)
+    assert [next(results).sequence.tolist() for _ in range(2)] == [FILLED] * 2
+    with pytest.raises(ValueError, match="fewer drafts than prompts"):
+        next(results)
+    with pytest.raises(ValueError, match="keep_draft=True without a draft"):
+        decoder.as_completed(iter([[0]]), keep_draft=True, **OPTIONS)
