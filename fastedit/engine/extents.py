@@ -47,6 +47,11 @@ class Extents:
                 return Extent(self.begin + first * self.unit, wanted * self.unit)
         return None
 
+    def lowest(self) -> int | None:
+        """First position of the lowest free unit."""
+        unit = next((unit for unit, free in enumerate(self.free) if free), None)
+        return None if unit is None else self.begin + unit * self.unit
+
     def missing(self, positions: int) -> int:
         """Units to add, so that `take` finds such a range."""
         behind = 0

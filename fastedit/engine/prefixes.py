@@ -85,6 +85,20 @@ class Prefixes:
             self._cut(extent, len(held) + 1)
             self.unused[extent] = None
 
+    def ends(self, extent: Extent, blocks: int) -> bool:
+        """Whether nobody uses the extent, and it has no more than its first `blocks` blocks."""
+        return extent in self.unused and len(self.paths[extent]) == blocks + 1
+
+    def rename(self, old: Extent, new: Extent) -> None:
+        """What is in one extent has been copied into another one."""
+        path = self.paths[new] = self.paths.pop(old)
+        for node in path:
+            if old in node.holders:
+                node.holders.remove(old)
+                node.holders.add(new)
+        kept = [new if extent == old else extent for extent in self.unused]
+        self.unused = OrderedDict.fromkeys(kept)
+
     def take_over(self, extent: Extent, blocks: int) -> None:
         """An unused extent has a request again, which goes on behind its first blocks."""
         del self.unused[extent]

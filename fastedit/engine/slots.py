@@ -25,6 +25,8 @@ class Slots:
     held    [slots] bool           the block is final, the next forward refreshes its KV
     blocks  policies.State [slots] the active blocks, written in place by the policy
 
+    drafts: whether a live request has one, so that blocks may open with more than masks.
+
     Unused slots are marked done, so a step over them changes nothing. Their extent is `spare`,
     which no request has.
     """
@@ -41,7 +43,7 @@ class Slots:
         self.pool, self.mask_token_id = pool, request.mask_token_id
         self.block_length, self.cached = request.block_length, request.cached
         self.offsets = torch.arange(self.block_length, device=device)
-        self.spare = spare
+        self.spare, self.drafts = spare, False
 
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.full((slots, *shape), value, dtype=dtype, device=device)
@@ -155,5 +157,9 @@ class Live:
         self.start.add_(onward, alpha=self.slots.block_length)
         blocks.reset(onward)
         opened = onward[:, None]
+        if not self.slots.drafts:  # what lies behind a block is blank
+            blocks.ids.copy_(torch.where(opened, blocks.policy.open(blocks), blocks.ids))
+            blocks.editable.logical_or_(opened)
+            return
         for plane, value in zip((blocks.ids, blocks.editable), self.opening(), strict=True):
             plane.copy_(torch.where(opened, value, plane))

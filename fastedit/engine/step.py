@@ -48,7 +48,8 @@ class Steps:
                 rows, reach = graph_shape(rows, reach, len(self.slots.start))
             shape = rows, reach, draws
             # Without the logits: a graph would keep them for as long as it is kept itself.
-            packed, logits = self.graphs.run(shape, lambda: self._enqueue(*shape)[0]), None
+            key = *shape, self.slots.drafts
+            packed, logits = self.graphs.run(key, lambda: self._enqueue(*shape)[0]), None
         self.copies.append(Copy(number, live[:], packed, logits))
         return self.copies.popleft().read() if len(self.copies) > self.delay else None
 

@@ -54,7 +54,7 @@ class Store:
         layout, blocks = _layout(request), request.blocks() if request.cached else []
         count, held = self.prefixes.find(layout, blocks)
         prefixes, size = self.prefixes, self.size_of(request.room)
-        if held is not None and held in prefixes.unused and held.size >= size:
+        if held is not None and prefixes.ends(held, count) and held.size >= size:
             # It goes on where the other one ended.
             request.extent = held
             prefixes.take_over(held, count)
@@ -126,6 +126,8 @@ class Store:
 
     def _range(self, positions: int, alone: bool) -> Extent | None:
         kept = self.prefixes.unused  # the oldest first
+        if self.even and kept:
+            self._move_out(min(kept))
         while (extent := self.extents.take(positions)) is None:
             missing = self.extents.missing(positions)
             most = self.limit // self.extents.unit - len(self.extents.free)
@@ -136,6 +138,26 @@ class Store:
             else:
                 self._grow(int(max(missing, min(most, len(self.extents.free) // 2))))
         return extent
+
+    def _move_out(self, extent: Extent) -> None:
+        """Keep an extent that nobody uses behind those in use, so that these lie without a gap."""
+        kept = self.prefixes.unused
+        lowest = self.extents.lowest()
+        if extent.size != self.extents.unit or (lowest is not None and lowest < extent.first):
+            return
+        if len(kept) > KEPT:
+            oldest = next(iter(kept))
+            self._free(oldest)
+            if oldest == extent:
+                return
+        place = self.extents.take(extent.size)
+        if place is None:
+            self._grow(max(1, len(self.extents.free) // 2))
+            place = self.extents.take(extent.size)
+            assert place is not None
+        self.pool.copy(extent.first, place.first, extent.size)
+        self.prefixes.rename(extent, place)
+        self.extents.give(extent)
 
     def _free(self, extent: Extent) -> None:
         self.prefixes.close(extent)
