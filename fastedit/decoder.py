@@ -61,7 +61,7 @@ class Decoder:
         self.family = family or family_of(model)
         self.model, self.tokenizer = model, tokenizer
         self.config = config or DecodeConfig()
-        self._kept = Kept(model, self.threads)
+        self._kept = Kept(self.threads)
 
     @classmethod
     def from_pretrained(
@@ -328,7 +328,7 @@ class Decoder:
                 raise ValueError(f"add takes one prompt, got {len(requests)}")
             return requests
 
-        return OpenEngine(self._kept.new(room, self.device), prepare)
+        return OpenEngine(self._kept.new(self.model, room, self.device), prepare)
 
     def _prepare(
         self,
@@ -379,7 +379,7 @@ class Decoder:
     ) -> Iterator[Generator[list[Request], None, None]]:
         """What `Engine.run` yields of these requests."""
         with (
-            self._kept.lend(room, self.device) as engine,
+            self._kept.lend(self.model, room, self.device) as engine,
             evaluating(self.model),
             contextlib.closing(engine.run(requests)) as steps,
         ):

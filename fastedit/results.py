@@ -109,7 +109,7 @@ class DecodeStats:
     remasks           tokens that became masks again
     inserts, deletes  positions that policies added and took away
     capped            whether a block reached the bound of its policy, which filled its last masks
-    finish_reason     "eos", "stop", "length", "error" or "interrupted"
+    finish_reason     "eos", "stop", "length", "error", "interrupted" or "aborted"
     seed              the seed of its draws; used when temperature > 0
     """
 

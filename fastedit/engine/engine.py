@@ -59,6 +59,7 @@ class Engine:
         self.model, self.device, self.threads = model, device, threads
         self.scheduler = Scheduler(capacity)
         self.inside: list[Request] = []  # that have an extent
+        self._ended: list[Request] = []  # that no step has returned yet
         self.lanes: dict[Hashable, Lane] = {}
         self.store: Store | None = None
         self._turn = 0
@@ -116,7 +117,8 @@ class Engine:
                 raise
             if shortage is not None:  # only here, as the error keeps the tensors of its frames
                 finished = self._halve(shortage)
-            return finished
+            ended, self._ended = self._ended, []
+            return ended + finished
 
     def run(self, requests: Iterable[Request]) -> Generator[list[Request]]:
         """Decode these; yields after every step those of them that ended in it.
@@ -180,6 +182,8 @@ class Engine:
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
             finished = [request for request in lane.involved if request in self.inside]
+            if not finished:  # of no forward: whatever it is, it would come again
+                raise
             for request in finished:
                 if not request.finished:
                     request.fail(ModelError(request.index, error))
@@ -214,7 +218,9 @@ class Engine:
                     self._look_at_weights()
                     looked = True
                     continue  # all those that were in may wait again
-                lane, grown = self._lane(request), store.grown
+                grown, lane = store.grown, self._lane_or_end(request)
+                if lane is None:
+                    continue
                 if store.take(request, alone=not self.inside):
                     self.inside.append(self.scheduler.waiting.popleft())
                     lane.filling.append(request)
@@ -238,10 +244,21 @@ class Engine:
             self.store = Store(self.device, unit, even=even, limit=limit)
             self.store.reserve([request.room for request in known])
         elif self.store.extents.unit < unit:
-            self.store.lay_out(unit)
+            self.store.lay_out(unit, len(known))
             self._clear_graphs()
             self.lanes.clear()  # their spare extents are no longer theirs
         return self.store
+
+    def _lane_or_end(self, request: Request) -> Lane | None:
+        """Its lane; a request whose policy cannot be opened ends, alone."""
+        try:
+            return self._lane(request)
+        except Exception as error:
+            if isinstance(error, RuntimeError) and out_of_memory(error):
+                raise
+            request.fail(ModelError(request.index, error))
+            self._ended.append(self.scheduler.waiting.popleft())
+            return None
 
     def _lane(self, request: Request) -> Lane:
         assert self.store is not None
@@ -299,6 +316,7 @@ class Engine:
         """
         with self._changing:
             requests = [request for request in self.inside if not request.finished]
+            self._ended += [request for request in self.inside if request.finished]
             self.inside.clear()
             self._forget()
             for request in requests:
@@ -312,6 +330,7 @@ class Engine:
             requests = self._start_again()
             if self.scheduler.halve(requests):
                 return []
+            requests = requests or list(self.scheduler.waiting)[:1]  # it did not even come in
             for request in requests:
                 request.fail(DecodeMemoryError(request.index, request.span, shortage))
             self.scheduler.drop_finished()

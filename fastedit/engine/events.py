@@ -91,9 +91,10 @@ class OpenEngine:
             self._next += 1
             report(request, self._events, drafts)  # all of it before a step can see the request
             self._requests[number] = request
-            self._engine.enqueue([request])
             if request.finished:  # nothing was to be generated
                 self._end(request)
+            else:
+                self._engine.enqueue([request])
         return number
 
     def step(self) -> list[Event]:
@@ -153,6 +154,10 @@ class OpenEngine:
 
     def _end(self, request: Request) -> None:
         if request.number in self._requests:
+            rest = request.text.take(final=True) if request.text else ""
+            if rest:  # might have become a stop text, and now does not
+                block = request.start // request.block_length
+                self._events.append(Event("commit", rest, [], block, request=request.number))
             self._events.append(end_of(request))  # before it leaves: what has events is not idle
             self._requests.pop(request.number, None)
 

@@ -15,22 +15,22 @@ from fastedit.models.threads import Threads, number_of
 
 
 class Kept:
-    """Lends the engine of `model` to one call at a time; others get one of their own."""
+    """Lends one engine to one call at a time; others get one of their own."""
 
-    def __init__(self, model: Callable[..., Any], threads: Threads) -> None:
-        self.model, self.threads = model, threads
+    def __init__(self, threads: Threads) -> None:
+        self.threads = threads
         self.engine: Engine | None = None
         self._room: Room | None = None
         self._lock = threading.Lock()
         self._lent = False
 
     @contextlib.contextmanager
-    def lend(self, room: Room, device: torch.device) -> Iterator[Engine]:
-        """An engine with that room. Nothing is in it, and what it is left with is aborted."""
+    def lend(self, model: Callable[..., Any], room: Room, device: torch.device) -> Iterator[Engine]:
+        """An engine of `model` with that room. Nothing is in it, and what is left is aborted."""
         with self._lock:
             mine, self._lent = not self._lent, True
         try:
-            engine = self._fitting(room, device) if mine else self.new(room, device)
+            engine = self._fitting(model, room, device) if mine else self.new(model, room, device)
             try:
                 yield engine
             finally:
@@ -47,16 +47,17 @@ class Kept:
         if engine is not None and not self._lent:
             engine.close()
 
-    def _fitting(self, room: Room, device: torch.device) -> Engine:
+    def _fitting(self, model: Any, room: Room, device: torch.device) -> Engine:
         engine = self.engine
-        if engine is None or engine.device != device or self._room != room:
+        fits = engine and engine.model is model and engine.device == device and self._room == room
+        if engine is None or not fits:
             if engine is not None:
                 engine.close()  # first: its memory is part of what is free
-            engine = self.engine = self.new(room, device)
+            engine = self.engine = self.new(model, room, device)
             self._room = room
         return engine
 
-    def new(self, room: Room, device: torch.device) -> Engine:
+    def new(self, model: Any, room: Room, device: torch.device) -> Engine:
         """One for its own, beside the one that is kept."""
-        threads = number_of(self.threads, self.model) if device.type == "cpu" else None
-        return Engine(self.model, device, capacity(room, self.model, device), threads)
+        threads = number_of(self.threads, model) if device.type == "cpu" else None
+        return Engine(model, device, capacity(room, model, device), threads)

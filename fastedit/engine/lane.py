@@ -51,6 +51,7 @@ class Lane:
 
     def round(self) -> list[Request]:
         """Prefill and take one step, and follow; returns the requests that finished."""
+        self.involved = []
         if self.filling:
             self.fill()
         finished: list[Request] = []
@@ -75,6 +76,7 @@ class Lane:
         ready = [r for r in self.filling if not cached or r.filled >= r.start]
         if ready:
             self.filling = [r for r in self.filling if r not in ready]
+            self.involved = ready
             self._enter(ready)
 
     def _pieces(self) -> list[tuple[Request, Piece]]:
@@ -89,6 +91,8 @@ class Lane:
                     break
                 computed.add(node)
                 pieces.append((request, Piece(request.extent, start, width)))
+                if len(pieces) == self.plan.most_pieces:
+                    return pieces
         return pieces
 
     def _enter(self, requests: list[Request]) -> None:

@@ -97,7 +97,8 @@ class Prefixes:
                 node.holders.remove(old)
                 node.holders.add(new)
         kept = [new if extent == old else extent for extent in self.unused]
-        self.unused = OrderedDict.fromkeys(kept)
+        self.unused.clear()
+        self.unused.update(dict.fromkeys(kept))
 
     def take_over(self, extent: Extent, blocks: int) -> None:
         """An unused extent has a request again, which goes on behind its first blocks."""

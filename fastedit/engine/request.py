@@ -211,6 +211,10 @@ class Request:
         if self.committed:  # whose prefill does what the outstanding forward would have done
             self.stats.forwards += 1
             self.next_block(self.entered)
+        del self.generated[self.stats.tokens :]  # half of a commit, where Ctrl-C came
+        del self.written[max(self.start - len(self.prompt), 0) :]
+        if self.text:
+            self.text.update(self.generated)
         self.restarts += 1
         self.filled = 0
         self.bad, self.progress = None, Progress()
@@ -223,6 +227,8 @@ class Request:
     def stop(self, reason: str) -> None:
         """End here, for this reason, with what has been committed."""
         self.stats.finish_reason, self.finished = reason, True
+        if reason == "aborted" and self.slot >= 0:
+            self.stats.forwards += max(self.step - self.entered, 0)
         if len(self.generated) > self.stats.tokens:  # half of a commit, where Ctrl-C came
             del self.generated[self.stats.tokens :]
             if self.text:

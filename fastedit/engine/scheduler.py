@@ -27,16 +27,15 @@ class Scheduler:
     def halve(self, requests: list[Request]) -> bool:
         """After a shortage of memory: of those that were in, half as many come in again.
 
-        Returns False where no more than one could come in: that is too many. The limit falls away
-        when the longest of them has ended, so there are at most log2(rows) shortages for every
-        request that ends.
+        Returns False where no more than one could come in, or none had: that is too many. The
+        limit falls away when the longest of them has ended, so there are at most log2(rows)
+        shortages for every request that ends.
         """
-        if self.now.most == 1:
+        if self.now.most == 1 or not requests:
             return False
         self.now = replace(self.capacity, most=max(len(requests) // 2, 1))
         # Of equally long ones the last: it ends about when all of them have.
-        known = requests or list(self.waiting)[:1]
-        self.longest = max(known, key=lambda request: (request.span, request.number))
+        self.longest = max(requests, key=lambda request: (request.span, request.number))
         return True
 
     def put_back(self, requests: Iterable[Request]) -> None:

@@ -34,8 +34,7 @@ class Store:
 
     def reserve(self, lengths: Sequence[int]) -> None:
         """Room for requests of these lengths, as far as there may be."""
-        most = self.limit // self.extents.unit - len(self.extents.free)
-        self._grow(int(min(sum(map(self.extents.units_of, lengths)), max(most, 1))))
+        self._grow(int(min(sum(map(self.extents.units_of, lengths)), max(self._left(), 1))))
 
     def size_of(self, positions: int) -> int:
         return self.extents.units_of(positions) * self.extents.unit
@@ -103,10 +102,14 @@ class Store:
         if request.extent not in self.prefixes.unused:
             self._free(request.extent)
 
-    def lay_out(self, unit: int) -> None:
-        """With nobody in, units of another length; what is kept moves along."""
+    def lay_out(self, unit: int, requests: int) -> None:
+        """With nobody in, units of another length, for so many requests; what is kept moves along,
+        behind them."""
         old, kept = self.extents, self.prefixes
-        self.extents, self.prefixes = Extents(old.begin, unit, len(old.free)), Prefixes()
+        units = requests + len(kept.unused)
+        self.extents, self.prefixes = Extents(old.begin, unit, units), Prefixes()
+        for _ in range(requests):
+            self.extents.take(unit)
         moves = []
         for extent in kept.unused:
             new = self.extents.take(extent.size)
@@ -117,6 +120,7 @@ class Store:
             self.prefixes.open(new, keys[0], keys[1:])
             self.prefixes.fill(new, 0, len(keys) - 1)
             self.prefixes.unused[new] = None
+        self.extents.give(Extent(old.begin, requests * unit))
         self.pool.rearrange(moves, self.extents.end)
         self.grown += 1
 
@@ -130,7 +134,7 @@ class Store:
             self._move_out(min(kept))
         while (extent := self.extents.take(positions)) is None:
             missing = self.extents.missing(positions)
-            most = self.limit // self.extents.unit - len(self.extents.free)
+            most = self._left()
             if kept and (not self.even or len(kept) > KEPT or missing > most):
                 self._free(next(iter(kept)))
             elif missing > most and not alone:
@@ -138,6 +142,12 @@ class Store:
             else:
                 self._grow(int(max(missing, min(most, len(self.extents.free) // 2))))
         return extent
+
+    def _left(self) -> float:
+        """Units that the pool may still grow by."""
+        if self.limit == math.inf:
+            return math.inf
+        return self.limit // self.extents.unit - len(self.extents.free)
 
     def _move_out(self, extent: Extent) -> None:
         """Keep an extent that nobody uses behind those in use, so that these lie without a gap."""

@@ -43,6 +43,7 @@ def evaluate(
     prompts = [task.messages(problem.question) for problem in problems]
     options = {**overrides, "max_batch": batch_size}
     list(decoder.as_completed(prompts[:1], **options))  # first calls allocate and compile
+    decoder.close()  # nothing that an evaluation before this one computed is used
     results: list[Result] = []
     started = time.perf_counter()
     for result in decoder.as_completed(prompts, **options):

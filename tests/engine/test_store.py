@@ -199,7 +199,7 @@ def test_any_order_of_requests_finds_right_keys_and_shares_no_position(
     family = Family(blocks="after_prompt") if after_prompt else Family()
     for kind, *values in program:
         if kind == "lay out" and not inside and values[0] > store.extents.unit:
-            store.lay_out(values[0])
+            store.lay_out(values[0], 1)
         elif kind == "take":
             one = request(values[0], values[1], family=family)
             if not store.take(one, alone=not inside):
@@ -246,7 +246,7 @@ def test_what_is_kept_moves_along_when_extents_become_longer(unit):
     store = store_of(3, unit=4, even=True)
     for first in (1, 2, 3):
         ended(store, [first] * 3)
-    store.lay_out(unit)
+    store.lay_out(unit, 1)
     for first in (1, 2, 3):
         one = request([first] * 3)
         assert store.take(one, alone=False) and one.filled == 2

@@ -60,6 +60,11 @@ class Plan:
         """Choose the rows of the next forward; True where they have changed."""
         return False
 
+    @property
+    def most_pieces(self) -> int:
+        """How many pieces one prefill takes at most."""
+        return 1
+
     def fits(self, pieces: Sequence[Piece]) -> int:
         """How many of `pieces`, from the first on, one prefill takes; at least one."""
         raise NotImplementedError

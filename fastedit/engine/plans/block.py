@@ -32,10 +32,16 @@ class Block(Plan):
         super().__init__(call, slots, shadow)
         self.extra = int(shadow)  # blocks of rows beside the active one
 
+    @property
+    def most_pieces(self) -> int:
+        return max(PREFILL_CHUNK // self.length, 1)
+
     def fits(self, pieces: Sequence[Piece]) -> int:
         """As many as are of one width; of one extent, where too much would be copied."""
-        first, most = pieces[0], max(PREFILL_CHUNK // self.length, 1)
-        taken = list(takewhile(lambda piece: piece.width == first.width, pieces[:most]))
+        first = pieces[0]
+        taken = list(
+            takewhile(lambda piece: piece.width == first.width, pieces[: self.most_pieces])
+        )
         reach = max(piece.start for piece in taken) + first.width
         if len({piece.extent for piece in taken}) > 1 and len(taken) * reach > COPIED:
             taken = list(takewhile(lambda piece: piece.extent == first.extent, taken))
