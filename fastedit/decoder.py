@@ -19,6 +19,7 @@ from fastedit.engine.kept import Kept
 from fastedit.engine.memory import Room
 from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prompt
 from fastedit.engine.request import Request
+from fastedit.engine.settled import Settled
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.models.threads import Threads, checked
@@ -314,6 +315,8 @@ class Decoder:
         configs = one_per_prompt(self.config, {}, 1, self.model, self.family)
         room = Room.of(max_batch, configs, self.family)
 
+        settled = Settled(self.model, self.tokenizer, self.family)
+
         def prepare(
             prompt: Any,
             config: DecodeConfig | None,
@@ -322,7 +325,13 @@ class Decoder:
             keep_draft: bool,
         ) -> list[Request]:
             requests, _ = self._prepare(
-                prompt, None, config, overrides, draft=draft, keep_draft=keep_draft
+                prompt,
+                None,
+                config,
+                overrides,
+                draft=draft,
+                keep_draft=keep_draft,
+                settled=settled,
             )
             if len(requests) != 1:
                 raise ValueError(f"add takes one prompt, got {len(requests)}")

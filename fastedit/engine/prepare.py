@@ -130,6 +130,7 @@ def as_requests(
     count: int | None = None,
     drafts: Iterable[Any] | None = None,
     keep_draft: bool = False,
+    settled: Settled | None = None,
 ) -> Iterator[Request]:
     """A request per prompt, made when it is asked for; with `keep_refused`, bad prompts end with an
     error.
@@ -137,10 +138,11 @@ def as_requests(
     prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered; count:
     how many there are, where that is known. drafts: one per prompt, or None, as
     `drafts.one_per_prompt` gives them; keep_draft: whether their tokens are protected. A draft says
-    `max_new_tokens` where the config does not. Raises TypeError and ValueError.
+    `max_new_tokens` where the config does not. settled: what calls before this one looked up.
+    Raises TypeError and ValueError.
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    settled = Settled(model, tokenizer, family)
+    settled = settled or Settled(model, tokenizer, family)
     asked = zip(prompts, configs, strict=count is not None)
     with_drafts = zip(asked, drafts or itertools.repeat(None), strict=False)
     for index, ((prompt, config), given) in enumerate(with_drafts):

@@ -24,6 +24,7 @@ class Settled:
         self.model, self.tokenizer, self.family = model, tokenizer, family
         # By identity: equal configs may differ in what they leave to the family's policy.
         self._rules: dict[int, tuple[DecodeConfig, Policy, int]] = {}
+        self._masks: dict[int | None, int] = {}  # by what was asked for
         self._ends: dict[Any, frozenset[int]] = {}
         self._stops: dict[Any, Stops | None] = {}
 
@@ -34,8 +35,9 @@ class Settled:
             _check_together(config, rule, self.family, vocab_size(self.model))
             mask = config.mask_token_id
             mask = self.family.mask_token_id if mask is None else mask
-            found = config, rule, resolve_mask(mask, self.model, self.tokenizer)
-            _keep(self._rules, id(config), found)
+            if mask not in self._masks:
+                _keep(self._masks, mask, resolve_mask(mask, self.model, self.tokenizer))
+            _keep(self._rules, id(config), (config, rule, self._masks[mask]))
         _, rule, mask = self._rules[id(config)]
         return rule, mask
 

@@ -290,3 +290,20 @@ def test_interrupted_steps_lose_nothing():
 
 def _without(options, name):
     return {key: value for key, value in options.items() if key != name}
+
+
+def test_a_tokenizer_is_asked_for_its_vocabulary_once(golden_model, tokenizer, monkeypatch):
+    """That of a real model takes tens of milliseconds to tell it."""
+    asked, tell = [], type(tokenizer).get_vocab
+
+    def counted(self):
+        asked.append(self)
+        return tell(self)
+
+    monkeypatch.setattr(type(tokenizer), "get_vocab", counted)
+    with Decoder(golden_model, tokenizer).engine() as engine:
+        counts = []
+        for length in range(1, 5):
+            engine.add(torch.arange(10, 10 + length), **GOLDEN)
+            counts.append(len(asked))
+    assert len(set(counts)) == 1
