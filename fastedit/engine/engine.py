@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
-from fastedit.engine.call import ModelCall
-from fastedit.engine.extents import NOWHERE
-from fastedit.engine.graphs import Graphs, on_device
+from fastedit.engine.graphs import on_device
 from fastedit.engine.lane import Lane
+from fastedit.engine.lanes import DELAY as DELAY
+from fastedit.engine.lanes import LANES as LANES
+from fastedit.engine.lanes import Lanes
 from fastedit.engine.memory import Capacity, out_of_memory
-from fastedit.engine.prepare import shared
 from fastedit.engine.request import Request
 from fastedit.engine.scheduler import Scheduler
 from fastedit.engine.store import Store
@@ -31,15 +31,10 @@ from fastedit.models.threads import using
 from fastedit.models.weights import device_of, state_of
 from fastedit.results import DecodeMemoryError, ModelError
 
-# Steps that the host lags behind the device, by device type; 0 elsewhere. 1 where the device works
-# while the host goes on and an event tells when a copy has arrived.
-DELAY = {"cuda": 1}
 # Positions per unit of the pool where memory counts, in whole blocks. Elsewhere a unit has room for
 # the longest request that is known when the pool is laid out: extents of one size are read in
 # place.
 UNIT = 128
-# Lanes that are kept, with their graphs, where nobody is in some of them.
-LANES = 8
 
 
 class Engine:
@@ -60,7 +55,7 @@ class Engine:
         self.scheduler = Scheduler(capacity)
         self.inside: list[Request] = []  # that have an extent
         self._ended: list[Request] = []  # that no step has returned yet
-        self.lanes: dict[Hashable, Lane] = {}
+        self.lanes = Lanes()
         self.store: Store | None = None
         self._turn = 0
         self._numbers = itertools.count()
@@ -171,7 +166,7 @@ class Engine:
     def _round(self) -> list[Request]:
         if self.scheduler.waiting:
             self._admit()
-        lanes = [lane for lane in self.lanes.values() if lane.busy]
+        lanes = self.lanes.busy()
         if not lanes:
             return []
         self._turn += 1
@@ -218,14 +213,14 @@ class Engine:
                     self._look_at_weights()
                     looked = True
                     continue  # all those that were in may wait again
-                grown, lane = store.grown, self._lane_or_end(request)
+                grown, lane = store.grown, self._lane_or_end(request, store)
                 if lane is None:
                     continue
                 if store.take(request, alone=not self.inside):
                     self.inside.append(self.scheduler.waiting.popleft())
                     lane.filling.append(request)
                 if store.grown != grown:  # graphs work on the tensors that were
-                    self._clear_graphs()
+                    self.lanes.clear_graphs()
                 if request not in lane.filling:
                     break
 
@@ -245,52 +240,21 @@ class Engine:
             self.store.reserve([request.room for request in known])
         elif self.store.extents.unit < unit:
             self.store.lay_out(unit, len(known))
-            self._clear_graphs()
-            self.lanes.clear()  # their spare extents are no longer theirs
+            self.lanes.forget()  # their spare extents are no longer theirs
         return self.store
 
-    def _lane_or_end(self, request: Request) -> Lane | None:
+    def _lane_or_end(self, request: Request, store: Store) -> Lane | None:
         """Its lane; a request whose policy cannot be opened ends, alone."""
         try:
-            return self._lane(request)
+            return self.lanes.of(
+                request, self.model, self.device, store, self.scheduler.capacity.most
+            )
         except Exception as error:
             if isinstance(error, RuntimeError) and out_of_memory(error):
                 raise
             request.fail(ModelError(request.index, error))
             self._ended.append(self.scheduler.waiting.popleft())
             return None
-
-    def _lane(self, request: Request) -> Lane:
-        assert self.store is not None
-        key = (*shared(request.config, request.family).values(), request.mask_token_id)
-        if key not in self.lanes:
-            self._drop_lanes()
-            delay = DELAY.get(self.device.type, 0)
-            # A capture would not own the memory on the other devices of a model that has several.
-            several = len(set((getattr(self.model, "hf_device_map", None) or {}).values())) > 1
-            wanted = request.config.cuda_graphs and delay > 0 and not several
-            graphs = Graphs(self.device, wanted)
-            room = 2 * request.block_length if graphs.capture else 0
-            spare = self.store.spare(room) if room else NOWHERE
-            slots = self.scheduler.capacity.most
-            call = ModelCall(self.model)
-            self.lanes[key] = Lane(call, self.store, request, slots, spare, graphs, delay)
-        return self.lanes[key]
-
-    def _drop_lanes(self) -> None:
-        """Make room for one more: lanes with nobody in them, the oldest first."""
-        assert self.store is not None
-        for key in [key for key, lane in self.lanes.items() if not lane.busy]:
-            if len(self.lanes) < LANES:
-                return
-            lane = self.lanes.pop(key)
-            lane.steps.graphs.clear()
-            if lane.slots.spare.size:
-                self.store.extents.give(lane.slots.spare)
-
-    def _clear_graphs(self) -> None:
-        for lane in self.lanes.values():
-            lane.steps.graphs.clear()
 
     def _look_at_weights(self) -> None:
         """Nothing that other weights have computed is used again, not even by those inside."""
@@ -301,10 +265,7 @@ class Engine:
         self._weights = now
 
     def _forget(self) -> None:
-        for lane in self.lanes.values():
-            lane.steps.copies.clear()
-            lane.steps.graphs.clear()
-        self.lanes.clear()
+        self.lanes.forget()
         self.store = None
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
