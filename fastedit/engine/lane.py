@@ -193,5 +193,7 @@ class Lane:
             logits = self.plan.forward().block
         forbid = self.slots.blocks.forbidden(logits.shape[-1])
         current = ids[row].to(logits.device)
-        bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad[request.head :]
-        return BadLogitsError(request.index, request.start + request.head + int(bad.int().argmax()))
+        bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad
+        matters = self.slots.blocks.may_change()[request.slot].to(bad.device)
+        place = int((bad & matters).int().argmax())
+        return BadLogitsError(request.index, request.start + max(place, request.head))

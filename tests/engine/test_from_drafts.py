@@ -331,3 +331,18 @@ def test_the_embedded_model_repairs_a_sum():
     assert out.texts == [wrong.replace("8", "7")] and out.stats[0].t2t_edits == 0
     kept = decoder.generate(chat, draft=wrong, keep_draft=True)
     assert kept.texts == [wrong]
+
+
+def test_bad_logits_are_named_where_they_matter():
+    """A token that is kept is not decided on, so what the model says of it is nobody's business."""
+
+    def rule(seen, place):
+        return [math.nan] * V if place in (1, 2) else one_hot(1, V)
+
+    drafts = [[4, MASK, 3, 3], [3, 3, MASK, 3]]  # behind one token: positions 1 to 4
+    options = IDS | {"block_length": 4, "max_post_steps": 1, "max_new_tokens": 4}
+    out = Decoder(ScriptedModel(V, rule)).generate(
+        [[3], [2]], draft=drafts, keep_draft=True, **options
+    )
+    assert out.errors[0].position == 2 and out.errors[1] is None
+    assert out.sequences[1].tolist() == [3, 3, 1, 3]
