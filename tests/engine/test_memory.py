@@ -182,7 +182,7 @@ def room(max_batch="auto", family=None, **options):
 
 def test_auto_counts_the_bytes_of_keys_values_logits_and_activations(card):
     had = capacity(room(), model_of(**SIZES), card)
-    # LLaDA2-mini in bfloat16: 235 KiB of a position, as measured; here without experts.
+    # Of a position of LLaDA2-mini in bfloat16, here without its experts.
     activations = 2 * (8 * 2048 + 3 * 4 * 2048) * 2
     assert had.memory == memory.SHARE * 10_000_000_000 - 2048 * activations
     # 40 KiB of keys and values per position, 8 KiB for attention.
