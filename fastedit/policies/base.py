@@ -173,6 +173,10 @@ class Policy:
         """One decision for n blocks, a pure function of what it is given."""
         raise NotImplementedError
 
+    def decide(self, stats: Stats, view: View) -> Write:
+        """What a step calls: `rule`, but for a policy that has a parameter of that name."""
+        return self.rule(stats, view)
+
     def bad(self, stats: Stats, view: View) -> Tensor:
         """Positions [n, L] whose bad logits matter, of those that may change."""
         return stats.bad

@@ -90,7 +90,7 @@ def step_(
             extra[name] = _statistics(state, others, None)
     if extra:
         stats = Stats(**(vars(stats) | extra))
-    _apply(state, state.policy.rule(stats, state), stats)
+    _apply(state, state.policy.decide(stats, state), stats)
 
 
 def _check_given(
