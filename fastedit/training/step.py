@@ -104,6 +104,11 @@ class EditStep(nn.Module):
         return self.model if unwrap is None else unwrap()
 
     @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the classes of layers, of which FSDP shards each by itself."""
+        return list(self.base._no_split_modules)
+
+    @property
     def vocab(self) -> int:
         return vocabulary(self.base.lm_head)
 

@@ -9,7 +9,6 @@ from editing import BLOCK, MASK, SEED, SPECIAL, assert_same, best, noise, packed
 from family_models import FAMILIES, family_model
 from plain_masks import doubled_block_mask
 
-from fastedit.models.families import Family
 from fastedit.training.options import EditOptions
 from fastedit.training.step import EditStep
 

@@ -68,7 +68,7 @@ def doubled_mask(clean: Tokens, noisy: Tokens) -> Tensor:
 
 
 def whole_mask(rows: Tokens) -> Tensor:
-    """A document sees all of itself: bool [B, 1, L, L]. Padding sees padding, and no one sees it."""
+    """A document sees all of itself: bool [B, 1, L, L]. Padding is a document of its own."""
     return _query(rows.document) == _key(rows.document)
 
 
