@@ -20,9 +20,7 @@ class ModelCall:
     def __init__(self, model: Callable[..., Any]) -> None:
         self.model = model
         forward = _parameters(model)
-        # transformers calls it `cache` from 5.24 on, and warns of the other name.
-        renamed = "cache" in forward and "past_key_values" not in forward
-        self.cache_name = "cache" if renamed else "past_key_values"
+        self.cache_name = cache_argument(model)
         # A prefill needs no logits; transformers' models can leave most of them out.
         keeps = "logits_to_keep" in forward
         self.last_logits_only: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
@@ -96,6 +94,16 @@ class ModelCall:
         finally:
             hook.remove()
         return logits if cut else _chosen(logits, wanted)
+
+
+def cache_argument(model: Any) -> str:
+    """The name under which `model` takes its cache.
+
+    transformers calls it `cache` from 5.24 on, and warns of the other name.
+    """
+    forward = _parameters(model)
+    renamed = "cache" in forward and "past_key_values" not in forward
+    return "cache" if renamed else "past_key_values"
 
 
 def _chosen(rows: Tensor, wanted: Tensor) -> Tensor:
