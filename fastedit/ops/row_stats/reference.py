@@ -59,14 +59,14 @@ def row_stats(
 
 def _without(stats: RowStats, unread: Tensor, current: Tensor) -> RowStats:
     """`stats` where the rows of `unread` [R] have none."""
-    nothing = {
+    nothing: dict[str, Tensor | float] = {
         "token": current,
         "lse": -torch.inf,
         "bad": False,
         "top_tokens": -1,
         "sample": current,
     }
-    fields = {}
+    fields: dict[str, Tensor] = {}
     for name, field in vars(stats).items():
         if field is not None:
             where = unread[:, None] if field.ndim == 2 else unread
