@@ -14,6 +14,7 @@ from fastedit.policies.registry import POLICIES, parse, register
 from fastedit.policies.remask import Remask
 from fastedit.policies.state import State
 from fastedit.policies.step import open, step_
+from fastedit.policies.wino import Wino
 
 __all__ = [
     "POLICIES",
@@ -26,6 +27,7 @@ __all__ = [
     "State",
     "Stats",
     "View",
+    "Wino",
     "Write",
     "open",
     "parse",

@@ -60,3 +60,13 @@ def entropy_bound(params: dict[str, Any]) -> dict[str, Any]:
     names = {"bound": "entropy_bound", "steps": "num_inference_steps"}
     options = {ours: params[theirs] for ours, theirs in names.items()}
     return options | {"t_min": params["t_min"], "t_max": params["t_max"]}
+
+
+def wino(params: dict[str, Any]) -> dict[str, Any]:
+    return {"threshold": params["threshold"], "verify_threshold": params["threshold_back"]}
+
+
+def inputs(case: dict[str, Any]) -> list[list[int]]:
+    """Ids of the generated positions per forward, without what kind of forward it was."""
+    length = case["params"]["gen_length"]
+    return [ids[len(ids) - length :] for ids in case["inputs"]]

@@ -34,6 +34,7 @@ CONFIGS = {
     "longer blocks": DecodeConfig(**GOLDEN | ENDS[1] | {"block_length": 12}),
     "low confidence": DecodeConfig(**SHORT | {"policy": "low_confidence:threshold=.6"}),
     "remasked": DecodeConfig(**SHORT | {"policy": "remask", "max_new_tokens": 14}),
+    "verified": DecodeConfig(**SHORT | {"policy": "wino:threshold=.3", "max_new_tokens": 14}),
 }
 
 
