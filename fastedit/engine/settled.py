@@ -31,7 +31,7 @@ class Settled:
     def rule_and_mask(self, config: DecodeConfig) -> tuple[Policy, int]:
         """Raises ValueError for what does not go together."""
         if id(config) not in self._rules:
-            rule = config.rule(self.family.policy)
+            rule = config.rule(self.family.policy).within(self.family.attention == "full")
             _check_together(config, rule, self.family, vocab_size(self.model))
             mask = config.mask_token_id
             mask = self.family.mask_token_id if mask is None else mask
@@ -86,6 +86,11 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
     if rule.noise and config.strict_reference:
         raise ValueError(
             f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
+        )
+    if rule.wide and family.attention != "full" and config.use_cache:
+        raise ValueError(
+            f"policy {rule} writes to earlier blocks, whose keys and values are cached: set "
+            'cache="none" or scope="block"'
         )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")

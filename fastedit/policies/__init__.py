@@ -10,8 +10,10 @@ from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
 from fastedit.policies.low_confidence import LowConfidence
+from fastedit.policies.proseco import ProSeCo
 from fastedit.policies.registry import POLICIES, parse, register
 from fastedit.policies.remask import Remask
+from fastedit.policies.saber import Saber
 from fastedit.policies.state import State
 from fastedit.policies.step import open, step_
 from fastedit.policies.wino import Wino
@@ -23,7 +25,9 @@ __all__ = [
     "JointThreshold",
     "LowConfidence",
     "Policy",
+    "ProSeCo",
     "Remask",
+    "Saber",
     "State",
     "Stats",
     "View",

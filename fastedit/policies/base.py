@@ -57,6 +57,8 @@ class Buffer:
 
     dtype    of the tensor: [n, L], or [n] where it is not per position
     initial  what a fresh block has
+
+    Where a policy is `wide`, those per position last as long as its positions do.
     """
 
     dtype: torch.dtype = torch.float32
@@ -129,6 +131,9 @@ class Policy:
     judges_tokens  whether tokens may change as well as masks; where False, bad logits of a position
              that holds a token do not matter
     noise    whether blocks start from random ids, so that it has to be known how many there are
+    wide     whether a decision may write all generated positions up to the end of the active block,
+             and not only those of the block. Statistics and buffers are then of all of them, with
+             those behind the block, which may not change yet
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     may_reach_bound  whether a block may take `bound` forwards: then the last of them fills what
              masks are left, and the request counts as capped. A block that takes more forwards
@@ -141,6 +146,7 @@ class Policy:
     plan: ClassVar[str] = "block"
     judges_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
+    wide: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
     may_reach_bound: ClassVar[bool] = False
 
@@ -161,9 +167,20 @@ class Policy:
         fixed = (name for name, what in self.parameters().items() if what.dtype is None)
         return type(self), *(getattr(self, name) for name in fixed)
 
+    def within(self, full: bool) -> Policy:
+        """This policy for a model in which every position sees every other, or for another one."""
+        return self
+
     def open(self, view: View) -> Tensor:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
         return torch.full_like(view.ids, view.mask_token_id)
+
+    def shown(self, view: View) -> Tensor:
+        """Ids [n, L] that the next forward takes, where a policy tries others than are held.
+
+        The decision that finishes a block changes ids, or was shown those that are held.
+        """
+        return view.ids
 
     def temperature(self, view: View) -> Tensor | None:
         """Temperatures [n] of this step's statistics and draws, where the policy sets them."""

@@ -46,3 +46,100 @@ class Wino(Block):
             self.ids[i] = self.mask
         self.last = len(chosen)
         self.done = not self.masked()
+
+
+@dataclass
+class Saber(Block):
+    """Fills what is surer than the mean of all fills, and takes back what gained the least.
+
+    filled: probability of each position's last fill; before: best probabilities of the forward
+    before, zeros at first.
+    """
+
+    least: int = 2
+    mu: int = 8
+    filled: dict[int, float] = field(default_factory=dict)
+    before: dict[int, float] = field(default_factory=dict)
+
+    def decide(self, rows: list[Row]) -> None:
+        score = {i: row.prob for i, row in enumerate(rows)}
+        mean = math.fsum(self.filled.values()) / len(self.filled) if self.filled else 1.0
+        chosen = self.fill(rows, mean, self.least, score)
+        count = max(self.least, len(chosen))
+        for i in chosen:
+            self.ids[i] = rows[i].token
+            self.filled[i] = rows[i].prob
+        if self.masked():
+            taken = min(max(self.least // 2, math.ceil(count / self.mu)), count - 1)
+            gains = {i: score[i] - self.before.get(i, 0.0) for i in self.visible()}
+            lost = {i: -gain for i, gain in gains.items()}
+            self.near = min(self.near, closest(list(gains.values()), taken))
+            for i in self.first(list(gains), taken, lost, rows):
+                self.ids[i] = self.mask
+        self.before = score
+        self.done = not self.masked()
+
+
+def closest(values: list[float], count: int) -> float:
+    """The distance of the `count` lowest to the others, which fp32 may order otherwise."""
+    ranked = sorted(values)
+    return ranked[count] - ranked[count - 1] if 0 < count < len(ranked) else math.inf
+
+
+@dataclass
+class ProSeCo(Block):
+    """A predictor's step, or a pass of the corrector over what `shown` holds.
+
+    begun: masks that the block began with; draft: the completed text under correction.
+    """
+
+    every: int = 2
+    passes: int = 4
+    threshold: float | None = None
+    steps: int | None = None
+    begun: int = 0
+    taken: int = 0
+    passed: int = 0
+    draft: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        self.begun = len(self.masked())
+
+    @property
+    def shown(self) -> list[int]:
+        return self.ids if self.draft is None else self.draft
+
+    def decide(self, rows: list[Row]) -> None:
+        said = [
+            row.token if free else x
+            for row, free, x in zip(rows, self.editable, self.shown, strict=True)
+        ]
+        if self.draft is None:
+            self.taken += 1
+            if self.masked() and self.passes and self.taken % self.every == 0:
+                self.draft = [
+                    rows[i].token if x == self.mask else x for i, x in enumerate(self.ids)
+                ]
+                return
+        else:
+            self.passed += 1
+            same = said == self.draft
+            self.draft = said
+            if not same and self.passed < self.passes:
+                return
+            for i in self.visible():
+                self.ids[i] = self.draft[i]
+            self.draft, self.passed = None, 0
+        for i in self.chosen(rows):
+            self.ids[i] = rows[i].token
+        self.done = not self.masked()
+
+    def chosen(self, rows: list[Row]) -> list[int]:
+        masked, score = self.masked(), {i: row.prob for i, row in enumerate(rows)}
+        if self.threshold is None:
+            steps = self.steps or max(self.begun, 1)
+            count = self.begun // steps + (self.taken - 1 < self.begun % steps)
+            return self.first(masked, count, score, rows)
+        bound = single(self.threshold)
+        high = [i for i in masked if not self.above(bound, rows[i].prob)]
+        return high or self.first(masked, 1, score, rows)

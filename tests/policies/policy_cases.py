@@ -66,7 +66,25 @@ def wino(params: dict[str, Any]) -> dict[str, Any]:
     return {"threshold": params["threshold"], "verify_threshold": params["threshold_back"]}
 
 
-def inputs(case: dict[str, Any]) -> list[list[int]]:
-    """Ids of the generated positions per forward, without what kind of forward it was."""
+def saber(params: dict[str, Any]) -> dict[str, Any]:
+    return {"least": params["n"]}
+
+
+def proseco(params: dict[str, Any]) -> dict[str, Any]:
+    """Their steps are of all blocks together."""
+    blocks = params["gen_length"] // params["block_length"]
+    return {
+        "every": params["apply_corrector_every_n_steps"],
+        "passes": params["max_corrector_steps_per_loop"],
+        "threshold": params["threshold"],
+        "steps": params["steps"] // blocks,
+        "scope": "generated",
+    }
+
+
+def inputs(case: dict[str, Any], corrector: bool = True) -> list[list[int]]:
+    """Ids of the generated positions per forward; of all, or without the corrector's, which are
+    told by a 1 in front."""
     length = case["params"]["gen_length"]
-    return [ids[len(ids) - length :] for ids in case["inputs"]]
+    chosen = [ids for ids in case["inputs"] if corrector or ids[:-length] != [1]]
+    return [ids[-length:] for ids in chosen]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import policy_cases
 import pytest
 import torch
@@ -11,7 +13,7 @@ from scripted import ScriptedLogits
 from fastedit import DecodeConfig, Decoder
 from fastedit.models import Family
 
-RULES = ("wino",)
+RULES = ("wino", "saber", "proseco")
 
 
 def decoder_of(case: dict, name: str) -> tuple[Decoder, ScriptedLogits]:
@@ -33,6 +35,16 @@ def decoder_of(case: dict, name: str) -> tuple[Decoder, ScriptedLogits]:
     return Decoder(model, config=config, family=family), model
 
 
+def remasks(case: dict, mask: int) -> int:
+    """Tokens that had become masks in the next forward. Saber's own count has masks that it fills
+    and remasks at once as well."""
+    forwards = policy_cases.inputs(case, corrector=False)
+    pairs = (zip(old, new, strict=True) for old, new in pairwise(forwards))
+    found = sum(old != mask == new for pair in pairs for old, new in pair)
+    assert found <= case.get("remasks", 0) and (found == 0) == (not case.get("remasks"))
+    return found
+
+
 def wanted(case: dict) -> list[int]:
     return up_to(case["output"], case["params"].get("eos_id"))
 
@@ -49,7 +61,7 @@ def test_every_forward_sees_what_the_released_code_showed(name):
         assert out.sequences[0].tolist() == wanted(case), case["id"]
         stats = out.stats[0]
         assert stats.forwards == case["forwards"] == len(model.calls), case["id"]
-        assert stats.remasks == case.get("remasks", 0), case["id"]
+        assert stats.remasks == remasks(case, model.mask), case["id"]
 
 
 @pytest.mark.parametrize("name", RULES)
