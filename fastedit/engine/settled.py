@@ -87,6 +87,11 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         raise ValueError(
             f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
         )
+    if "score" in rule.needs:
+        raise ValueError(
+            f"policy {rule} needs the scores of a correction head, and there is none: give scores "
+            'to `policies.step_`, or set scorer="confidence"'
+        )
     if rule.wide and family.attention != "full" and config.use_cache:
         raise ValueError(
             f"policy {rule} writes to earlier blocks, whose keys and values are cached: set "

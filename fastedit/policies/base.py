@@ -77,6 +77,7 @@ class Stats:
     top_tokens, top_probs       [n, L, k], the best ones; None unless it needs "top_k"
     sample, sample_prob         one draw and its probability after all filters; None unless it needs
                                 "sample"
+    logit, logit_current        fp32, of `token` and of the held one; None unless it needs "logit"
     scores         fp32         of a head; None unless it needs "score"
     shadow         Stats        of the shadow rows; None unless its plan is "shadow"
     following      Stats        of the head that predicts the next token, where it is needed
@@ -94,6 +95,8 @@ class Stats:
     top_probs: Tensor | None = None
     sample: Tensor | None = None
     sample_prob: Tensor | None = None
+    logit: Tensor | None = None
+    logit_current: Tensor | None = None
     scores: Tensor | None = None
     shadow: Stats | None = None
     following: Stats | None = None
@@ -113,7 +116,7 @@ class Write(NamedTuple):
     buffers: Mapping[str, Tensor] = {}
 
 
-NEEDS = frozenset({"current", "entropy", "top_k", "sample", "score", "next_token"})
+NEEDS = frozenset({"current", "entropy", "top_k", "sample", "logit", "score", "next_token"})
 PLANS = ("block", "shadow")
 
 
@@ -123,8 +126,8 @@ class Policy:
     Fields that are strings or flags are static: read them from `self`. The others have one value
     per request, on the device: read them from `view.parameters`, tensors [n].
 
-    needs    of "current", "entropy", "top_k", "sample", "score", "next_token": what `Stats` must
-             hold; whatever is not named costs nothing
+    needs    of "current", "entropy", "top_k", "sample", "logit", "score", "next_token": what
+             `Stats` must hold; whatever is not named costs nothing
     buffers  what is kept of a block, by name
     plan     which rows a forward takes: "block", or "shadow" (the block and, for each of its
              positions, a row that sees a mask there)

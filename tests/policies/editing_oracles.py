@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from fractions import Fraction
 
 from oracles import Block, Row, read, single
 
@@ -143,3 +144,63 @@ class ProSeCo(Block):
         bound = single(self.threshold)
         high = [i for i in masked if not self.above(bound, rows[i].prob)]
         return high or self.first(masked, 1, score, rows)
+
+
+@dataclass
+class Ranked(Block):
+    """RemeDi: the positions with the highest logits stay or are filled, all others become masks."""
+
+    steps: int | None = None
+    logits: list[list[float]] = field(default_factory=list)
+
+    def step(self, logits) -> None:
+        self.logits = logits
+        super().step(logits)
+
+    def decide(self, rows: list[Row]) -> None:
+        places = [i for i, free in enumerate(self.editable) if free]
+        steps, size = self.steps or len(self.ids), len(places)
+        count = size // steps * self.forwards
+        if size % steps:
+            count += max(0, self.forwards - (steps - size % steps))
+        says = {i: rows[i].token if self.ids[i] == self.mask else self.ids[i] for i in places}
+        kept = self.first(places, count, {i: self.logits[i][says[i]] for i in places}, rows)
+        for i in places:
+            self.ids[i] = says[i] if i in kept else self.mask
+        self.done = self.forwards == steps
+
+
+@dataclass
+class Corrected(Block):
+    """DSC: the time falls from 1 by 1 / steps, and rises by one mask's share for each remask.
+
+    ring: the positions that were remasked last.
+    """
+
+    stride: int = 4
+    budget: int = 2
+    tau: float = 0.75
+    ring: int = 4
+    steps: int | None = None
+    time: Fraction | None = None
+    recent: list[int] = field(default_factory=list)
+
+    def decide(self, rows: list[Row]) -> None:
+        size, steps = sum(self.editable), self.steps or len(self.ids)
+        if self.time is None:
+            self.time = Fraction(len(self.masked()), size)
+        final = self.time <= Fraction(1, steps) or self.forwards == 3 * steps
+        left = Fraction(0) if final else self.time - Fraction(1, steps)
+        masked, wrong = self.masked(), []
+        count = len(masked) - math.floor(size * left + Fraction(1, 2))
+        if not final and (self.forwards - 1) % self.stride == 0:
+            error = {i: 1.0 - rows[i].held for i in self.visible()}
+            wrong = [i for i in error if self.above(error[i], self.tau) and i not in self.recent]
+            wrong = sorted(self.first(wrong, self.budget, error, rows))
+        for i in self.first(masked, count, {i: row.prob for i, row in enumerate(rows)}, rows):
+            self.ids[i] = rows[i].token
+        for i in wrong:
+            self.ids[i] = self.mask
+        self.recent = (self.recent + wrong)[-self.ring :] if self.ring else []
+        self.time = left + Fraction(len(wrong), size)
+        self.done = final

@@ -82,6 +82,10 @@ def proseco(params: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def correction(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in ("steps", "stride", "tau", "budget", "ring")}
+
+
 def inputs(case: dict[str, Any], corrector: bool = True) -> list[list[int]]:
     """Ids of the generated positions per forward; of all, or without the corrector's, which are
     told by a 1 in front."""

@@ -10,7 +10,7 @@ import torch
 from policy_cases import cases, up_to
 from scripted import ScriptedLogits
 
-from fastedit import DecodeConfig, Decoder
+from fastedit import DecodeConfig, Decoder, policies
 from fastedit.models import Family
 
 RULES = ("wino", "saber", "proseco")
@@ -77,3 +77,49 @@ def test_cases_among_other_prompts(name):
             at = next(i for i, prompt in enumerate(order) if prompt is prompts[1])
             assert out.sequences[at].tolist() == wanted(case), case["id"]
             assert out.stats[at].forwards == case["forwards"], case["id"]
+
+
+def test_remedi_keeps_the_highest_logits():
+    """Its blocks begin behind the prompt, and none sees what lies behind it."""
+    for case in cases("remedi_rank"):
+        model, params, prompt = ScriptedLogits(**case["model"]), case["params"], case["prompt"]
+        family = Family(
+            blocks="after_prompt", mask_token_id=model.mask, block_length=params["block_size"]
+        )
+        config = DecodeConfig(
+            policy=f"correction:mode=rank,steps={params['steps']}",
+            max_new_tokens=params["max_length"],
+            eos_token_id=[],
+            cache="none",
+        )
+        out = Decoder(model, config=config, family=family).generate(torch.tensor(prompt))
+        assert out.sequences[0].tolist() == case["output"][: params["max_length"]], case["id"]
+        pairs = zip(model.calls, case["inputs"], strict=True)
+        shown = [[first, *ids[0, first:].tolist()] for ids, (first, *_) in pairs]
+        assert shown == case["inputs"], case["id"]
+        assert out.stats[0].forwards == case["forwards"] == len(model.calls)
+        assert out.stats[0].remasks == case["remasks"] and not out.stats[0].capped
+
+
+@pytest.mark.parametrize("scorer", ["head", "confidence"])
+def test_corrections_are_booked_as_in_the_ported_algorithm(scorer):
+    """The lowest masks are the surest; errors are given, or what the held token lacks of 1."""
+    for case in cases("decode_bookkeeping"):
+        length, mask = case["n"], case["n"] + 1
+        options = policy_cases.correction(case)
+        policy = policies.Correction(scorer=scorer, **options)
+        state = policies.open(policy, torch.full((1, length), mask), mask_token_id=mask)
+        for error, step in zip(case["error"], case["log"], strict=False):
+            assert not state.done
+            before, errors = state.ids.clone(), torch.tensor([error])
+            held = before[0] != mask
+            # Masks take id 1; lower positions more surely. Tokens have 1 at 1 - error.
+            sure = torch.where(held, 1.0 - errors[0], 0.99 - torch.arange(length) / 1000)
+            logits = torch.full((1, length, length + 2), -torch.inf)
+            logits[0, :, 1], logits[0, :, 2] = sure.log(), (1.0 - sure).log()
+            policies.step_(state, logits, scores=errors if scorer == "head" else None)
+            was, now = (ids[0] == mask for ids in (before, state.ids))
+            assert (was & ~now).nonzero().flatten().tolist() == step["fill"], case["id"]
+            assert sorted((now & ~was).nonzero().flatten().tolist()) == step["remask"], case["id"]
+            assert now.sum() == step["masks_after"]
+        assert state.done and not case["masks_left"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import editing_oracles as oracles
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -102,6 +103,44 @@ def test_proseco_steps_equal_the_oracle(sizes, options, scope, repeat):
         assert all(ids == block.shown for ids, block in shown if not block.done)
         if not repeat:
             logits = script.logits(0.0)
+
+
+CORRECTIONS = {
+    "rank": (oracles.Ranked, {}),
+    "threshold": (
+        oracles.Corrected,
+        {
+            "stride": st.integers(1, 3),
+            "budget": st.integers(0, 3),
+            "tau": st.sampled_from([0.0, 0.3, 0.75]),
+            "ring": st.integers(0, 4),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", CORRECTIONS)
+@settings(max_examples=200, deadline=None)
+@given(
+    data=st.data(),
+    sizes=st.fixed_dictionaries(SIZES | {"steps": st.integers(1, 14)}),
+    shares=st.sampled_from([None, 1, 2, 3, 4, 9]),
+)
+def test_correction_steps_equal_the_oracle(mode, data, sizes, shares):
+    kind, strategies = CORRECTIONS[mode]
+    options = data.draw(st.fixed_dictionaries(strategies)) | {"steps": shares}
+    steps = sizes.pop("steps")
+    script = Script(**sizes)
+    blocks = script.oracles(kind, **options)
+    state = script.open(policies.Correction(mode=mode, scorer="confidence", **options))
+    for _ in range(steps):
+        logits = script.logits(-40.0)
+        policies.step_(state, torch.tensor(logits).float())
+        for block, z in zip(blocks, logits, strict=True):
+            block.step(z)
+        if min(block.near for block in blocks) < CLOSE:
+            return
+        same(state, blocks)
 
 
 HALF = [0.0, 0.0, -math.inf, -math.inf]  # two tokens at exactly one half; the mask is the last id

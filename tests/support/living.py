@@ -41,6 +41,7 @@ CONFIGS = {
         | {"policy": "proseco:threshold=.3,scope=generated", "cache": "none"}
         | {"max_new_tokens": 20}
     ),
+    "ranked": DecodeConfig(**SHORT | {"policy": "correction:mode=rank,steps=5"}),
     "verified": DecodeConfig(**SHORT | {"policy": "wino:threshold=.3", "max_new_tokens": 14}),
 }
 
