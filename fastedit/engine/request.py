@@ -68,7 +68,7 @@ class Request:
     extent: Extent = NOWHERE  # its positions in the pool, while it is in
     filled: int = 0  # positions whose keys and values are in the pool
     first: int = 0  # first position of a block, of all that begin a whole number of blocks later
-    begin: int = 0  # absolute position of the first block that is decoded
+    origin: int = 0  # absolute position of the first block that is decoded
     start: int = 0  # and of the active one
     entered: int = 0  # step of its lane at which the active block began
     step: int = 0  # and the last one that the host has followed
@@ -78,11 +78,10 @@ class Request:
     progress: Progress = field(default_factory=Progress)  # of the active block
 
     def __post_init__(self) -> None:
-        self.stats.seed = self.seed
+        self.stats.seed, self.stats.approximate = self.seed, self.config.approximate
         length, prompt = self.block_length, len(self.prompt)
         self.first = prompt % length if self.family.blocks == "after_prompt" else 0
-        self.start = (prompt - self.first) // length * length + self.first
-        self.begin = self.start
+        self.start = self.origin = (prompt - self.first) // length * length + self.first
         self.finished = self.config.max_new_tokens == 0
 
     @property
@@ -108,7 +107,8 @@ class Request:
     def room(self) -> int:
         """Positions that it needs in the pool: forwards may take a further block along."""
         beside = self.config.lookahead or self.policy.plan == "shadow"
-        return self.span + (self.block_length if beside else 0)
+        # One more, for rows of a forward that are beyond the span of a shorter request.
+        return self.span + (self.block_length if beside else 0) + self.config.approximate
 
     @property
     def last(self) -> int:
@@ -119,12 +119,12 @@ class Request:
     @property
     def base(self) -> int:
         """First position of its slot: of the active block, or of all that the policy may write."""
-        return self.begin if self.policy.wide else self.start
+        return self.origin if self.policy.wide else self.start
 
     @property
     def width(self) -> int:
         """Positions of its slot."""
-        return self.span - self.begin if self.policy.wide else self.block_length
+        return self.span - self.origin if self.policy.wide else self.block_length
 
     @property
     def head(self) -> int:
@@ -230,7 +230,7 @@ class Request:
         if self.policy.wide:
             before = self.stats.prefill_forwards
             self.stats = DecodeStats(seed=self.seed, prefill_forwards=before)
-            self.start, self.committed = self.begin, False
+            self.start, self.committed = self.origin, False
         if self.committed:  # whose prefill does what the outstanding forward would have done
             self.stats.forwards += 1
             self.next_block(self.entered)

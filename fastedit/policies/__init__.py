@@ -7,6 +7,7 @@ named after a rule is that rule, with its source. `register` adds one from outsi
 """
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
+from fastedit.policies.confidence import Confidence
 from fastedit.policies.correction import Correction
 from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
@@ -22,6 +23,7 @@ from fastedit.policies.wino import Wino
 __all__ = [
     "POLICIES",
     "Buffer",
+    "Confidence",
     "Correction",
     "EntropyBound",
     "JointThreshold",
