@@ -10,6 +10,7 @@ from scripted import ScriptedLogits
 from fastedit import DecodeConfig, Decoder
 from fastedit.engine import engine
 from fastedit.models import Family
+from fastedit.policies import Saber
 
 VOCAB, LENGTH = 48, 4
 RULES = ["saber", "proseco:threshold=.4,scope=generated"]
@@ -119,3 +120,12 @@ def test_keys_of_earlier_blocks_may_not_be_cached(golden_model, policy):
         decoder.generate(PROMPTS[1])
     together = results(decoder.generate(PROMPTS[:3], cache="none"))
     assert together == [results(decoder.generate(p, cache="none"))[0] for p in PROMPTS[:3]]
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_nor_kept_as_they_were(policy, cache):
+    """Where the scope is left open, it is that of a block then."""
+    wanted = policy if "scope" in policy else f"{policy}:scope=generated"
+    with pytest.raises(ValueError, match=r'cached: set cache="none" or scope="block"'):
+        decoder_of(wanted, cache=cache).generate(PROMPT)
+    assert not Saber().within(full=False).wide and Saber().within(full=True).wide
