@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -25,6 +26,13 @@ from .strict import Shapes, StrictLoading, compare
 
 # A block that every position is in.
 _EVERYTHING = sys.maxsize
+
+
+class _AsPublished(GenerationConfig):
+    """Saved as it was read: some releases of transformers refuse what some families publish."""
+
+    def validate(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is drawn by what it says."""
 
 
 class DiffusionModel(StrictLoading):
@@ -63,6 +71,15 @@ class DiffusionModel(StrictLoading):
             return _EVERYTHING
         given: Any = family.block_length
         return given or self.config.block_size
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self._generation_config: GenerationConfig = copy.copy(config)
+        self._generation_config.__class__ = _AsPublished
 
     def generate(self, *args: Any, custom_generate: Any = None, **kwargs: Any) -> Any:
         """Only with a `custom_generate`: transformers' own loops go from left to right."""
