@@ -77,7 +77,7 @@ def _class(path: str, revision: str | None) -> tuple[Any, Checkpoints]:
     """The model class of a checkpoint, whoever else took its name, and its row of the table."""
     from transformers import PreTrainedConfig
 
-    from fastedit.models.hub import model_class
+    from fastedit.models.hub.modeling import model_class
 
     config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
     row, kind = row_of(config), config.get("model_type")
