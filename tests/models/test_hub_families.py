@@ -114,6 +114,12 @@ def test_every_tensor_is_accounted_for(family, change, tmp_path):
         Decoder.from_pretrained(tmp_path)
 
 
+def test_nothing_generates_from_left_to_right(family):
+    model = decoder(family).model
+    with pytest.raises(ValueError, match="fastedit.Decoder"):
+        model.generate(torch.tensor([[1, 2]]), max_new_tokens=2)
+
+
 def byte_level(folder, name: str, code: bool) -> None:
     """The files of a byte-level tokenizer, as its makers publish them."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
