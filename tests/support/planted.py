@@ -37,18 +37,16 @@ def documents(first: int, ids: Tensor) -> dict[str, Tensor]:
 class Study:
     """Trains a model on the language and counts what it makes of planted errors.
 
-    special  ids that are no letters, the mask among them
+    Letters are ids 2 to 17; options are those of the step.
     """
 
-    def __init__(self, model: Any, family: Family, mask: int, special: set[int], **options: Any):
+    def __init__(self, model: Any, family: Family, **options: Any) -> None:
         self.model = model
-        vocab = model.lm_head.out_features
-        letters = [i for i in range(vocab) if i not in special][:LETTERS]
-        self.ids = torch.tensor(letters)
+        self.ids = torch.arange(2, 2 + LETTERS)
         settings: dict[str, Any] = {
             "seed": 0,
-            "mask_token_id": mask,
-            "forbid_ids": [i for i in range(vocab) if i not in letters],
+            "mask_token_id": 1,
+            "forbid_ids": [0, 1, *range(2 + LETTERS, model.lm_head.out_features)],
             "family": family,
         }
         self.step = EditStep(model, EditOptions(**options), **settings)
