@@ -66,14 +66,22 @@ class ModelCall:
             **{self.cache_name: cache},
         ).logits
 
-    def rows(self, ids: Tensor, mask: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
-        """Logits [B, W, V] of the rows `wanted` [B, W] alone, without a cache.
+    def rows(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        wanted: Tensor,
+        cache: Any = None,
+        seen: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits [B, W, V] of the rows `wanted` [B, W] alone.
 
         Where the model has an output embedding, only these rows reach it.
         """
         head = getattr(self.model, "get_output_embeddings", lambda: None)()
         if head is None:
-            return _chosen(self(ids, mask, positions, None), wanted)
+            return _chosen(self(ids, mask, positions, cache, seen), wanted)
         cut = []  # stays empty for a model that does not call its head as a module
 
         def only_wanted(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -82,7 +90,7 @@ class ModelCall:
 
         hook = head.register_forward_pre_hook(only_wanted)
         try:
-            logits = self(ids, mask, positions, None)
+            logits = self(ids, mask, positions, cache, seen)
         finally:
             hook.remove()
         return logits if cut else _chosen(logits, wanted)

@@ -126,8 +126,8 @@ class Policy:
     buffers  what is kept of a block, by name
     plan     which rows a forward takes: "block", or "shadow" (the block and, for each of its
              positions, a row that sees a mask there)
-    judges_tokens  whether tokens may change as well as masks; where False, bad logits of a position
-             that holds a token do not matter
+    judges_tokens  whether tokens may change as well as masks; where False, the logits of a position
+             that holds a token are not read, and do not matter if they are bad
     noise    whether blocks start from random ids, so that it has to be known how many there are
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     may_reach_bound  whether a block may take `bound` forwards: then the last of them fills what
@@ -172,6 +172,10 @@ class Policy:
     def rule(self, stats: Stats, view: View) -> Write:
         """One decision for n blocks, a pure function of what it is given."""
         raise NotImplementedError
+
+    def decide(self, stats: Stats, view: View) -> Write:
+        """What a step calls: `rule`, but for a policy that has a parameter of that name."""
+        return self.rule(stats, view)
 
     def bad(self, stats: Stats, view: View) -> Tensor:
         """Positions [n, L] whose bad logits matter, of those that may change."""

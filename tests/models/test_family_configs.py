@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from fastedit import Decoder
 from fastedit.models import Family, families
 from fastedit.models.families import Checkpoints, family_of, row_of
-from fastedit.models.hub import model_class
+from fastedit.models.hub.modeling import model_class
 
 LLADA = {"d_model": 4096, "n_heads": 32, "n_kv_heads": 32, "n_layers": 32, "mlp_hidden_size": 12288}
 LLADA |= {"embedding_size": 126464, "vocab_size": 126464}

@@ -18,6 +18,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
 
+from fastedit.models.adapters.experts import adapted_modules
 from fastedit.models.families import Checkpoints
 from fastedit.models.masks import default_positions, open_empty_rows, resolve_mask
 
@@ -44,6 +45,7 @@ class DiffusionModel(StrictLoading):
     """
 
     row: ClassVar[Checkpoints]
+    adapted_modules = adapted_modules  # of adapters with a module per expert
     _supports_flash_attn = False  # it has no masks
     _supports_flex_attn = False  # it takes masks as functions
 
@@ -118,6 +120,14 @@ class DiffusionModel(StrictLoading):
             if head not in found:
                 del expected[head]
         compare(found, expected, self.config.name_or_path)
+
+    def native_name(self, name: str) -> str:
+        """What transformers calls a tensor, or what is beside one, that the file calls `name`."""
+        parts = self.row.weights
+        if any(name.startswith(theirs) for theirs in parts if theirs[0] != "."):
+            for theirs, ours in parts.items():
+                name = name.replace(theirs, ours, 1)
+        return name
 
     def published_name(self, name: str) -> str:
         """What the file calls a tensor that is renamed, and not put together from others."""
