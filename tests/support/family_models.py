@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fastedit.models.families import Family, row_of
-from fastedit.models.hub import model_class
+from fastedit.models.hub.modeling import model_class
 
 BLOCK = 4
 KINDS = {

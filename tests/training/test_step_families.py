@@ -97,6 +97,47 @@ def test_loss_and_gradients_by_hand(name, recipe, share_clean):
     assert_same(with_gradients(model, output.loss), with_gradients(model, total))
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradient_checkpointing_changes_nothing(name):
+    batch, model = packed(), family_model(name).train()
+    step = step_of(model, name, draft_share=1.0)
+    plain = step(**batch).loss
+    expected = with_gradients(model, plain)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    found = step(**batch).loss
+    torch.testing.assert_close(found, plain)
+    assert_same(with_gradients(model, found), expected)
+
+
+def test_packed_documents_with_full_attention_do_not_see_each_other():
+    """The loss of a batch is the sum over its documents alone; drafts are the same."""
+    model, batch = family_model("dream").train(), packed()
+    step = step_of(model, "dream", draft_share=0.6, p_random=0.3, random_scope="both")
+    whole, parts = step(**batch), []
+    for document in (5, 6, 70):
+        row, columns = (batch["example"] == document).nonzero().unbind(1)
+        parts.append(step(**{name: x[row, columns][None] for name, x in batch.items()}))
+    torch.testing.assert_close(sum(p.loss for p in parts), whole.loss, rtol=1e-5, atol=0.0)
+    for field in range(5):
+        assert torch.equal(sum(p.tally[field] for p in parts), whole.tally[field])
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+def test_there_is_no_clean_half_to_share(name):
+    with pytest.raises(ValueError, match="full attention there is no clean half"):
+        step_of(family_model(name), name, share_clean="on")
+
+
+def test_what_was_given_stays_given():
+    assert EditOptions(noise="uniform_seq(0.3,0.8)").for_attention("full").noise == (
+        "uniform_seq(0.3,0.8)"
+    )
+    full = EditOptions(t2t="none").for_attention("full")
+    assert (full.noise, full.mask_weight, full.w_max) == ("uniform(0.001,1)", "1/t", 1000.0)
+    assert full.denominator == "sequence" and full.t2t == "none"
+    assert EditOptions().for_attention("block_causal") == EditOptions()
+
+
 @pytest.mark.parametrize("name", ["sdar", "dream"])
 def test_every_attention_gives_the_same_loss(name):
     """Masks are bool here; transformers' eager attention adds what it is given to the scores."""
