@@ -176,6 +176,7 @@ class LLaDA2MoePreTrainedModel(StrictLoading):
     config_class = LLaDA2MoeConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    masks_are_bool = True  # of a trunk called by itself, whatever its attention takes
     _no_split_modules = ["LLaDA2MoeDecoderLayer"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["expert_bias"]  # noqa: RUF012
