@@ -104,6 +104,11 @@ RULES = [
     "low_confidence:rank=margin",
     "remask",
     "entropy_bound",
+    "wino",
+    "saber",
+    "proseco",
+    "correction:mode=rank",
+    "correction:scorer=confidence",
 ]
 
 

@@ -196,4 +196,4 @@ class Lane:
         bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad
         matters = self.slots.blocks.may_change()[request.slot].to(bad.device)
         place = int((bad & matters).int().argmax())
-        return BadLogitsError(request.index, request.start + max(place, request.head))
+        return BadLogitsError(request.index, request.base + max(place, request.head))

@@ -68,7 +68,8 @@ class Request:
     extent: Extent = NOWHERE  # its positions in the pool, while it is in
     filled: int = 0  # positions whose keys and values are in the pool
     first: int = 0  # first position of a block, of all that begin a whole number of blocks later
-    start: int = 0  # absolute position of the active block
+    origin: int = 0  # absolute position of the first block that is decoded
+    start: int = 0  # and of the active one
     entered: int = 0  # step of its lane at which the active block began
     step: int = 0  # and the last one that the host has followed
     restarts: int = 0  # how often memory ran out, so that the active block began again
@@ -80,7 +81,7 @@ class Request:
         self.stats.seed, self.stats.approximate = self.seed, self.config.approximate
         length, prompt = self.block_length, len(self.prompt)
         self.first = prompt % length if self.family.blocks == "after_prompt" else 0
-        self.start = (prompt - self.first) // length * length + self.first
+        self.start = self.origin = (prompt - self.first) // length * length + self.first
         self.finished = self.config.max_new_tokens == 0
 
     @property
@@ -116,9 +117,19 @@ class Request:
         return (self.end - 1 - self.first) // length * length + self.first
 
     @property
+    def base(self) -> int:
+        """First position of its slot: of the active block, or of all that the policy may write."""
+        return self.origin if self.policy.wide else self.start
+
+    @property
+    def width(self) -> int:
+        """Positions of its slot."""
+        return self.span - self.origin if self.policy.wide else self.block_length
+
+    @property
     def head(self) -> int:
-        """Positions of the active block that belong to the prompt."""
-        return max(0, len(self.prompt) - self.start)
+        """Positions of its slot that belong to the prompt."""
+        return max(0, len(self.prompt) - self.base)
 
     def canvas(self) -> tuple[Tensor, Tensor]:
         """Ids, and which of them never change, from the first position to the last, on the CPU.
@@ -191,10 +202,14 @@ class Request:
         return True
 
     def commit(self, block: list[int]) -> None:
-        """Take the final ids [L] of the active block; finishes the request where it should end."""
-        new = block[self.head : self.end - self.start]
+        """Take the ids [L] of its slot, where they are final; finishes where it should end."""
+        stop = self.start + self.block_length - self.base
+        if self.policy.wide and not self._over(block[stop - 1]):
+            self.committed = True
+            return
+        new = block[self.head : min(stop, self.end - self.base)]
         before = len(self.generated)
-        self.written += block[self.head :]
+        self.written += block[self.head : stop]
         self.generated += new
         ended = self._cut(before)
         self.committed = True
@@ -208,7 +223,14 @@ class Request:
         self.entered, self.committed, self.progress = step, False, Progress()
 
     def rewind(self) -> None:
-        """Back to where the active block began, for a later admission."""
+        """Back to where the active block began, for a later admission.
+
+        To where all of them began where none of them is final yet.
+        """
+        if self.policy.wide:
+            before = self.stats.prefill_forwards
+            self.stats = DecodeStats(seed=self.seed, prefill_forwards=before)
+            self.start, self.committed = self.origin, False
         if self.committed:  # whose prefill does what the outstanding forward would have done
             self.stats.forwards += 1
             self.next_block(self.entered)
@@ -289,6 +311,13 @@ class Request:
                 del self.generated[kept:]
                 self.stats.finish_reason = "stop"
         return self.stats.finish_reason != "length"
+
+    def _over(self, last: int) -> bool:
+        """Whether a wide request ends behind the active block, whose last token is `last`.
+
+        An EOS further inside may still be replaced. Source: ProSeCo's released loop.
+        """
+        return self.start == self.last or (self.config.eos_early_stop and last in self.eos)
 
     def _may_stop_early(self) -> bool:
         return self.config.eos_early_stop or self.stats.finish_reason == "stop"

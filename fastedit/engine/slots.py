@@ -21,9 +21,12 @@ class Slots:
     offset  [slots] int64          first position of the request's extent in the pool
     size    [slots] int64          positions of the extent
     start   [slots] int64          first position of the active block, counted in the request
+    base    [slots] int64          that of `blocks`: the same, or of all that are generated where
+                                   the policy is wide
     final   [slots] int64          that of the last block
     held    [slots] bool           the block is final, the next forward refreshes its KV
-    blocks  policies.State [slots] the active blocks, written in place by the policy
+    blocks  policies.State [slots] the active blocks, written in place by the policy; where it is
+                                   wide, `width` positions that hold all blocks of a request
 
     drafts: whether a live request has one, so that blocks may open with more than masks.
 
@@ -42,7 +45,8 @@ class Slots:
         device = pool.ids.device
         self.pool, self.mask_token_id = pool, request.mask_token_id
         self.block_length, self.cached = request.block_length, request.cached
-        self.offsets = torch.arange(self.block_length, device=device)
+        self.width = request.width
+        self.offsets = torch.arange(self.width, device=device)
         self.spare, self.drafts = spare, False
 
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -51,14 +55,15 @@ class Slots:
         self.offset = full(spare.first, torch.int64)
         self.size = full(spare.size, torch.int64)
         self.start = full(0, torch.int64)
+        self.base = full(0, torch.int64) if request.policy.wide else self.start
         self.final = full(0, torch.int64)
         self.held = full(False, torch.bool)
         self.blocks = State.new(
             request.policy,
-            full(self.mask_token_id, torch.int64, self.block_length),
+            full(self.mask_token_id, torch.int64, self.width),
             self.mask_token_id,
             strict=request.config.strict_reference,
-            start=self.start,
+            start=self.base,
         )
         self.blocks.vocab = vocab
         self.blocks.done.fill_(True)
@@ -69,6 +74,7 @@ class Slots:
         config, blocks, sampling = request.config, self.blocks, self.blocks.sampling
         self.offset[slot], self.size[slot] = request.extent
         self.start[slot], self.final[slot], self.held[slot] = request.start, request.last, False
+        self.base[slot] = request.base
         sampling.temperature[slot] = config.temperature
         filters = config.temperature > 0.0  # without one, both have no effect
         sampling.top_k[slot] = max(config.top_k or 0, 0) if filters else 0
@@ -79,17 +85,21 @@ class Slots:
         row = self.view(slice(slot, slot + 1))
         ids, editable = row.opening()
         blocks.ids[slot], blocks.editable[slot] = ids[0], editable[0]
+        row.open_()
 
     def free(self, slots: slice) -> None:
-        self.start[slots] = self.final[slots] = 0
+        self.start[slots] = self.base[slots] = self.final[slots] = 0
         self.offset[slots], self.size[slots] = self.spare
         self.blocks.done[slots] = True
 
     def arrange(self, order: Sequence[int]) -> None:
         """Slot i gets what slot `order[i]` has."""
         rows = sent(torch.tensor(order), self.start.device)
-        for tensor in (self.offset, self.size, self.final, self.held, *self.blocks.fields()):
-            tensor[: len(order)] = tensor[rows]  # `start` is among the fields
+        own = [self.offset, self.size, self.final, self.held, *self.blocks.fields()]
+        if self.base is not self.start:  # `base` is among the fields
+            own.append(self.start)
+        for tensor in own:
+            tensor[: len(order)] = tensor[rows]
 
     def select(self, count: int, draws: bool) -> None:
         """Let the next steps work on the first `count` slots; `draws`: one has a temperature."""
@@ -106,6 +116,7 @@ class Slots:
             self.offset[rows],
             self.size[rows],
             self.start[rows],
+            self.base[rows],
             self.final[rows],
             self.held[rows],
             blocks,
@@ -121,13 +132,14 @@ class Live:
     offset: Tensor
     size: Tensor
     start: Tensor
+    base: Tensor
     final: Tensor
     held: Tensor
     blocks: State
 
     def where(self) -> Tensor:
-        """Positions of the pool that the active blocks have, [n, L]."""
-        return (self.offset + self.start)[:, None] + self.slots.offsets
+        """Positions of the pool that `blocks` have, [n, L]."""
+        return (self.offset + self.base)[:, None] + self.slots.offsets
 
     def opening(self) -> tuple[Tensor, Tensor]:
         """What the active blocks begin with: their ids and what may change of them, [n, L] each.
@@ -139,9 +151,15 @@ class Live:
         blank = (ids == self.slots.mask_token_id) & editable
         return torch.where(blank, self.blocks.policy.open(self.blocks), ids), editable
 
-    def write_(self) -> None:
-        """The blocks as they stand, into the pool."""
-        self.slots.pool.ids[self.where()] = self.blocks.ids
+    def write_(self, ids: Tensor) -> None:
+        """Ids [n, L] of the blocks, into the pool."""
+        self.slots.pool.ids[self.where()] = ids
+
+    def open_(self) -> None:
+        """Let wide policies write up to the end of the active blocks."""
+        if self.blocks.opened is not None:
+            end = self.start - self.base + self.slots.block_length
+            self.blocks.opened.copy_(self.slots.offsets < end[:, None])
 
     def advance_(self) -> None:
         """Open the next block of every row that is done; no value is read on the host.
@@ -155,9 +173,12 @@ class Live:
         onward = blocks.done & settled & (self.start < self.final) & ~blocks.bad
         self.held.copy_(blocks.done & ~onward)
         if not self.slots.cached:  # else no forward takes ids from there
-            self.write_()
+            self.write_(blocks.ids)
         self.start.add_(onward, alpha=self.slots.block_length)
         blocks.reset(onward)
+        if blocks.opened is not None:  # what lies behind stands there already
+            self.open_()
+            return
         opened = onward[:, None]
         if not self.slots.drafts:  # what lies behind a block is blank
             blocks.ids.copy_(torch.where(opened, blocks.policy.open(blocks), blocks.ids))

@@ -116,7 +116,7 @@ def test_every_tensor_is_accounted_for(family, change, tmp_path):
 
 def test_nothing_generates_from_left_to_right(family):
     model = decoder(family).model
-    with pytest.raises(ValueError, match="fastedit.Decoder"):
+    with pytest.raises(ValueError, match=r"fastedit\.Decoder"):
         model.generate(torch.tensor([[1, 2]]), max_new_tokens=2)
 
 

@@ -8,22 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from fastedit import DecodeConfig, Decoder, policies
-from fastedit.models import Family
 
 FOLDER = Path(__file__).parents[1] / "golden" / "families"
 RANKS = {"maskgit_plus": "confidence", "topk_margin": "margin", "entropy": "entropy"}
-AFTER = {"attention": "full", "blocks": "after_prompt"}
-FAMILIES = {
-    "llada": Family(**AFTER, mask_token_id=191),
-    "llada_moe": Family(**AFTER, mask_token_id=159),
-    "dream": Family(**AFTER, mask_token_id=159, shift=1),
-    "sdar": Family(mask_token_id=175),
-}
 
 
 @cache
-def model_of(name: str) -> Any:
-    return Decoder.from_pretrained(FOLDER / name, dtype="float32", device="cpu").model
+def loaded(name: str) -> Decoder:
+    """The checkpoint as it stands on the Hub."""
+    return Decoder.from_pretrained(FOLDER / name, device="cpu")
 
 
 @cache

@@ -34,6 +34,15 @@ CONFIGS = {
     "longer blocks": DecodeConfig(**GOLDEN | ENDS[1] | {"block_length": 12}),
     "low confidence": DecodeConfig(**SHORT | {"policy": "low_confidence:threshold=.6"}),
     "remasked": DecodeConfig(**SHORT | {"policy": "remask", "max_new_tokens": 14}),
+    "gains": DecodeConfig(**SHORT | {"policy": "saber", "max_new_tokens": 14}),
+    "corrected": DecodeConfig(**SHORT | {"policy": "proseco:threshold=.3", "max_new_tokens": 14}),
+    "all corrected": DecodeConfig(
+        **SHORT
+        | {"policy": "proseco:threshold=.3,scope=generated", "cache": "none"}
+        | {"max_new_tokens": 20}
+    ),
+    "ranked": DecodeConfig(**SHORT | {"policy": "correction:mode=rank,steps=5"}),
+    "verified": DecodeConfig(**SHORT | {"policy": "wino:threshold=.3", "max_new_tokens": 14}),
 }
 
 
