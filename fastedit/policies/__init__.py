@@ -12,6 +12,8 @@ from fastedit.policies.joint_threshold import JointThreshold
 from fastedit.policies.low_confidence import LowConfidence
 from fastedit.policies.registry import POLICIES, parse, register
 from fastedit.policies.remask import Remask
+from fastedit.policies.remdm import ReMDM
+from fastedit.policies.self_correction import SelfCorrection
 from fastedit.policies.state import State
 from fastedit.policies.step import open, step_
 
@@ -22,7 +24,9 @@ __all__ = [
     "JointThreshold",
     "LowConfidence",
     "Policy",
+    "ReMDM",
     "Remask",
+    "SelfCorrection",
     "State",
     "Stats",
     "View",

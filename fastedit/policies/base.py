@@ -165,8 +165,12 @@ class Policy:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
         return torch.full_like(view.ids, view.mask_token_id)
 
-    def temperature(self, view: View) -> Tensor | None:
+    def heat(self, view: View) -> Tensor | None:
         """Temperatures [n] of this step's statistics and draws, where the policy sets them."""
+        return None
+
+    def nucleus(self, view: View) -> Tensor | None:
+        """What this step's draws keep of the probability, [n], where the policy sets it (top-p)."""
         return None
 
     def rule(self, stats: Stats, view: View) -> Write:

@@ -115,7 +115,7 @@ def _check_given(
 
 def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
     policy, shape = state.policy, state.ids.shape
-    heat = policy.temperature(state)
+    heat = policy.heat(state)
     samples = "sample" in policy.needs
     drawn = (samples or state.draws) and draws is None
     options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1])}
@@ -160,8 +160,11 @@ def _draws(state: State) -> ops.RowDraws:
     draws, shape = state.sampling, state.ids.shape
     position = draws.start[:, None] + torch.arange(shape[1], device=draws.start.device)
     forward = state.counts["forwards"].long()
+    nucleus = state.policy.nucleus(state)
+    if nucleus is None:
+        nucleus = draws.top_p
     seed, forward, top_k, top_p = (
-        each[:, None].expand(shape) for each in (draws.seed, forward, draws.top_k, draws.top_p)
+        each[:, None].expand(shape) for each in (draws.seed, forward, draws.top_k, nucleus)
     )
     return ops.RowDraws(seed, position, forward, top_k, top_p)
 

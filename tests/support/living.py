@@ -34,6 +34,8 @@ CONFIGS = {
     "longer blocks": DecodeConfig(**GOLDEN | ENDS[1] | {"block_length": 12}),
     "low confidence": DecodeConfig(**SHORT | {"policy": "low_confidence:threshold=.6"}),
     "remasked": DecodeConfig(**SHORT | {"policy": "remask", "max_new_tokens": 14}),
+    "remasked by chance": DecodeConfig(**SHORT | {"policy": "remdm:eta=.3,steps=6", "seed": 3}),
+    "corrected": DecodeConfig(**SHORT | {"policy": "self_correction:max_steps=5", "seed": 5}),
 }
 
 
