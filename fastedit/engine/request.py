@@ -68,7 +68,8 @@ class Request:
     extent: Extent = NOWHERE  # its positions in the pool, while it is in
     filled: int = 0  # positions whose keys and values are in the pool
     first: int = 0  # first position of a block, of all that begin a whole number of blocks later
-    start: int = 0  # absolute position of the active block
+    origin: int = 0  # absolute position of the first block that is decoded
+    start: int = 0  # and of the active one
     entered: int = 0  # step of its lane at which the active block began
     step: int = 0  # and the last one that the host has followed
     restarts: int = 0  # how often memory ran out, so that the active block began again
@@ -80,7 +81,7 @@ class Request:
         self.stats.seed = self.seed
         length, prompt = self.block_length, len(self.prompt)
         self.first = prompt % length if self.family.blocks == "after_prompt" else 0
-        self.start = (prompt - self.first) // length * length + self.first
+        self.start = self.origin = (prompt - self.first) // length * length + self.first
         self.finished = self.config.max_new_tokens == 0
 
     @property
@@ -106,13 +107,21 @@ class Request:
     def room(self) -> int:
         """Positions that it needs in the pool: forwards may take a further block along."""
         beside = self.config.lookahead or self.policy.plan == "shadow"
-        return self.span + (self.block_length if beside else 0)
+        return self.span + max(int(beside), self.policy.window - 1) * self.block_length
 
     @property
     def last(self) -> int:
         """First position of the last block."""
         length = self.block_length
         return (self.end - 1 - self.first) // length * length + self.first
+
+    @property
+    def fixed(self) -> int:
+        """Positions from the first on that never change any more, while the active block does."""
+        return self._fixed_at(self.start)
+
+    def _fixed_at(self, start: int) -> int:
+        return max(start - (self.policy.window - 1) * self.block_length, self.origin)
 
     @property
     def head(self) -> int:
@@ -142,11 +151,12 @@ class Request:
         bounds = [0, *range(self.first or self.block_length, self.start + 1, self.block_length)]
         return [numbers[a:b].tobytes() for a, b in pairwise(bounds)]
 
-    def block_before(self) -> bytes:
-        """Ids of the block before the active one, as `blocks` has them."""
-        prompt, first = len(self.prompt), self.start - self.block_length
-        ids = self.prompt[first : self.start].tolist() if first < prompt else []
-        ids += self.written[max(first - prompt, 0) : self.start - prompt]
+    def last_fixed(self) -> bytes:
+        """Ids of the last block that never changes any more, as `blocks` has them."""
+        prompt, stop = len(self.prompt), self.fixed
+        first = stop - self.block_length
+        ids = self.prompt[first:stop].tolist() if first < prompt else []
+        ids += self.written[max(first - prompt, 0) : stop - prompt]
         return torch.tensor(ids, dtype=torch.int64).numpy().tobytes()
 
     def position(self, blocks: int) -> int:
@@ -190,16 +200,23 @@ class Request:
         return True
 
     def commit(self, block: list[int]) -> None:
-        """Take the final ids [L] of the active block; finishes the request where it should end."""
-        new = block[self.head : self.end - self.start]
+        """Take the ids of a block that is done; finishes the request where it should end.
+
+        block: [L], behind what stands before it where that may be reopened. Only what no window can
+        hold any more is committed, and may end the request.
+        """
+        first, behind = max(self.fixed, len(self.prompt)), self.start + self.block_length
+        stop = self.end if self.start == self.last else self._fixed_at(behind)
+        changed = block[first - behind :]
+        new = changed[: max(stop - first, 0)]
         before = len(self.generated)
-        self.written += block[self.head :]
         self.generated += new
         ended = self._cut(before)
-        self.committed = True
+        # Together: what was written before the block is what a restart of the block begins with.
+        self.written[first - len(self.prompt) :], self.committed = changed, True
         self.stats.tokens = len(self.generated)
         self.finished = self.start == self.last or (ended and self._may_stop_early())
-        if self.on_block:
+        if self.on_block and new:
             self.on_block(self, self.generated[before:])
 
     def next_block(self, step: int) -> None:

@@ -22,9 +22,12 @@ class Slots:
     size    [slots] int64          positions of the extent
     start   [slots] int64          first position of the active block, counted in the request
     final   [slots] int64          that of the last block
+    origin  [slots] int64          that of the first block that was decoded
     held    [slots] bool           the block is final, the next forward refreshes its KV
-    blocks  policies.State [slots] the active blocks, written in place by the policy
+    blocks  policies.State [slots] the active blocks, behind those before them that the policy may
+                                   reopen, written in place by the policy
 
+    earlier: positions of `blocks` before the active block.
     drafts: whether a live request has one, so that blocks may open with more than masks.
 
     Unused slots are marked done, so a step over them changes nothing. Their extent is `spare`,
@@ -42,7 +45,8 @@ class Slots:
         device = pool.ids.device
         self.pool, self.mask_token_id = pool, request.mask_token_id
         self.block_length, self.cached = request.block_length, request.cached
-        self.offsets = torch.arange(self.block_length, device=device)
+        self.earlier = (request.policy.window - 1) * self.block_length
+        self.offsets = torch.arange(-self.earlier, self.block_length, device=device)
         self.spare, self.drafts = spare, False
 
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
@@ -52,13 +56,15 @@ class Slots:
         self.size = full(spare.size, torch.int64)
         self.start = full(0, torch.int64)
         self.final = full(0, torch.int64)
+        self.origin = full(0, torch.int64)
         self.held = full(False, torch.bool)
         self.blocks = State.new(
             request.policy,
-            full(self.mask_token_id, torch.int64, self.block_length),
+            full(self.mask_token_id, torch.int64, self.earlier + self.block_length),
             self.mask_token_id,
             strict=request.config.strict_reference,
             start=self.start,
+            earlier=self.earlier,
         )
         self.blocks.vocab = vocab
         self.blocks.done.fill_(True)
@@ -68,6 +74,7 @@ class Slots:
         config, blocks, sampling = request.config, self.blocks, self.blocks.sampling
         self.offset[slot], self.size[slot] = request.extent
         self.start[slot], self.final[slot], self.held[slot] = request.start, request.last, False
+        self.origin[slot] = request.origin
         sampling.temperature[slot] = config.temperature
         filters = config.temperature > 0.0  # without one, both have no effect
         sampling.top_k[slot] = max(config.top_k or 0, 0) if filters else 0
@@ -76,8 +83,11 @@ class Slots:
         blocks.set_policy(slot, request.policy, self.block_length)
         blocks.reset(slot)
         row = self.view(slice(slot, slot + 1))
-        ids, editable = row.opening()
-        blocks.ids[slot], blocks.editable[slot] = ids[0], editable[0]
+        if self.earlier:
+            planes = row.blocks.ids, row.blocks.editable
+            for plane, value in zip(planes, row.before(), strict=True):
+                plane[:, : self.earlier] = value
+        row.blocks.block.ids[:], row.blocks.block.editable[:] = row.opening()
 
     def free(self, slots: slice) -> None:
         self.start[slots] = self.final[slots] = 0
@@ -87,7 +97,8 @@ class Slots:
     def arrange(self, order: Sequence[int]) -> None:
         """Slot i gets what slot `order[i]` has."""
         rows = sent(torch.tensor(order), self.start.device)
-        for tensor in (self.offset, self.size, self.final, self.held, *self.blocks.fields()):
+        own = self.offset, self.size, self.final, self.origin, self.held
+        for tensor in (*own, *self.blocks.fields()):
             tensor[: len(order)] = tensor[rows]  # `start` is among the fields
 
     def select(self, count: int, draws: bool) -> None:
@@ -97,7 +108,8 @@ class Slots:
 
     def view(self, rows: slice) -> Live:
         blocks = self.blocks[rows]
-        blocks.draws, blocks.vocab = True, self.blocks.vocab
+        for state in (blocks, blocks.block):
+            state.draws, state.vocab = True, self.blocks.vocab
         return Live(
             weakref.proxy(self),  # `live` is one of them, and a cycle would hold the memory
             rows,
@@ -105,6 +117,7 @@ class Slots:
             self.size[rows],
             self.start[rows],
             self.final[rows],
+            self.origin[rows],
             self.held[rows],
             blocks,
         )
@@ -120,26 +133,47 @@ class Live:
     size: Tensor
     start: Tensor
     final: Tensor
+    origin: Tensor
     held: Tensor
     blocks: State
 
     def where(self) -> Tensor:
         """Positions of the pool that the active blocks have, [n, L]."""
-        return (self.offset + self.start)[:, None] + self.slots.offsets
+        offsets = self.slots.offsets[self.slots.earlier :]
+        return (self.offset + self.start)[:, None] + offsets
+
+    def stored(self, first: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions in their extents of all that `blocks` hold, [n, earlier + L], and which of them
+        stand before `first` [n]: these have a place behind everything that is decoded."""
+        positions = self.start[:, None] + self.slots.offsets
+        outside = positions < first[:, None]
+        behind = self.final[:, None] + self.slots.block_length + self.slots.offsets
+        return torch.where(outside, behind + self.slots.earlier, positions), outside
+
+    def before(self) -> tuple[Tensor, Tensor]:
+        """What stands before the active blocks, and what of it may be reopened, [n, earlier]."""
+        pool, earlier = self.slots.pool, self.slots.earlier
+        stored, outside = (each[:, :earlier] for each in self.stored(self.origin))
+        where = self.offset[:, None] + stored
+        return pool.ids[where], ~(pool.protected[where] | outside)
 
     def opening(self) -> tuple[Tensor, Tensor]:
         """What the active blocks begin with: their ids and what may change of them, [n, L] each.
 
         What stands in the pool, and where that is a mask, what the policy puts in its place.
         """
-        pool, where = self.slots.pool, self.where()
+        pool, where, blocks = self.slots.pool, self.where(), self.blocks.block
         ids, editable = pool.ids[where], ~pool.protected[where]
         blank = (ids == self.slots.mask_token_id) & editable
-        return torch.where(blank, self.blocks.policy.open(self.blocks), ids), editable
+        return torch.where(blank, blocks.policy.open(blocks), ids), editable
 
     def write_(self) -> None:
         """The blocks as they stand, into the pool."""
-        self.slots.pool.ids[self.where()] = self.blocks.ids
+        if not self.slots.earlier:
+            self.slots.pool.ids[self.where()] = self.blocks.ids
+            return
+        stored, _ = self.stored(self.origin)
+        self.slots.pool.ids[self.offset[:, None] + stored] = self.blocks.ids
 
     def advance_(self) -> None:
         """Open the next block of every row that is done; no value is read on the host.
@@ -156,7 +190,12 @@ class Live:
             self.write_()
         self.start.add_(onward, alpha=self.slots.block_length)
         blocks.reset(onward)
-        opened = onward[:, None]
+        opened, earlier = onward[:, None], self.slots.earlier
+        if earlier:
+            for plane in (blocks.ids, blocks.editable):
+                before = plane[:, self.slots.block_length :]
+                plane[:, :earlier] = torch.where(opened, before, plane[:, :earlier])
+            blocks = blocks.block
         if not self.slots.drafts:  # what lies behind a block is blank
             blocks.ids.copy_(torch.where(opened, blocks.policy.open(blocks), blocks.ids))
             blocks.editable.logical_or_(opened)

@@ -10,6 +10,7 @@ from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
 from fastedit.policies.low_confidence import LowConfidence
+from fastedit.policies.multi_block import MultiBlock
 from fastedit.policies.registry import POLICIES, parse, register
 from fastedit.policies.remask import Remask
 from fastedit.policies.remdm import ReMDM
@@ -23,6 +24,7 @@ __all__ = [
     "EntropyBound",
     "JointThreshold",
     "LowConfidence",
+    "MultiBlock",
     "Policy",
     "ReMDM",
     "Remask",

@@ -158,7 +158,8 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
 def _draws(state: State) -> ops.RowDraws:
     """The key of every position's draw."""
     draws, shape = state.sampling, state.ids.shape
-    position = draws.start[:, None] + torch.arange(shape[1], device=draws.start.device)
+    place = torch.arange(-state.earlier, shape[1] - state.earlier, device=draws.start.device)
+    position = draws.start[:, None] + place
     forward = state.counts["forwards"].long()
     nucleus = state.policy.nucleus(state)
     if nucleus is None:
@@ -193,6 +194,10 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         mask_token_id=state.mask_token_id,
         judges_tokens=policy.judges_tokens,
     )
+    if write.reopen is not None:
+        # Keys and values of a forward in which blocks saw those behind them are stale in any case.
+        state.dirty.logical_or_(state.reopened)
+        state.reopened.logical_or_(write.reopen & ~state.done)
 
 
 def _at_the_bound(state: State, write: Write, stats: Stats) -> tuple[Tensor, Tensor]:
