@@ -104,6 +104,10 @@ RULES = [
     "low_confidence:rank=margin",
     "remask",
     "entropy_bound",
+    "remdm",
+    "remdm:variant=conf",
+    "self_correction",
+    "multi_block",
 ]
 
 

@@ -117,7 +117,7 @@ class Write(NamedTuple):
 
 
 NEEDS = frozenset({"current", "entropy", "top_k", "sample", "score", "next_token"})
-PLANS = ("block", "shadow")
+PLANS = ("block", "shadow", "window")
 
 
 class Policy:
@@ -129,9 +129,11 @@ class Policy:
     needs    of "current", "entropy", "top_k", "sample", "score", "next_token": what `Stats` must
              hold; whatever is not named costs nothing
     buffers  what is kept of a block, by name
-    plan     which rows a forward takes: "block", or "shadow" (the block and, for each of its
-             positions, a row that sees a mask there)
-    window   blocks that may be reopened together, the active one last; they see each other then
+    plan     which rows a forward takes: "block"; "shadow" (the block and, for each of its
+             positions, a row that sees a mask there); or "window" (the block and, where a rule
+             reopens them, those before it)
+    window   of that plan: blocks that are reopened together, the active one last; they see each
+             other then
     judges_tokens  whether tokens may change as well as masks; where False, bad logits of a position
              that holds a token do not matter
     noise    whether blocks start from random ids, so that it has to be known how many there are

@@ -40,6 +40,7 @@ class MultiBlock(JointThreshold):
     rounds: int = integer(5)
     share: float = number(0.25, most=1.0, dtype=torch.float64)
 
+    plan = "window"
     needs = frozenset({"entropy"})
     buffers: ClassVar[Mapping[str, Buffer]] = {
         name: Buffer(torch.int32, per_position=False) for name in ("post_steps", "rounds_taken")
@@ -56,7 +57,8 @@ class MultiBlock(JointThreshold):
         ids, done, buffers, _ = super().rule(stats, view)
         may = view.may_change()
         masks = ((ids == view.mask_token_id) & may).any(-1)
-        reopen = done & ~(masks | reopened) & (p.rounds > 0) & (p.editing_threshold < math.inf)
+        wanted = may.any(-1) & (p.rounds > 0) & (p.editing_threshold < math.inf)
+        reopen = done & wanted & ~(masks | reopened)
 
         tokens = may & (view.ids != view.mask_token_id)
         most = (tokens.sum(-1) * p.share).ceil().long()

@@ -70,6 +70,7 @@ class ReMDM(Policy):
         change = chances(view) < torch.where(masked, fill, remask)
         new = torch.where(masked, stats.sample, view.mask_token_id)
         ids = torch.where(change, new, view.ids)
+        last = last | ~view.may_change().any(-1)  # nothing to wait for
         if self.variant != "conf":
             return Write(ids, last)
         held = torch.where(change & masked, stats.sample_prob, view.buffers.filled_with)

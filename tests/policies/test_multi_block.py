@@ -46,15 +46,19 @@ def read(logits: torch.Tensor) -> tuple[list[int], list[float], list[float]]:
     return best.indices.tolist(), best.values.exp().tolist(), entropy.tolist()
 
 
-def paper(model, prompt: torch.Tensor, rule: MultiBlock, tokens: int = TOKENS):
-    """Ids, forwards and edits of the whole loop: joint threshold, then rounds over the window."""
+def paper(model, prompt: torch.Tensor, rule: MultiBlock, tokens: int = TOKENS, draft=(), keep=()):
+    """Ids, forwards and edits of the whole loop: joint threshold, then rounds over the window.
+
+    draft: what stands behind the prompt at first; keep: positions of it that never change.
+    """
     ids, first = prompt.tolist(), len(prompt) // B * B
     stop = -(-(len(prompt) + tokens) // B) * B
-    ids += [MASK] * (stop - len(ids))
+    ids += [*draft, *[MASK] * (stop - len(ids) - len(draft))]
+    free = [i for i in range(len(prompt), stop) if i - len(prompt) not in keep]
     forwards = edits = 0
     editing = math.inf if rule.editing_threshold is None else rule.editing_threshold
     for start in range(first, stop, B):
-        own = range(max(start, len(prompt)), start + B)
+        own = [i for i in free if start <= i < start + B]
         post = 0
         while True:
             masked = [i for i in own if ids[i] == MASK]
@@ -74,7 +78,7 @@ def paper(model, prompt: torch.Tensor, rule: MultiBlock, tokens: int = TOKENS):
             if not masked and not change:
                 break
         window = max(start - (rule.blocks - 1) * B, first)
-        visible = range(max(window, len(prompt)), start + B)
+        visible = [i for i in free if window <= i < start + B]
         reopened = editing < math.inf and rule.rounds > 0
         for _ in range(rule.rounds if reopened else 0):
             token, prob, entropy = read(forward(model, ids[: start + B], window))
@@ -123,6 +127,22 @@ def test_it_is_the_papers_loop(golden_model, known, rule):
     assert [told(together, i) for i in range(len(prompts))] == want
     alone = decoder.generate(prompts, config=config(rule), max_batch=1)
     assert [told(alone, i) for i in range(len(prompts))] == want
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_drafts_are_edited_across_blocks(golden_model, keep):
+    """Tokens that are kept are looked at by nobody, and not counted among those of a window."""
+    rule, prompt = SETTINGS[0], prompt_of(LENGTHS[0])
+    draft = torch.randint(7, 90, (TOKENS,), generator=torch.Generator().manual_seed(1))
+    draft[[2, 5, 9, 18]] = MASK
+    kept = [i for i in range(TOKENS) if keep and draft[i] != MASK]
+    want = paper(golden_model, prompt, rule, draft=draft.tolist(), keep=kept)
+    for cache in ("exact", "none"):
+        out = Decoder(golden_model).generate(
+            prompt, draft=draft, keep_draft=keep, config=config(rule, cache=cache)
+        )
+        ids, _, edits = told(out, 0)
+        assert (ids, edits) == (want[0], want[2])
 
 
 def test_without_a_cache_no_forward_is_for_keys_and_values(golden_model, known):

@@ -33,5 +33,5 @@ def plan_for(call: ModelCall, slots: Slots, request: Request) -> Plan:
         return Window(call, slots)
     # A block that rides along rides as masks: a rule that opens it otherwise goes on without.
     masks = type(request.policy).open is Policy.open
-    ahead = request.config.lookahead and not shadow and masks
+    ahead = request.config.lookahead and request.policy.plan == "block" and masks
     return Lookahead(call, slots) if ahead else Block(call, slots, shadow)
