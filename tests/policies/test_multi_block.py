@@ -9,6 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from fastedit import DecodeConfig, Decoder, policies
+from fastedit.engine import engine
 from fastedit.policies import MultiBlock
 
 B, MASK, TOKENS = 8, 127, 20
@@ -145,7 +146,10 @@ def test_drafts_are_edited_across_blocks(golden_model, keep):
         assert (ids, edits) == (want[0], want[2])
 
 
-def test_without_a_cache_no_forward_is_for_keys_and_values(golden_model, known):
+@pytest.mark.parametrize("delay", [0, 1])
+def test_without_a_cache_no_forward_is_for_keys_and_values(golden_model, known, monkeypatch, delay):
+    """Nor does the host have to look before the next step."""
+    monkeypatch.setitem(engine.DELAY, "cpu", delay)
     for rule in SETTINGS[:2]:
         prompts = [prompt_of(length) for length in LENGTHS]
         out = Decoder(golden_model).generate(prompts, config=config(rule, cache="none"))
@@ -191,9 +195,9 @@ def test_keys_and_values_are_those_of_a_prefill(golden_model):
             living.add(prompt, config=config(rule))
         while not living.idle:
             living.step()
-            engine = living._engine
-            for request in engine.inside:
-                lane = next(iter(engine.lanes.values()))
+            inside = living._engine
+            for request in inside.inside:
+                lane = next(iter(inside.lanes.values()))
                 fresh = request.slot >= 0 and request.step == request.entered
                 if not fresh or request.start == request.origin:
                     continue
