@@ -8,7 +8,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 5
+#define FASTEDIT_ABI 6
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -50,6 +50,7 @@ typedef struct {
     fe_logits logits;
     int64_t rows, length; /* of all blocks, and of each */
     const int64_t* current;
+    const int64_t* only; /* rows that hold another id are not read; NULL: all are */
     double temperature;
     fe_floats temperatures; /* of the rows, in place of `temperature` */
     int64_t* token;

@@ -32,20 +32,52 @@ struct Statistics {
     double scale(int64_t row) const { return kLog2e / temperature(row); }
 
     void run() const {
+        const std::vector<int64_t> rows = wanted();
+        const int64_t count = int64_t(rows.size());
+        std::vector<Place> places(rows.size(), Place{0, 0});
+        for (size_t i = 0; i < rows.size(); ++i) places[i] = {rows[i] / args.length, rows[i] % args.length};
         Reading reading{float(kLog2e / args.temperature), nullptr, args.entropy != nullptr, args.top_k};
-        std::vector<float> scales(args.temperatures.data ? size_t(args.rows) : 0);
-        for (size_t r = 0; r < scales.size(); ++r) scales[r] = float(scale(int64_t(r)));
+        std::vector<float> scales(args.temperatures.data ? rows.size() : 0);
+        for (size_t i = 0; i < scales.size(); ++i) scales[i] = float(scale(rows[i]));
         if (args.temperatures.data) reading.scales = scales.data();
         std::vector<Ranking> rankings;
-        const auto states = read_rows(args.logits, all_rows(args.rows, args.length), reading, threads, &rankings);
-        const bool again = args.top_k || args.draws.seed.data;  // else a row takes 100 ns
-        const int used = again ? useful_threads(args.rows * args.logits.vocab, threads) : 1;
-        parallel_for(args.rows, used, [&](int64_t r) {
-            const RowState& state = states[size_t(r)];
-            write(r, state);
-            if (args.top_k) write_ranks(r, state, rankings[size_t(r)]);
-            if (args.draws.seed.data) write_draw(r, state.best);
+        const auto states = read_rows(args.logits, places, reading, threads, &rankings);
+        // A row takes 100 ns here, more with ranks or a draw, and handing out a piece as much.
+        constexpr int64_t kPiece = 16;
+        const int used = useful_threads(count * args.logits.vocab, threads);
+        parallel_for((count + kPiece - 1) / kPiece, used, [&](int64_t piece) {
+            for (int64_t i = piece * kPiece; i < std::min((piece + 1) * kPiece, count); ++i) {
+                const int64_t r = rows[size_t(i)];
+                const RowState& state = states[size_t(i)];
+                write(r, state);
+                if (args.top_k) write_ranks(r, state, rankings[size_t(i)]);
+                if (args.draws.seed.data) write_draw(r, state.best);
+            }
         });
+    }
+
+    // The rows to read; the others get what there is to say of a row without logits.
+    std::vector<int64_t> wanted() const {
+        std::vector<int64_t> rows;
+        rows.reserve(size_t(args.rows));
+        for (int64_t r = 0; r < args.rows; ++r) {
+            if (!args.only || args.current[r] == *args.only) {
+                rows.push_back(r);
+                continue;
+            }
+            args.token[r] = args.current[r];
+            args.prob[r] = args.prob_current[r] = 0.0f;
+            args.lse[r] = -kInf;
+            if (args.entropy) args.entropy[r] = 0.0f;
+            args.bad[r] = 0;
+            std::fill_n(args.top_tokens + r * args.top_k, args.top_k, -1);
+            std::fill_n(args.top_probs + r * args.top_k, args.top_k, 0.0f);
+            if (args.draws.seed.data) {
+                args.draws.token[r] = args.current[r];
+                args.draws.prob[r] = 0.0f;
+            }
+        }
+        return rows;
     }
 
     void write(int64_t r, const RowState& state) const {

@@ -31,6 +31,9 @@ MODES = {
 }
 # Options that set the field of their name of the policy, where they are given.
 OF_THE_POLICY = ("threshold", "editing_threshold", "max_post_steps", "num_to_transfer", "steps")
+# What is kept from forward to forward; the last two are Fast-dLLM's.
+APPROXIMATE = ("prefix", "dual")
+CACHES = ("exact", "none", *APPROXIMATE)
 # Accepted because released code passes it; it has no effect in the released 2.1 loop.
 IGNORED = ("minimal_topk",)
 # What a policy that is not given is: the rule of LLaDA2.x, unless the model's family has another.
@@ -64,7 +67,9 @@ class DecodeConfig:
     stop               text or texts that end a generation
     mask_token_id      None: from the model's config, then from the tokenizer
     strict_reference   let the mask token be chosen, as the released loop does; draws stay ours
-    cache              "exact", or "none" to recompute everything at every forward
+    cache              "exact"; "none" to recompute everything at every forward; "prefix" or "dual",
+                       Fast-dLLM's approximate caches, for models with full attention: results may
+                       differ from the exact ones
     lookahead          a forward over a block that has no mask left takes the next block along,
                        and is that block's first one if it changes nothing: the same rule with
                        fewer forwards, most of all for few requests. The model must take two
@@ -146,6 +151,11 @@ class DecodeConfig:
     @property
     def use_cache(self) -> bool:
         return self.cache != "none"
+
+    @property
+    def approximate(self) -> bool:
+        """Whether results may differ from those without a cache."""
+        return self.cache in APPROXIMATE
 
     def rule(self, default: str = DEFAULT_POLICY) -> Policy:
         """The policy with what this config sets of it; `default` is that of the model's family.
@@ -263,8 +273,8 @@ def _policy(value: Any) -> str | Policy | None:
 
 
 def _cache(value: Any) -> str:
-    if value not in ("exact", "none"):
-        raise ValueError('"exact" or "none"')
+    if value not in CACHES:
+        raise ValueError(f"one of {', '.join(map(repr, CACHES))}")
     return value
 
 

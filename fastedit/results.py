@@ -111,6 +111,7 @@ class DecodeStats:
     capped            whether a block reached the bound of its policy, which filled its last masks
     finish_reason     "eos", "stop", "length", "error", "interrupted" or "aborted"
     seed              the seed of its draws; used when temperature > 0
+    approximate       whether some keys and values were of older ids: cache "prefix" or "dual"
     """
 
     forwards: int = 0
@@ -124,6 +125,7 @@ class DecodeStats:
     capped: bool = False
     finish_reason: str = "length"
     seed: int = 0
+    approximate: bool = False
 
     @property
     def tokens_per_forward(self) -> float:

@@ -20,9 +20,7 @@ class ModelCall:
     def __init__(self, model: Callable[..., Any]) -> None:
         self.model = model
         forward = _parameters(model)
-        # transformers calls it `cache` from 5.24 on, and warns of the other name.
-        renamed = "cache" in forward and "past_key_values" not in forward
-        self.cache_name = "cache" if renamed else "past_key_values"
+        self.cache_name = cache_argument(model)
         # A prefill needs no logits; transformers' models can leave most of them out.
         keeps = "logits_to_keep" in forward
         self.last_logits_only: dict[str, Any] = {"logits_to_keep": 1} if keeps else {}
@@ -68,14 +66,22 @@ class ModelCall:
             **{self.cache_name: cache},
         ).logits
 
-    def rows(self, ids: Tensor, mask: Tensor, positions: Tensor, wanted: Tensor) -> Tensor:
-        """Logits [B, W, V] of the rows `wanted` [B, W] alone, without a cache.
+    def rows(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        wanted: Tensor,
+        cache: Any = None,
+        seen: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Logits [B, W, V] of the rows `wanted` [B, W] alone.
 
         Where the model has an output embedding, only these rows reach it.
         """
         head = getattr(self.model, "get_output_embeddings", lambda: None)()
         if head is None:
-            return _chosen(self(ids, mask, positions, None), wanted)
+            return _chosen(self(ids, mask, positions, cache, seen), wanted)
         cut = []  # stays empty for a model that does not call its head as a module
 
         def only_wanted(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -84,10 +90,20 @@ class ModelCall:
 
         hook = head.register_forward_pre_hook(only_wanted)
         try:
-            logits = self(ids, mask, positions, None)
+            logits = self(ids, mask, positions, cache, seen)
         finally:
             hook.remove()
         return logits if cut else _chosen(logits, wanted)
+
+
+def cache_argument(model: Any) -> str:
+    """The name under which `model` takes its cache.
+
+    transformers calls it `cache` from 5.24 on, and warns of the other name.
+    """
+    forward = _parameters(model)
+    renamed = "cache" in forward and "past_key_values" not in forward
+    return "cache" if renamed else "past_key_values"
 
 
 def _chosen(rows: Tensor, wanted: Tensor) -> Tensor:

@@ -74,11 +74,13 @@ class Room(NamedTuple):
     max_batch  how many requests together
     rows       most of a forward per request, of those whose keys and values are kept; 0: none are
     whole      whether there are requests whose forwards cover all of their positions
+    both       whether keys and values of these are kept, too
     """
 
     max_batch: int | Literal["auto"]
     rows: int
     whole: bool
+    both: bool = False
 
     @classmethod
     def of(
@@ -91,22 +93,22 @@ class Room(NamedTuple):
         number = isinstance(max_batch, int) and not isinstance(max_batch, bool)
         if max_batch != "auto" and not (number and max_batch >= 1):
             raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
-        rows, whole = 0, False
+        rows, whole, both = 0, False, False
         for config in {id(config): config for config in configs}.values():
             if config.use_cache and family.attention != "full":
                 rule = config.rule(family.policy)
                 wide = max(rule.window, 2 if config.lookahead or rule.plan == "shadow" else 1)
                 rows = max(rows, wide * config.block_length)
             else:
-                whole = True
-        return cls(max_batch, rows, whole)
+                whole, both = True, both or config.approximate
+        return cls(max_batch, rows, whole, both)
 
 
 def capacity(room: Room, model: Any, device: torch.device) -> Capacity:
     """As many as `max_batch` says; with "auto", beside a GPU, what its free memory holds."""
     if room.max_batch != "auto":
         return Capacity(min(room.max_batch, WIDEST))
-    sizes = _sizes(model, room.rows, room.whole) if device.type == "cuda" else None
+    sizes = _sizes(model, room) if device.type == "cuda" else None
     if sizes is None:
         return Capacity(ROWS)
     memory = SHARE * free_memory(device) - PREFILL_CHUNK * _activations(model)
@@ -124,7 +126,7 @@ def free_memory(device: torch.device) -> int:
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
-def _sizes(model: Any, rows: int, whole: bool) -> tuple[int, int] | None:
+def _sizes(model: Any, room: Room) -> tuple[int, int] | None:
     """(bytes per request, bytes per position) of a call as `Room` has it; None where the model's
     config lacks a size."""
     sizes = getattr(model, "config", None)
@@ -139,8 +141,11 @@ def _sizes(model: Any, rows: int, whole: bool) -> tuple[int, int] | None:
     dim = getattr(sizes, "head_dim", None) or hidden // heads
     # Keys and values of all layers, and those of one layer repeated for every query head.
     position = 2 * (layers * kept + heads) * dim * _element_size(model)
-    return rows * (logits + activations), max(
-        position if rows else 0, logits + activations if whole else 0
+    of_a_row = logits + activations
+    return room.rows * of_a_row, max(
+        position if room.rows else 0,
+        of_a_row if room.whole else 0,
+        position + of_a_row if room.both else 0,
     )
 
 

@@ -15,7 +15,7 @@ from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
-from fastedit.models.families import Family
+from fastedit.models.families import WHOLE, Family
 from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.tokens import vocab_size
@@ -104,8 +104,17 @@ def with_block_length(
         trained = getattr(sizes, "block_size", None)
     if not trained:
         return list(configs)
+    if trained == WHOLE:
+        return [
+            config
+            if config.gives("block_length")
+            else config.replace(block_length=max(config.max_new_tokens, 1))
+            for config in configs
+        ]
     asked = {config.block_length for config in configs if config.gives("block_length")} - {trained}
-    if asked and getattr(sizes, "trained_block_size", trained):  # ours has a default of its own
+    # With full attention no length is trained; ours has a default of its own.
+    blockwise = family.attention == "block_causal"
+    if asked and blockwise and getattr(sizes, "trained_block_size", trained):
         warnings.warn(
             f"block_length={', '.join(map(str, sorted(asked)))}, but the model's config has "
             f"block_size={trained}: drafts may be worse in blocks that it was not trained with",
@@ -161,7 +170,9 @@ def as_requests(
                 most = config.max_new_tokens if config.gives("max_new_tokens") else None
                 check_draft(draft, index, vocab_size=vocab_size(model), max_new_tokens=most)
                 if most is None:
-                    config = config.replace(max_new_tokens=len(draft))
+                    length = len(draft)
+                    whole = {"block_length": length} if family.block_length == WHOLE else {}
+                    config = config.replace(max_new_tokens=length, **whole)
             check_prompt(
                 ids,
                 index,

@@ -78,7 +78,7 @@ class Request:
     progress: Progress = field(default_factory=Progress)  # of the active block
 
     def __post_init__(self) -> None:
-        self.stats.seed = self.seed
+        self.stats.seed, self.stats.approximate = self.seed, self.config.approximate
         length, prompt = self.block_length, len(self.prompt)
         self.first = prompt % length if self.family.blocks == "after_prompt" else 0
         self.start = self.origin = (prompt - self.first) // length * length + self.first
@@ -107,7 +107,9 @@ class Request:
     def room(self) -> int:
         """Positions that it needs in the pool: forwards may take a further block along."""
         beside = self.config.lookahead or self.policy.plan == "shadow"
-        return self.span + max(int(beside), self.policy.window - 1) * self.block_length
+        blocks = max(int(beside), self.policy.window - 1)
+        # One more, for rows of a forward that are beyond the span of a shorter request.
+        return self.span + blocks * self.block_length + self.config.approximate
 
     @property
     def last(self) -> int:

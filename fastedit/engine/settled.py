@@ -91,6 +91,16 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         raise ValueError(
             f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
         )
+    if config.approximate and family.attention != "full":
+        raise ValueError(
+            f'cache="{config.cache}" is an approximation for models with full attention; this one '
+            'is block-causal, and its keys and values can be kept as they are: use cache="exact"'
+        )
+    if config.approximate and rule.window > 1:
+        raise ValueError(
+            f"policy {rule} reopens blocks, which forwards under cache={config.cache!r} do not "
+            'compute: use cache="none"'
+        )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
     if family.shift and family.attention != "full" and config.use_cache:

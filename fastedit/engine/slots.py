@@ -68,6 +68,7 @@ class Slots:
         )
         self.blocks.vocab = vocab
         self.blocks.done.fill_(True)
+        self.live = self.view(slice(0, 0))
 
     def load(self, slot: int, request: Request) -> None:
         """Put a request, whose canvas is in its extent, into `slot` and open its active block."""
@@ -103,7 +104,8 @@ class Slots:
 
     def select(self, count: int, draws: bool) -> None:
         """Let the next steps work on the first `count` slots; `draws`: one has a temperature."""
-        self.live = self.view(slice(0, count))
+        if self.live.rows.stop != count:
+            self.live = self.view(slice(0, count))
         self.live.blocks.draws = draws
 
     def view(self, rows: slice) -> Live:

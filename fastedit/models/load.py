@@ -12,6 +12,7 @@ import torch
 
 from fastedit.models.adapters import Adapter, adapted_tokenizer, merge_adapter, read_adapter
 from fastedit.models.checkpoint_files import check_folder
+from fastedit.models.families import Checkpoints, known_kinds, row_of
 from fastedit.models.places import folder_or_id, named
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny"
@@ -55,7 +56,8 @@ def load(
     # With accelerate, shards go straight to the device instead of through the host's memory.
     direct = target.type != "cpu" and importlib.util.find_spec("accelerate") is not None
     with named(path, "checkpoint", OSError):
-        model: Any = _class(path, revision).from_pretrained(
+        made, row = _class(path, revision)
+        model: Any = made.from_pretrained(
             path,
             dtype=dtype,
             revision=revision,
@@ -64,41 +66,52 @@ def load(
             trust_remote_code=False,
         )
     model = model.to(target)
-    tokenizer = _tokenizer(path, revision, model.config)
+    tokenizer = _tokenizer(path, revision, model.config, row)
     if found is not None:
         tokenizer = adapted_tokenizer(found, tokenizer, model.config)
         model = merge_adapter(model, found, tokenizer)
     return model.eval(), tokenizer
 
 
-def _class(path: str, revision: str | None) -> Any:
-    """The model class of a checkpoint: ours for LLaDA2.x, whoever else took its name."""
-    from transformers import AutoModelForCausalLM, PreTrainedConfig
+def _class(path: str, revision: str | None) -> tuple[Any, Checkpoints]:
+    """The model class of a checkpoint, whoever else took its name, and its row of the table."""
+    from transformers import PreTrainedConfig
 
-    from fastedit.models.llada2 import MODEL_TYPES, LLaDA2MoeModelLM
+    from fastedit.models.hub import model_class
 
     config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
-    kind = config.get("model_type")
-    if not isinstance(kind, str):
+    row, kind = row_of(config), config.get("model_type")
+    if row is None:
+        names = config.get("architectures")
         raise ValueError(
-            f"{path}: its config.json has model_type={kind!r}, which names no kind of model; "
-            f"LLaDA2.x checkpoints have {MODEL_TYPES[0]!r}"
+            f"{path}: its config.json has model_type={kind!r} and architectures={names!r}, which "
+            f"name no kind of model that is known here; {known_kinds()}"
         )
-    return LLaDA2MoeModelLM if kind in MODEL_TYPES else AutoModelForCausalLM
+    return model_class(row, kind if kind in row.model_types else None), row
 
 
-def _tokenizer(path: str, revision: str | None, config: Any) -> Any:
-    from transformers import AutoTokenizer
+def _tokenizer(path: str, revision: str | None, config: Any, row: Checkpoints) -> Any:
+    import transformers
 
     folder = Path(path)
     if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZER_FILES):
         return None
+    options = {"revision": revision, "config": config, "trust_remote_code": False}
+    reader: Any = transformers.AutoTokenizer
+    if row.tokenizer and _names_code(path, revision):
+        reader = getattr(transformers, row.tokenizer)
     try:
-        options = {"revision": revision, "config": config, "trust_remote_code": False}
-        return AutoTokenizer.from_pretrained(path, **options)
+        return reader.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         warnings.warn(f"no tokenizer in {path} ({error}); prompts must be ids", stacklevel=4)
         return None
+
+
+def _names_code(path: str, revision: str | None) -> bool:
+    """Whether a tokenizer's files ask for code of their own, which is not run."""
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    return "auto_map" in get_tokenizer_config(path, revision=revision)
 
 
 def _device(device: str | torch.device) -> torch.device:

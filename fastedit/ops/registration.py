@@ -34,7 +34,8 @@ _library = Library("fastedit", "DEF")
 _library.define(
     "row_stats(Tensor logits, Tensor current, int[] forbid, float temperature, bool entropy,"
     " Tensor? temperatures=None, int top_k=0, Tensor? seed=None, Tensor? position=None,"
-    " Tensor? forward=None, Tensor? draw_top_k=None, Tensor? top_p=None, int purpose=0)"
+    " Tensor? forward=None, Tensor? draw_top_k=None, Tensor? top_p=None, int purpose=0,"
+    " int? only=None)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 )
 _library.define(
@@ -70,6 +71,7 @@ def row_stats(
     draw_top_k: Tensor | None = None,
     top_p: Tensor | None = None,
     purpose: int = 0,
+    only: int | None = None,
 ) -> tuple[Tensor, ...]:
     """Fields of `RowStats` in order; the place of what was not asked for holds an empty tensor."""
     keys = (seed, position, forward, draw_top_k, top_p)
@@ -81,6 +83,7 @@ def row_stats(
         entropy=entropy,
         top_k=top_k,
         draws=None if seed is None else RowDraws(*keys, purpose),  # type: ignore[arg-type]
+        only=only,
     )
     kinds = _FIELDS.values()
     return tuple(

@@ -7,6 +7,7 @@ named after a rule is that rule, with its source. `register` adds one from outsi
 """
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
+from fastedit.policies.confidence import Confidence
 from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
 from fastedit.policies.low_confidence import LowConfidence
@@ -21,6 +22,7 @@ from fastedit.policies.step import open, step_
 __all__ = [
     "POLICIES",
     "Buffer",
+    "Confidence",
     "EntropyBound",
     "JointThreshold",
     "LowConfidence",

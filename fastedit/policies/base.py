@@ -134,8 +134,8 @@ class Policy:
              reopens them, those before it)
     window   of that plan: blocks that are reopened together, the active one last; they see each
              other then
-    judges_tokens  whether tokens may change as well as masks; where False, bad logits of a position
-             that holds a token do not matter
+    judges_tokens  whether tokens may change as well as masks; where False, the logits of a position
+             that holds a token are not read, and do not matter if they are bad
     noise    whether blocks start from random ids, so that it has to be known how many there are
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     may_reach_bound  whether a block may take `bound` forwards: then the last of them fills what
@@ -185,6 +185,10 @@ class Policy:
     def rule(self, stats: Stats, view: View) -> Write:
         """One decision for n blocks, a pure function of what it is given."""
         raise NotImplementedError
+
+    def decide(self, stats: Stats, view: View) -> Write:
+        """What a step calls: `rule`, but for a policy that has a parameter of that name."""
+        return self.rule(stats, view)
 
     def bad(self, stats: Stats, view: View) -> Tensor:
         """Positions [n, L] whose bad logits matter, of those that may change."""

@@ -58,12 +58,14 @@ class Remask(Policy):
         p, kept = view.parameters, view.buffers
         masked = view.masked()
         tokens = view.may_change() ^ masked
-        had_mask, had_token = masked.any(-1), tokens.any(-1)[:, None]
+        had_mask, count = masked.any(-1), tokens.sum(-1)
+        had_token = count > 0
         spent = (kept.post_steps >= p.max_post_steps) > had_mask  # of booleans: and not
 
         doubted, score = self._doubts(stats, view, p.tau[:, None])
-        doubted = (doubted & tokens & (kept.remasked < p.cap[:, None])) > spent[:, None]
-        most = (tokens.sum(-1) * p.share).long().clamp_(min=1)
+        doubted &= tokens
+        doubted &= kept.remasked < p.cap[:, None]
+        most = (count * p.share).long().clamp_(min=1).masked_fill_(spent, 0)
         remask = highest(score, doubted, most)
 
         above = masked & (stats.prob > p.threshold[:, None])
@@ -71,12 +73,12 @@ class Remask(Policy):
         ids = torch.where(fill, stats.token, view.ids)
         ids = ids.masked_fill_(remask, view.mask_token_id)
 
-        post = kept.post_steps + ~(had_mask | spent)
+        post = kept.post_steps + (had_mask == spent)  # which are never both true
         done = (post >= p.max_post_steps) | ~had_mask  # once no mask is left
-        write = {"post_steps": post, "remasked": (kept.remasked + remask) * had_token}
+        write = {"post_steps": post, "remasked": (kept.remasked + remask) * had_token[:, None]}
         if self.trigger == "logit_diff":
             held = torch.where(fill, stats.prob, stats.prob_current)
-            write["before"] = torch.where(had_token, held, -1.0)
+            write["before"] = torch.where(had_token[:, None], held, -1.0)
         return Write(ids, done, write)
 
     def most_forwards(self, length: int) -> int:

@@ -90,7 +90,7 @@ def step_(
             extra[name] = _statistics(state, others, None)
     if extra:
         stats = Stats(**(vars(stats) | extra))
-    _apply(state, state.policy.rule(stats, state), stats)
+    _apply(state, state.policy.decide(stats, state), stats)
 
 
 def _check_given(
@@ -130,10 +130,12 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         options["temperature"] = heat[:, None].expand(shape)
     if drawn:
         options["draws"] = _draws(state)
+    if not policy.judges_tokens:  # what else positions hold does not matter
+        options["only"] = state.mask_token_id
     rows = ops.row_stats(logits, state.ids, **options)
     token, prob, sample, sample_prob = rows.token, rows.prob, rows.sample, rows.sample_prob
     if draws is not None:
-        options["forbid"] = ()
+        options |= {"forbid": (), "only": None}
         sample, sample_prob = draws, ops.row_stats(logits, draws, **options).prob_current
     if sample is not None and sample_prob is not None and not samples:
         # Rows with a temperature take their draw as the best.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fastedit.ops.draft_and_corrupt import DRAFT_MODES, LOSS_REGIONS, RANDOM_SCOPES
 from fastedit.training.noise.schedule import Schedule
@@ -34,6 +35,18 @@ _AT_LEAST: dict[str, float] = {
     "turn_threshold": 0,
     "turn_editing_threshold": 0,
     "cap_beta": 0,
+}
+# What models of other than block-causal attention were trained with, where it is not the default.
+# Full attention: the SFT of LLaDA (arXiv 2502.09992, GUIDELINES.md of ML-GSAI/LLaDA). Its weights
+# 1/t are not clipped: t is at least .001.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "block_causal": {},
+    "full": {
+        "noise": "uniform(0.001,1)",
+        "mask_weight": "1/t",
+        "w_max": 1000.0,
+        "denominator": "sequence",
+    },
 }
 
 
@@ -76,6 +89,7 @@ class EditOptions:
 
     A sample without wrong tokens is plain M2T, where only masks carry labels; with turns > 1 it
     gets wrong tokens, and all of its response carries labels.
+    The defaults are those of block-causal models; `for_attention` has those of others.
     Raises ValueError, naming the option, for a value that is none of these.
     """
 
@@ -112,6 +126,14 @@ class EditOptions:
     cap_beta: float = 0.0
     cap_region: str = "m2t"
 
+    _given: ClassVar[frozenset[str]] = frozenset()  # of each instance: the options that were given
+
+    def __new__(cls, *args: Any, **options: Any) -> EditOptions:
+        self = super().__new__(cls)
+        names = [*cls.__dataclass_fields__][: len(args)]
+        object.__setattr__(self, "_given", frozenset([*names, *options]))
+        return self
+
     def __post_init__(self) -> None:
         set_types(self)
         for name, choices in _CHOICES.items():
@@ -141,6 +163,14 @@ class EditOptions:
 
     def _value(self, name: str) -> Any:
         return getattr(self, name)
+
+    def for_attention(self, attention: str) -> EditOptions:
+        """These, with what was not given as models of this attention were trained: `OBJECTIVES`."""
+        settled = copy.copy(self)
+        for name, value in OBJECTIVES[attention].items():
+            if name not in self._given:
+                object.__setattr__(settled, name, value)
+        return settled
 
     @property
     def copies(self) -> int:

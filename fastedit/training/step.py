@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastedit.models.families import Family
 from fastedit.training.loss.head import (
     entropy_of_right,
     predictions,
@@ -32,8 +33,9 @@ from fastedit.training.noise.draws import Draws
 from fastedit.training.options import EditOptions
 from fastedit.training.output import StepOutput, total
 from fastedit.training.passes.layout import Tokens
-from fastedit.training.passes.passes import DoubledClean, Passes, SharedClean
+from fastedit.training.passes.passes import Passes, passes_over
 from fastedit.training.passes.sharing import why_not_shared, without_dropout
+from fastedit.training.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,14 @@ class Batch:
 
 
 class EditStep(nn.Module):
-    """The training step around `model`, a `LLaDA2MoeModelLM` or one wrapped by peft.
+    """The training step around `model`: one with a trunk `model` and a head `lm_head`, as
+    `LLaDA2MoeModelLM` and the classes of transformers have them, or such a one wrapped by peft.
 
+    options        what is not given is as models of the family were trained (`for_attention`)
     seed           of the run; noise is a function of (seed, epoch, example, position) alone
     mask_token_id  the mask
     forbid_ids     ids that are never random wrong tokens, such as special ids
+    family         how the model reads its rows; None: what it is known as
 
     All passes of a step lie inside `forward`, so DDP and FSDP see one forward per step: wrap this
     module, not the model. Raises ValueError where options and model do not go together.
@@ -70,9 +75,12 @@ class EditStep(nn.Module):
         seed: int,
         mask_token_id: int,
         forbid_ids: Sequence[int] = (),
+        family: Family | None = None,
     ) -> None:
         super().__init__()
-        self.model, self.options = model, options
+        self.model = model
+        self.reading = Reading.of(self.base, family)
+        self.options = options = options.for_attention(self.reading.attention)
         self.seed, self.mask_token_id = seed, mask_token_id
         vocab = self.vocab
         if not 0 <= mask_token_id < vocab:
@@ -86,7 +94,7 @@ class EditStep(nn.Module):
         if options.t2t != "none" and int(allowed.sum()) < 2:
             raise ValueError("forbid_ids leaves fewer than two ids for random wrong tokens")
         self.register_buffer("candidates", allowed.nonzero().squeeze(1), persistent=False)
-        if options.share_clean == "on" and (reason := why_not_shared(model, options)):
+        if options.share_clean == "on" and (reason := self._why_not_shared()):
             raise ValueError(f'share_clean="on" is not valid here: {reason}')
 
     @property
@@ -94,6 +102,11 @@ class EditStep(nn.Module):
         """The model itself, adapters inside, without a wrapper around it."""
         unwrap = getattr(self.model, "get_base_model", None)
         return self.model if unwrap is None else unwrap()
+
+    @property
+    def _no_split_modules(self) -> list[str]:
+        """Names of the classes of layers, of which FSDP shards each by itself."""
+        return list(self.base._no_split_modules)
 
     @property
     def vocab(self) -> int:
@@ -110,8 +123,8 @@ class EditStep(nn.Module):
     ) -> StepOutput:
         """Loss and counts of a batch.
 
-        input_ids  [B, L] int64  clean ids; L is a multiple of the model's block size, and every
-                                 document begins at a block
+        input_ids  [B, L] int64  clean ids; L is a multiple of the block size, and every document
+                                 begins at a block
         response   [B, L] bool   maskable positions
         positions  [B, L] int64  position within the document
         example    [B, L] int64  global index of the document, -1 in row padding
@@ -156,20 +169,23 @@ class EditStep(nn.Module):
     def _batch(
         self, clean: Tensor, response: Tensor, positions: Tensor, example: Tensor, epoch: int
     ) -> Batch:
-        size = self.base.config.block_size
+        size = self.reading.block_size
         if clean.shape[1] % size or clean.shape[1] == 0:
             raise ValueError(f"rows have {clean.shape[1]} tokens, not whole blocks of {size}")
         return Batch(clean, response, Draws(self.seed, epoch, example, positions))
 
     def _passes(self, batch: Batch) -> Passes:
-        base = self.base
+        base, draws = self.base, batch.draws
         if batch.clean.is_cuda and base.config._attn_implementation == "sdpa":
             base.set_attn_implementation("flex_attention")  # skips the empty half of the masks
-        size, draws = base.config.block_size, batch.draws
-        rows = Tokens.of_rows(draws.example, draws.position, size)
-        shared = self.options.share_clean != "off" and not why_not_shared(self.model, self.options)
-        kind = SharedClean if shared else DoubledClean
-        return kind(base.model, batch.clean, rows, size)
+        rows = Tokens.of_rows(draws.example, draws.position, self.reading.block_size)
+        shared = self.options.share_clean != "off" and not self._why_not_shared()
+        return passes_over(base.model, batch.clean, rows, self.reading, shared=shared)
+
+    def _why_not_shared(self) -> str | None:
+        if self.reading.full:
+            return "with full attention there is no clean half"
+        return why_not_shared(self.model, self.options)
 
     def _copy(self, batch: Batch, copy: int, passes: Passes) -> tuple[Noisy, Tensor, Tensor]:
         """Noisy copy number `copy`, drafted where it is to be, and the counts of drafts."""
@@ -188,7 +204,7 @@ class EditStep(nn.Module):
             batch.draws,
             self.options,
             copy=copy,
-            block_size=self.base.config.block_size,
+            block_size=self.reading.block_size,
             mask_token_id=self.mask_token_id,
             candidates=self.candidates,
         )
@@ -210,7 +226,7 @@ class EditStep(nn.Module):
 
     def _advance(self, batch: Batch, noisy: Noisy, passes: Passes) -> Noisy:
         """The next round of a copy: its ids after one decoding step of the model."""
-        size = self.base.config.block_size
+        size = self.reading.block_size
         where = batch.response.unflatten(1, (-1, size)).any(-1).repeat_interleave(size, dim=1)
         with self._drafting():
             ids = decoding_step(

@@ -7,6 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from cases import GOLDEN, PROMPTS, B, results
+from golden_families import FAMILIES, model_of
 from torch import nn
 
 from fastedit import DecodeConfig, Decoder
@@ -186,6 +187,31 @@ def test_a_full_attention_model_under_an_editing_rule_and_with_shadows():
     shadows = decoder.generate(prompts, policy=Verified(), **settings)
     plain = decoder.generate(prompts, policy=Unverified(), **settings)
     assert results(shadows) == results(plain) and Verified.seen
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_shadows_beside_an_approximate_cache(cache):
+    """Real rows see none. Of a single block without a prompt nothing is kept, so all is exact."""
+    decoder = Decoder(model_of("llada"), family=FAMILIES["llada"])
+    settings = {"block_length": 4, "eos_token_id": [], "seed": 1}
+    prompts = [torch.tensor([1, 2, 3]), torch.tensor([4] * 7), torch.tensor([9])]
+    lengths = [DecodeConfig(max_new_tokens=new, cache=cache, **settings) for new in (8, 12, 3)]
+    rules = [[c.replace(policy=rule()) for c in lengths] for rule in (Verified, Unverified)]
+    shadows, plain = (decoder.generate(prompts, config=configs) for configs in rules)
+    assert results(shadows) == results(plain)
+    draft, seen = torch.tensor([[5, 191, 191, 8, 191, 3]]), {}
+    for kind in ("exact", cache):
+        Verified.seen.clear()
+        decoder.generate(
+            [torch.empty(0, dtype=torch.int64)],
+            draft=draft,
+            policy=Verified(),
+            cache=kind,
+            **settings | {"block_length": 6},
+        )
+        seen[kind] = torch.stack([prob for _, _, prob in Verified.seen])
+    assert len(seen[cache]) == 3
+    assert torch.allclose(seen["exact"], seen[cache], atol=1e-6)
 
 
 def test_a_block_causal_model_with_a_shift_needs_to_be_recomputed(golden_model):

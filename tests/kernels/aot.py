@@ -46,6 +46,7 @@ VARIANTS = [  # kernel, vocabulary, logits, multiples of 16 everywhere, targets
     ("row_stats", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
     ("row_stats", LLADA2, "fp32", True, ["sm_90", "gfx942"]),
     ("row_stats with top_k", LLADA2, "bf16", True, ["sm_90", "gfx942"]),
+    ("row_stats with only", LLADA2, "bf16", True, ["sm_90", "gfx942"]),
     ("row_stats with sampling", LLADA2, "bf16", True, ["sm_90"]),
     ("row_stats with top_k and sampling", LLADA2, "bf16", True, TARGETS),
     ("row_partials", LLADA2 // 8, "bf16", True, ["sm_90", "gfx942"]),
@@ -80,6 +81,7 @@ def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTar
             "PER_ROW": per_row,
             "TOP_K": ranks,
             "SAMPLING": sampling,
+            "ONLY": "only" in kernel,
         }
         fixed |= {} if sampling else dict.fromkeys(ROW_DRAWS)
         fixed |= {} if ranks else dict.fromkeys(("top_tokens_out", "top_probs_out"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastedit.models.llada2.masks import (
+from fastedit.models.masks import (
     block_causal_mask,
     is_one_block,
     open_empty_rows,

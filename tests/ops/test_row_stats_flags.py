@@ -326,3 +326,30 @@ def test_a_purpose_has_eight_bits():
     for purpose in (-1, 256):
         with pytest.raises(ValueError, match=str(purpose)):
             draws(2, purpose=purpose)
+
+
+@pytest.mark.parametrize("only", [0, 4, 99])
+def test_rows_that_hold_another_id_are_not_read(backend, only):
+    logits = torch.randn(9, 300, generator=torch.Generator().manual_seed(2)) * 3
+    current = torch.tensor([4, 0, 4, 2, 299, 4, 0, -1, 400])
+    logits[0], logits[1, 5] = NAN, INF  # bad rows, of which one is read at a time
+    asked = {"forbid": (4,), "entropy": True, "top_k": 2, "draws": draws(9)}
+    every = stats(backend, logits, current, **asked)
+    got = stats(backend, logits, current, only=only, **asked)
+    nothing = {"token": current, "sample": current, "lse": -INF, "top_tokens": -1, "bad": False}
+    read = current == only
+    for name, value in vars(got).items():
+        assert value.dtype == getattr(every, name).dtype
+        assert value[read].equal(getattr(every, name)[read]), name
+        want = nothing.get(name, 0)
+        assert (value[~read] == (want[~read] if name in ("token", "sample") else want)).all(), name
+
+
+def test_only_in_blocks_and_with_a_temperature_per_row(backend):
+    logits = torch.randn(3, 4, 50, generator=torch.Generator().manual_seed(3))
+    current = torch.tensor([[7, 1, 7, 7], [1, 1, 1, 1], [7, 7, 7, 7]])
+    heat = torch.linspace(0.5, 2, 12).view(3, 4)
+    every = stats(backend, logits, current, temperature=heat)
+    got = stats(backend, logits, current, temperature=heat, only=7)
+    assert got.prob.equal(torch.where(current == 7, every.prob, 0))
+    assert got.token.equal(torch.where(current == 7, every.token, current))

@@ -258,6 +258,39 @@ class LowConfidence(Block):
 
 
 @dataclass
+class Confidence(Block):
+    """Fast-dLLM: the masks that are sure enough, and the best one in any case."""
+
+    rule: str = "threshold"
+    threshold: float = 0.9
+    factor: float = 1.0
+    steps: int | None = None
+    quirk: bool = False
+    began: int = 0
+
+    def decide(self, rows: list[Row]) -> None:
+        masked = self.masked()
+        if self.forwards == 1:
+            self.began = len(masked)
+        score = {i: row.prob for i, row in enumerate(rows)}
+        for i in self.first(masked, self.count([rows[i].prob for i in masked]), score, rows):
+            self.ids[i] = rows[i].token
+        self.done = not self.masked()
+
+    def count(self, probs: list[float]) -> int:
+        if self.rule == "schedule":
+            steps = self.steps or len(self.ids)
+            return self.began // steps + (self.forwards - 1 < self.began % steps)
+        if self.rule == "threshold":
+            bound = single(self.threshold)
+            return max(1, sum(not self.above(bound, prob) for prob in probs))
+        for j, prob in enumerate(sorted(probs, reverse=True)[1:], 2):
+            if self.above(1 - single(self.factor) / (j + 1), prob):
+                return j if self.quirk and j == len(probs) else j - 1
+        return len(probs)
+
+
+@dataclass
 class EntropyBound(Block):
     """A canvas of tokens, no masks: the surest positions keep what was drawn for them, the others
     are drawn at random, which is for the caller to compare: `accepted` are the positions that hold

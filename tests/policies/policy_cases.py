@@ -47,6 +47,14 @@ def low_confidence(params: dict[str, Any]) -> dict[str, Any]:
     return {"threshold": params["threshold"], "steps": steps}
 
 
+def fast_dllm(params: dict[str, Any]) -> dict[str, Any]:
+    """Its `steps` are those of all blocks together."""
+    options = {"rule": params["rule"], "quirk": True}
+    if params["rule"] == "schedule":
+        return options | {"steps": params["steps"] * params["block_length"] // params["gen_length"]}
+    return options | {params["rule"]: params[params["rule"]]}
+
+
 def ranking(params: dict[str, Any]) -> dict[str, Any]:
     return {"threshold": 1.0, "rank": params["rank"], "steps": params["steps"]}
 

@@ -10,6 +10,7 @@ from transformers import DynamicCache
 
 from fastedit import DecodeConfig, Decoder, policies
 from fastedit.engine import engine
+from fastedit.models import Family
 from fastedit.policies import MultiBlock
 
 B, MASK, TOKENS = 8, 127, 20
@@ -218,6 +219,13 @@ def test_keys_and_values_are_those_of_a_prefill(golden_model):
                         assert torch.allclose(kept, getattr(its, name)[0], atol=1e-5)
                 looked += 1
     assert looked == 2 + 2
+
+
+def test_a_cache_that_does_not_compute_earlier_blocks_is_refused(golden_model):
+    family = Family(attention="full", shift=0, blocks="after_prompt", mask_token_id=MASK)
+    decoder = Decoder(golden_model, family=family)
+    with pytest.raises(ValueError, match=r"reopens blocks.*cache='dual'"):
+        decoder.generate([[1, 2]], config=config(SETTINGS[0], cache="dual"))
 
 
 @pytest.mark.parametrize("early", [True, False])

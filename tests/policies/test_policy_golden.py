@@ -12,6 +12,11 @@ from scripted import ScriptedLogits
 
 from fastedit import DecodeConfig, Decoder, ops, policies
 
+SCRIPTED = {
+    "ranking": policies.LowConfidence,
+    "dream": policies.LowConfidence,
+    "fast_dllm": policies.Confidence,
+}
 T2M = ("t2m_low_prob", "t2m_t2t_remask", "t2m_logit_diff")
 
 
@@ -105,12 +110,12 @@ def test_cases_in_batches(golden_model, cache):
 
 
 def scripted(case: dict, name: str) -> tuple[Decoder, ScriptedLogits]:
-    """A decoder of one block after the prompt, in which everything sees everything."""
+    """A decoder of blocks after the prompt, in which everything sees everything."""
     from fastedit.models import Family
 
     model, params = ScriptedLogits(**case["model"]), case["params"]
     config = DecodeConfig(
-        policy=policies.LowConfidence(**getattr(policy_cases, name)(params)),
+        policy=SCRIPTED[name](**getattr(policy_cases, name)(params)),
         max_new_tokens=params["gen_length"],
         eos_token_id=[],
         seed=0,
@@ -120,12 +125,12 @@ def scripted(case: dict, name: str) -> tuple[Decoder, ScriptedLogits]:
         shift=0,
         blocks="after_prompt",
         mask_token_id=model.mask,
-        block_length=params["gen_length"],
+        block_length=params.get("block_length", params["gen_length"]),
     )
     return Decoder(model, config=config, family=family), model
 
 
-@pytest.mark.parametrize("name", ["ranking", "dream"])
+@pytest.mark.parametrize("name", SCRIPTED)
 def test_ranks_and_schedules_forward_by_forward(name):
     for case in cases(name):
         decoder, model = scripted(case, name)
@@ -137,7 +142,7 @@ def test_ranks_and_schedules_forward_by_forward(name):
         assert [ids[0, span].tolist() for ids in model.calls] == case["inputs"], case["id"]
 
 
-@pytest.mark.parametrize("name", ["ranking", "dream"])
+@pytest.mark.parametrize("name", SCRIPTED)
 def test_scripted_cases_among_other_prompts(name):
     """Longer and shorter ones, before it and behind it."""
     for case in cases(name)[::3]:

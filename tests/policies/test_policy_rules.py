@@ -46,6 +46,16 @@ RULES = {
             "eps": st.sampled_from([1e-3, 0.05]),
         },
     ),
+    "confidence": (
+        oracles.Confidence,
+        {
+            "rule": st.sampled_from(["threshold", "factor", "schedule"]),
+            "threshold": st.sampled_from(THRESHOLDS),
+            "factor": st.sampled_from([0.0, 0.3, 1.0, 2.5, 50.0]),
+            "steps": st.sampled_from([None, 1, 2, 3, 4, 9]),
+            "quirk": st.booleans(),
+        },
+    ),
 }
 SIZES = {
     "seed": st.integers(0, 2**32 - 1),
@@ -239,6 +249,21 @@ def test_a_confidence_at_the_threshold_is_not_above_it():
     edits = {tau: policies.JointThreshold(editing_threshold=tau) for tau in (0.49, 0.5)}
     assert after(edits[0.49], [2, 3], [HALF, SURE]) == [0, 0]
     assert after(edits[0.5], [2, 3], [HALF, SURE]) == [2, 0]
+
+
+def test_fast_dllm_fills_at_its_threshold_and_at_its_factors_bound():
+    """The second passes at 1 - f / 3 = 1 / 2, the third at 1 - f / 4 = 1 / 2."""
+    for threshold, ids in ((0.5, [0, 0, 0]), (0.501, [0, 3, 3])):
+        assert after(policies.Confidence(threshold=threshold), [3] * 3, [HALF] * 3) == ids
+    for factor, ids in ((2.0, [0, 0, 0]), (1.5, [0, 0, 3]), (1.4, [0, 3, 3]), (0.0, [0, 3, 3])):
+        policy = policies.Confidence(rule="factor", factor=factor)
+        assert after(policy, [3] * 3, [HALF] * 3) == ids, factor
+    sure_first = [HALF, SURE, HALF]
+    assert after(policies.Confidence(rule="factor"), [3] * 3, sure_first) == [3, 0, 3]
+    assert after(policies.Confidence(rule="factor"), [3], [HALF]) == [0]
+    for quirk, ids in ((False, [0, 3]), (True, [0, 0])):
+        policy = policies.Confidence(rule="factor", quirk=quirk)
+        assert after(policy, [3, 3], [HALF, HALF]) == ids
 
 
 @pytest.mark.parametrize("trigger", ["low_prob", "t2t", "logit_diff"])

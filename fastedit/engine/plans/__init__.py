@@ -7,11 +7,13 @@
 | `Window` | now and then also the last few blocks | each other, in both directions |
 | `Shadow` | also a mask for each of its positions | the same, but not the row at its own position |
 | `Full` | everything, without a cache | by the family: all blocks up to its own, or all there are |
+| `Approximate` | everything, then the block alone or from it on | everything, not all of it fresh |
 """
 
 from __future__ import annotations
 
 from fastedit.engine.call import ModelCall
+from fastedit.engine.plans.approximate import Approximate
 from fastedit.engine.plans.base import Logits, Piece, Plan
 from fastedit.engine.plans.block import Block, Lookahead
 from fastedit.engine.plans.full import Full
@@ -20,12 +22,24 @@ from fastedit.engine.request import Request
 from fastedit.engine.slots import Slots
 from fastedit.policies import Policy
 
-__all__ = ["Block", "Full", "Logits", "Lookahead", "Piece", "Plan", "Window", "plan_for"]
+__all__ = [
+    "Approximate",
+    "Block",
+    "Full",
+    "Logits",
+    "Lookahead",
+    "Piece",
+    "Plan",
+    "Window",
+    "plan_for",
+]
 
 
 def plan_for(call: ModelCall, slots: Slots, request: Request) -> Plan:
     """The plan of `request` and of all that decode together with it."""
     family, shadow = request.family, request.policy.plan == "shadow"
+    if request.config.approximate:
+        return Approximate(call, slots, shadow, family.shift, request.config.cache == "prefix")
     if not request.cached:
         everything = family.attention == "full"
         return Full(call, slots, shadow, everything, family.shift)

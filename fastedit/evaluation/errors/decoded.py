@@ -19,8 +19,11 @@ from fastedit.engine.request import Request
 from fastedit.evaluation.errors.held_out import HeldOut
 from fastedit.evaluation.errors.rules import Rules
 from fastedit.evaluation.errors.written import Written, nearest_visible
-from fastedit.models.families import family_of
+from fastedit.models.families import Family, family_of
 from fastedit.training.data.documents import Document
+
+# Decoding is with editing in every family; others than LLaDA2.x were released without.
+QUALITY = "joint_threshold"
 
 
 class Write(NamedTuple):
@@ -106,7 +109,9 @@ def decoded(
     A sample gets the blocks that its own first response takes, no more; one without a prompt is
     left out. Raises `RequestError` where the logits are bad.
     """
+    family = family_of(model)
     config = DecodeConfig(
+        policy=QUALITY,
         block_length=held.block_size,
         mask_token_id=held.mask_token_id,
         eos_token_id=sorted(held.eos_token_ids) or None,
@@ -114,13 +119,13 @@ def decoded(
     )
     asked = [(n, d) for n, d in enumerate(held.documents) if d.prompt_length]
     prompts = [torch.from_numpy(d.ids[: d.prompt_length]).long() for _, d in asked]
-    configs = [config.replace(max_new_tokens=_room(d, held.block_size)) for _, d in asked]
-    requests = list(as_requests(prompts, configs, model, None, family_of(model)))
+    configs = [config.replace(max_new_tokens=_room(d, held.block_size, family)) for _, d in asked]
+    requests = list(as_requests(prompts, configs, model, None, family))
     watches = [Watch(sample, held.mask_token_id) for sample, _ in asked]
     for request, watch in zip(requests, watches, strict=True):
         request.on_draft = watch
     device = next(model.parameters()).device
-    room = Room.of("auto", configs or [config], family_of(model))
+    room = Room.of("auto", configs or [config], family)
     for finished in Engine(model, device, capacity(room, model, device)).run(requests):
         for request in finished:
             if request.error is not None:
@@ -131,7 +136,9 @@ def decoded(
     return Written.of_columns(*(zip(*rows, strict=True) if rows else [()] * 8))
 
 
-def _room(document: Document, block_size: int) -> int:
+def _room(document: Document, block_size: int, family: Family) -> int:
     """Positions from the first response to the end of its last block."""
+    if family.blocks == "after_prompt":
+        return -(-document.answer_length // block_size) * block_size
     end = document.prompt_length + document.answer_length
     return -(-end // block_size) * block_size - document.prompt_length

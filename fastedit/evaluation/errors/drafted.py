@@ -20,7 +20,8 @@ from fastedit.training.noise.drafts import decide, draft_options, logits_of
 from fastedit.training.noise.draws import Draws
 from fastedit.training.options import EditOptions
 from fastedit.training.passes.layout import Tokens
-from fastedit.training.passes.passes import SharedClean
+from fastedit.training.passes.passes import passes_over
+from fastedit.training.reading import Reading
 
 RATES = (0.3, 0.5, 0.8)  # mask rates t; `Written.group` of a draft is an index of them
 BATCH = 8  # samples in a forward
@@ -39,7 +40,7 @@ def drafted(
     batch_size: int = BATCH,
     on_batch: Callable[[int], None] = lambda samples: None,
 ) -> Written:
-    """What `model`, a `LLaDA2MoeModelLM` in eval mode, drafts into the masks of every sample.
+    """What `model`, in eval mode, drafts into the masks of every sample.
 
     The masks follow from the seed, the sample and the rate alone. With draft_mode="sample" a draft
     is a draw at `temperature`, keyed by `key` too: two keys are two drafts of one model. Wrong is
@@ -52,7 +53,7 @@ def drafted(
         eos_token_id=held.padding,
         block_size=held.block_size,
     )
-    device = next(model.parameters()).device
+    device, reading = next(model.parameters()).device, Reading.of(model)
     parts = []
     for start in range(0, len(held.documents), batch_size):
         numbers = range(start, min(start + batch_size, len(held.documents)))
@@ -60,7 +61,8 @@ def drafted(
         clean, response = batch["input_ids"].to(device), batch["response"].to(device)
         draws = Draws(seed, 0, batch["example"].to(device), batch["positions"].to(device))
         rows = Tokens.of_rows(draws.example, draws.position, held.block_size)
-        passes = SharedClean(model.model, clean, rows, held.block_size)
+        passes = passes_over(model.model, clean, rows, reading, shared=True)
+        seen_at_once = clean.shape[1] if reading.full else held.block_size
         for group, rate in enumerate(RATES):
             options = EditOptions(
                 noise=f"fixed({rate})",
@@ -94,9 +96,9 @@ def drafted(
                     "bad logits (NaN, +inf or nothing finite): run it with --dtype float32"
                 )
             z = xt.masked_scatter(masks, found.z)
-            tensors = (clean, response, masks, z, found.p_draft)
+            tensors = (clean, response, draws.example >= 0, masks, z, found.p_draft)
             arrays = [tensor.cpu().numpy() for tensor in tensors]
-            parts.append(_table(start, group, arrays, held.block_size, rules))
+            parts.append(_table(start, group, arrays, seen_at_once, rules))
         on_batch(len(numbers))
     return Written.joined(parts)
 
@@ -108,13 +110,14 @@ def _table(
     block_size: int,
     rules: Rules,
 ) -> Written:
-    """Clean ids, response, masks and drafts [B, L] of a batch, and p(y) of its masks.
+    """Clean ids, response, tokens of samples, masks and drafts [B, L]; p(y) of the masks.
 
-    `first` is the number of its first sample.
+    `first` is the number of its first sample. block_size: positions that see each other without
+    what stands behind them; with full attention the whole row.
     """
-    clean, response, masks, z, prob = arrays
+    clean, response, real, masks, z, prob = arrays
     row, position = masks.nonzero()
-    visible = (~masks).reshape(-1, block_size)
+    visible = (~masks & real).reshape(-1, block_size)
     before = np.tile(np.arange(masks.shape[1] // block_size) > 0, len(masks))
     distance = nearest_visible(visible, before).reshape(masks.shape)
     relative = (response.cumsum(1) - 1) / response.sum(1, keepdims=True)
@@ -124,7 +127,7 @@ def _table(
         b, i = row[n], position[n]
         place = i % block_size
         left = z[b, i - 1] if place else clean[b, i - 1] if i else -1  # what stands there is final
-        behind = z[b, i + 1] if place + 1 < block_size else -1
+        behind = z[b, i + 1] if place + 1 < block_size and real[b, i + 1] else -1
         kind[n] = rules.kind(int(z[b, i]), int(clean[b, i]), int(left), int(behind))
     return Written.of_columns(
         first + row,

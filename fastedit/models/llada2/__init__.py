@@ -4,8 +4,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from fastedit.models.masks import block_causal_mask
+
 from .configuration import MODEL_TYPES, LLaDA2MoeConfig, LLaDA2MoeVeOmniConfig
-from .masks import block_causal_mask
 from .modeling import LLaDA2MoeModel, LLaDA2MoeModelLM
 
 for _config in (LLaDA2MoeConfig, LLaDA2MoeVeOmniConfig):

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from fastedit.models.masks import open_empty_rows
+
 from . import varlen
 from .configuration import LLaDA2MoeConfig
-from .masks import open_empty_rows
 from .rotary import rotate
 
 

@@ -17,14 +17,16 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from fastedit.models.hub.strict import Shapes, StrictLoading
+from fastedit.models.masks import mask_and_positions
+
 from . import varlen
 from .arguments import CACHE, check_labels, checked, one_cache
 from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask
 from .configuration import LLaDA2MoeConfig
-from .conversion import StrictLoading, fuse_experts
+from .conversion import check_tensors, fuse_experts, register_conversions
 from .expert_adapters import adapted_modules
 from .generation import EditingGenerationMixin
-from .masks import mask_and_positions
 from .rotary import rotary_tables
 from .routing import LLaDA2MoeRouter, RoutingBlocks, routing_blocks
 
@@ -183,6 +185,16 @@ class LLaDA2MoePreTrainedModel(StrictLoading):
         "hidden_states": LLaDA2MoeDecoderLayer,
         "attentions": LLaDA2MoeAttention,
     }
+
+    @classmethod
+    def register_conversions(cls) -> None:
+        register_conversions()
+
+    def check_tensors(self, found: Shapes) -> None:
+        if self.base_model is self and not any(name.startswith("model.") for name in found):
+            found = {f"model.{name}": shape for name, shape in found.items()}
+            found["lm_head.weight"] = (self.config.vocab_size, self.config.hidden_size)
+        check_tensors(found, self.config)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

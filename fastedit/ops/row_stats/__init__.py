@@ -67,6 +67,7 @@ def row_stats(
     entropy: bool = False,
     top_k: int = 0,
     draws: RowDraws | None = None,
+    only: int | None = None,
 ) -> RowStats:
     """Argmax, its probability and the probability of the current token, for every row.
 
@@ -84,6 +85,8 @@ def row_stats(
                  whose running sum exceeds the uniform of the row's key. A row without a finite
                  candidate draws its current token, with probability 0. The key alone decides, and
                  that of a row of `joint_threshold_step_` draws the same token
+    only         rows whose current token is another id are not read: they keep it as token and
+                 sample, with probability 0, entropy 0, lse -inf and no best tokens, and are not bad
 
     | logits of a row | treated as | bad |
     |---|---|---|
@@ -92,7 +95,7 @@ def row_stats(
     | -inf | probability 0 | no |
     | no finite candidate | token = current, prob = 0 | yes |
 
-    Every row is read once, and again, from the cache where it fits, for its draw. Nothing of the
+    A row is read once, and again, from the cache where it fits, for its draw. Nothing of the
     size of the logits is made. Never raises for values on the device and never synchronises.
     Raises TypeError or ValueError for wrong dtypes, shapes, devices, forbidden ids outside [0, V),
     and a temperature or a `top_k` out of range.
@@ -128,6 +131,7 @@ def row_stats(
             entropy=entropy,
             top_k=top_k,
             draws=draws,
+            only=only,
         )
     return implementation("row_stats", logits.device.type)(
         logits,
@@ -137,6 +141,7 @@ def row_stats(
         entropy=entropy,
         top_k=top_k,
         draws=draws,
+        only=only,
     )
 
 
@@ -178,6 +183,7 @@ def _compiled(
     entropy: bool,
     top_k: int,
     draws: RowDraws | None,
+    only: int | None,
 ) -> RowStats:
     """By way of the operator, which has a tensor for every field."""
     per_row = temperature if isinstance(temperature, Tensor) else None
@@ -186,7 +192,7 @@ def _compiled(
     purpose = 0 if draws is None else draws.purpose
     token, prob, prob_current, lse, spread, bad, top_tokens, top_probs, sample, sample_prob = (
         torch.ops.fastedit.row_stats(
-            logits, current, forbid, common, entropy, per_row, top_k, *keys, purpose
+            logits, current, forbid, common, entropy, per_row, top_k, *keys, purpose, only
         )
     )
     return RowStats(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import addressof, c_int64
 from struct import Struct
 
 import torch
@@ -11,7 +12,7 @@ from fastedit.ops.library import LOGITS, NUMBERS, check, load, logits_fields, nu
 from fastedit.ops.row_stats import RowStats
 from fastedit.ops.sampling import RowDraws
 
-_ARGUMENTS = Struct(f"{LOGITS}2qPd{NUMBERS}6Pq2P{5 * NUMBERS}q2P")  # fe_row_stats_args
+_ARGUMENTS = Struct(f"{LOGITS}2q2Pd{NUMBERS}6Pq2P{5 * NUMBERS}q2P")  # fe_row_stats_args
 _NO_RANKS: tuple[int, ...] = (0,) * 3
 _NO_DRAWS: tuple[int, ...] = (0,) * 18
 
@@ -25,6 +26,7 @@ def row_stats(
     entropy: bool,
     top_k: int,
     draws: RowDraws | None,
+    only: int | None,
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
     rows, length = current.numel(), max(logits.shape[-2], 1)
@@ -46,11 +48,13 @@ def row_stats(
         results = sample.data_ptr(), sample_prob.data_ptr()
         fields = (n for key in draws.fields() for n in numbers_fields(key, length))
         keys = (*fields, draws.purpose, *results)
+    held = None if only is None else c_int64(only)
     arguments = _ARGUMENTS.pack(
         *logits_fields(logits, forbid),
         rows,
         length,
         current.data_ptr(),
+        0 if held is None else addressof(held),
         1.0 if heats is not None else temperature,
         *numbers_fields(heats, length),
         token.data_ptr(),

@@ -20,6 +20,7 @@ def row_stats(
     entropy: bool,
     top_k: int,
     draws: RowDraws | None,
+    only: int | None,
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
     if not isinstance(temperature, Tensor):
@@ -41,7 +42,7 @@ def row_stats(
         u = uniform(draws.seed, draws.position, draws.forward, draws.purpose)
         sample, sample_prob = draw_(scores, heat, draws.top_k, draws.top_p, u)
         sample = torch.where(exists, sample, current)
-    return RowStats(
+    stats = RowStats(
         token=token,
         prob=torch.where(exists, probability_of(probs, token), 0.0),
         prob_current=probability_of(probs, current),
@@ -53,6 +54,24 @@ def row_stats(
         sample=sample,
         sample_prob=sample_prob,
     )
+    return stats if only is None else _without(stats, current != only, current)
+
+
+def _without(stats: RowStats, unread: Tensor, current: Tensor) -> RowStats:
+    """`stats` where the rows of `unread` [R] have none."""
+    nothing: dict[str, Tensor | float] = {
+        "token": current,
+        "lse": -torch.inf,
+        "bad": False,
+        "top_tokens": -1,
+        "sample": current,
+    }
+    fields: dict[str, Tensor] = {}
+    for name, field in vars(stats).items():
+        if field is not None:
+            where = unread[:, None] if field.ndim == 2 else unread
+            fields[name] = torch.where(where, nothing.get(name, 0.0), field)
+    return RowStats(**(vars(stats) | fields))
 
 
 def _ranks(scores: Tensor, probs: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ def row_stats(
     entropy: bool,
     top_k: int,
     draws: RowDraws | None,
+    only: int | None,
 ) -> RowStats:
     """Contract: `fastedit.ops.row_stats`."""
     if isinstance(temperature, Tensor):
@@ -29,6 +30,14 @@ def row_stats(
     with on(logits.device):
         return RowStats(
             *kernel.row_stats(
-                logits, current.contiguous(), forbid, temperature, entropy, top_k, keys, purpose
+                logits,
+                current.contiguous(),
+                forbid,
+                temperature,
+                entropy,
+                top_k,
+                keys,
+                purpose,
+                only,
             )
         )

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastedit.files.jsonl import BadLines
+from fastedit.models.families import family_of
 from fastedit.prompts.text import spell_out
 from fastedit.prompts.tokens import resolve_mask
 from fastedit.training.data.problems import TASK_PREFIX
 from fastedit.training.data.texts import Example, held_out_examples, read_examples
+from fastedit.training.reading import Reading
 
 LONGEST = 2048  # tokens of a row where nothing else is said and the model has the positions
 # Options of a run, or of a survey, that say how its data is read.
@@ -38,11 +40,10 @@ class Form(NamedTuple):
         positions.
         """
         config: Any = getattr(model, "config", None)
-        size = getattr(config, "block_size", None)
-        if size is None or tokenizer is None:
+        size = Reading.of(model).block_size
+        if tokenizer is None:
             name = getattr(config, "name_or_path", None) or "this checkpoint"
-            lacks = "block_size in its config" if size is None else "tokenizer"
-            raise ValueError(f"{name} has no {lacks}, without which there are no examples for it")
+            raise ValueError(f"{name} has no tokenizer, without which there are no examples for it")
         eos = tokenizer.eos_token_id
         if eos is None:
             eos = config.eos_token_id
@@ -53,7 +54,9 @@ class Form(NamedTuple):
             max_length = min(LONGEST, positions) // size * size
         if max_length > positions:
             raise ValueError(f"max_length={max_length} is beyond the model's {positions} positions")
-        return cls(size, max_length, eos, resolve_mask(None, model, tokenizer))
+        return cls(
+            size, max_length, eos, resolve_mask(family_of(model).mask_token_id, model, tokenizer)
+        )
 
 
 class Document(NamedTuple):

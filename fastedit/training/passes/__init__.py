@@ -3,6 +3,6 @@
 | module | what is in it |
 |---|---|
 | `layout` | who sees whom, and the choice of blocks |
-| `passes` | the clean half computed once, or in every pass |
+| `passes` | the clean half computed once, in every pass, or not at all |
 | `sharing` | when once is enough |
 """

@@ -33,6 +33,10 @@ class Tokens:
             place.div(block_size, rounding_mode="floor").expand_as(document), document, position
         )
 
+    def of(self, chosen: Tensor) -> Tokens:
+        """The chosen rows, bool [B]."""
+        return Tokens(self.block[chosen], self.document[chosen], self.position[chosen])
+
     def first(self, count: int) -> Tokens:
         return Tokens(self.block[:, :count], self.document[:, :count], self.position[:, :count])
 
@@ -61,6 +65,11 @@ def doubled_mask(clean: Tokens, noisy: Tokens) -> Tensor:
     return torch.cat(
         [torch.cat([clean_mask(clean), never], dim=-1), noisy_mask(noisy, clean)], dim=-2
     )
+
+
+def whole_mask(rows: Tokens) -> Tensor:
+    """A document sees all of itself: bool [B, 1, L, L]. Padding is a document of its own."""
+    return _query(rows.document) == _key(rows.document)
 
 
 @dataclass(frozen=True)

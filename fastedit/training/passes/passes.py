@@ -1,14 +1,24 @@
-"""Passes of the model over noisy copies beside the clean half, which is computed once or each time.
+"""Passes of the model over noisy copies, beside the clean half where the model reads blocks.
 
-A clean state never depends on noisy tokens, so the keys and values of the clean half are the same
-in every pass of a step as long as the weights are: `SharedClean` computes them once, with their
-graph, and draft and supervised passes run noisy tokens only. `DoubledClean` runs both halves each
-time.
+With block-causal attention a clean state never depends on noisy tokens, so the keys and values of
+the clean half are the same in every pass of a step as long as the weights are: `SharedClean`
+computes them once, with their graph, and draft and supervised passes run noisy tokens only.
+`DoubledClean` runs both halves each time.
 
 | a step with k drafts and k supervised passes of L tokens | rows forward | rows backward |
 |---|---|---|
 | doubled | 4kL | 2kL |
 | shared | (1 + 2k)L | (1 + k)L |
+| whole | 2kL | kL |
+
+With full attention nothing is clean but the prompt, which stands in the row: `Whole` runs the noisy
+copy alone.
+
+Where the model predicts the next token (`Reading.shift`), a position's state is the one before it:
+the hidden rows are moved, so nothing else of a step knows. The first position of a document has no
+row before it and keeps its own, as in Dream (arXiv 2508.15487). The first of a later block has the
+last row of the clean block before it, which is where decoding reads it, as in Fast-dLLM v2
+(arXiv 2509.26328).
 """
 
 from __future__ import annotations
@@ -19,17 +29,35 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from fastedit.training.passes.layout import Blocks, Tokens, clean_mask, doubled_mask, noisy_mask
+from fastedit.engine.call import cache_argument
+from fastedit.training.passes.layout import (
+    Blocks,
+    Tokens,
+    clean_mask,
+    doubled_mask,
+    noisy_mask,
+    whole_mask,
+)
 from fastedit.training.passes.sharing import keys_kept
+from fastedit.training.reading import Reading
 
 
 class Passes(Protocol):
     def hidden(self, ids: Tensor, where: Tensor) -> Tensor:
-        """Hidden states after the final norm at the True positions of `where` [B, L].
+        """Hidden states after the final norm that predict the True positions of `where` [B, L].
 
-        `ids` [B, L] is a noisy copy. Returns [N, H], in the order of `ids[where]`. Only blocks
-        that hold such a position are computed.
+        `ids` [B, L] is a noisy copy. Returns [N, H], in the order of `ids[where]`. Only blocks, or
+        rows, that hold such a position are computed.
         """
+
+
+def passes_over(
+    trunk: nn.Module, clean_ids: Tensor, rows: Tokens, reading: Reading, *, shared: bool
+) -> Passes:
+    """The passes of a step over `clean_ids` [B, L]; shared: compute the clean half once."""
+    if reading.full:
+        return Whole(trunk, rows, reading)
+    return (SharedClean if shared else DoubledClean)(trunk, clean_ids, rows, reading)
 
 
 class CleanKeys(Cache):
@@ -66,36 +94,79 @@ class BesideClean(Cache):
 class SharedClean:
     """The clean half is computed here, once; see the module. Gradients as in `DoubledClean`."""
 
-    def __init__(self, trunk: nn.Module, clean_ids: Tensor, rows: Tokens, block_size: int) -> None:
-        self.trunk, self.rows, self.block_size = trunk, rows, block_size
-        length = _clean_length(clean_ids, block_size)
+    def __init__(self, trunk: nn.Module, clean_ids: Tensor, rows: Tokens, reading: Reading) -> None:
+        self.trunk, self.rows, self.reading = trunk, rows, reading
+        length = _clean_length(clean_ids, reading.block_size)
         self.clean, self.keys = rows.first(length), CleanKeys()
-        _run(trunk, clean_ids[:, :length], clean_mask(self.clean), self.clean.position, self.keys)
+        self.states = _run(
+            trunk, clean_ids[:, :length], clean_mask(self.clean), self.clean.position, self.keys
+        )
 
     def hidden(self, ids: Tensor, where: Tensor) -> Tensor:
-        blocks = Blocks.holding(where, self.block_size)
+        blocks = Blocks.holding(where, self.reading.block_size)
         noisy = blocks.tokens(self.rows)
         mask = noisy_mask(noisy, self.clean)
         beside = BesideClean(self.keys)
         states = _run(self.trunk, blocks.take(ids), mask, noisy.position, beside)
-        return states[blocks.take(where) & blocks.valid]
+        return _predicting(states, self.states, blocks, noisy.position, where, self.reading)
 
 
 class DoubledClean:
     """Every pass runs the clean half too; valid whatever differs between the passes."""
 
-    def __init__(self, trunk: nn.Module, clean_ids: Tensor, rows: Tokens, block_size: int) -> None:
-        self.trunk, self.rows, self.block_size = trunk, rows, block_size
-        length = _clean_length(clean_ids, block_size)
+    def __init__(self, trunk: nn.Module, clean_ids: Tensor, rows: Tokens, reading: Reading) -> None:
+        self.trunk, self.rows, self.reading = trunk, rows, reading
+        length = _clean_length(clean_ids, reading.block_size)
         self.clean, self.clean_ids = rows.first(length), clean_ids[:, :length]
 
     def hidden(self, ids: Tensor, where: Tensor) -> Tensor:
-        blocks = Blocks.holding(where, self.block_size)
+        blocks = Blocks.holding(where, self.reading.block_size)
         noisy = blocks.tokens(self.rows)
         both = torch.cat([self.clean_ids, blocks.take(ids)], dim=1)
         positions = torch.cat([self.clean.position, noisy.position], dim=1)
         states = _run(self.trunk, both, doubled_mask(self.clean, noisy), positions, None)
-        return states[:, self.clean_ids.shape[1] :][blocks.take(where) & blocks.valid]
+        length = self.clean_ids.shape[1]
+        clean, own = states[:, :length], states[:, length:]
+        return _predicting(own, clean, blocks, noisy.position, where, self.reading)
+
+
+class Whole:
+    """Full attention: the noisy copy alone, of which a document sees all of itself."""
+
+    def __init__(self, trunk: nn.Module, rows: Tokens, reading: Reading) -> None:
+        self.trunk, self.rows, self.reading = trunk, rows, reading
+
+    def hidden(self, ids: Tensor, where: Tensor) -> Tensor:
+        needed = where.any(1)
+        needed[0] |= ~needed.any()  # no pass is empty
+        rows, wanted = self.rows.of(needed), where[needed]
+        states = _run(self.trunk, ids[needed], whole_mask(rows), rows.position, None)
+        row, place = wanted.nonzero(as_tuple=True)
+        return states[row, place - self.reading.shift * (rows.position[wanted] > 0)]
+
+
+def _predicting(
+    states: Tensor,
+    clean: Tensor,
+    blocks: Blocks,
+    position: Tensor,
+    where: Tensor,
+    reading: Reading,
+) -> Tensor:
+    """The rows [N, H] that predict `where` [B, L].
+
+    Of the noisy states [B, n, H] of `blocks`, which stand at `position` [B, n], and of the clean
+    ones [B, m, H].
+    """
+    wanted = blocks.take(where) & blocks.valid
+    if not reading.shift:
+        return states[wanted]
+    row, place = wanted.nonzero(as_tuple=True)
+    behind = position[wanted] > 0  # the position before it is of its document
+    opens = behind & (place % reading.block_size == 0)
+    own = states[row, place - (behind & ~opens).long()]
+    before = (blocks.index[wanted] - 1).clamp(min=0, max=clean.shape[1] - 1)
+    return torch.where(opens[:, None], clean[row, before], own)
 
 
 def _clean_length(clean_ids: Tensor, block_size: int) -> int:
@@ -107,11 +178,8 @@ def _clean_length(clean_ids: Tensor, block_size: int) -> int:
 def _run(
     trunk: nn.Module, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None
 ) -> Tensor:
+    named: dict[str, Any] = {cache_argument(trunk): cache}
     with keys_kept(trunk):
         return trunk(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=False,
+            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **named
         ).last_hidden_state

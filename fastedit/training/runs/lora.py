@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-# Attention, and the MLPs that every token passes: dense layers and shared experts. The router's
-# `mlp.gate`, the routed experts, embeddings and head stay frozen.
-TARGETS = ("query_key_value", "dense", "gate_proj", "up_proj", "down_proj")
+# Linear modules that choose experts, by the ends of their names in transformers.
+ROUTERS = ("gate", "router", "shared_expert_gate")
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 
 
@@ -32,12 +31,12 @@ def add_lora(
     *,
     rank: int = 16,
     alpha: int = 32,
-    targets: Sequence[str] = TARGETS,
+    targets: Sequence[str] | None = None,
     experts: bool = False,
 ) -> Any:
     """`model` as a `peft.PeftModel` with fp32 adapters, everything else frozen.
 
-    targets  ends of module names
+    targets  ends of module names; None: `default_targets`
     experts  adapt the routed experts too, with rank max(1, rank // experts of a layer) each and the
              scale alpha / rank of the others. Their weights are rebuilt in every forward.
 
@@ -49,6 +48,7 @@ def add_lora(
     if rank < 1:
         raise ValueError(f"rank={rank} must be at least 1")
     modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    targets = default_targets(model) if targets is None else targets
     _check_matches(targets, modules, "linear modules")
     patterns: dict[str, Any] = {}
     if experts:
@@ -73,6 +73,19 @@ def add_lora(
         warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
         warnings.filterwarnings("ignore", category=FutureWarning)
         return get_peft_model(model, config)
+
+
+def default_targets(model: Any) -> tuple[str, ...]:
+    """Ends of the names of the linear modules in the layers of `model`, in the order they stand.
+
+    Attention, and the MLPs that every token passes: dense layers and shared experts. Routers, the
+    routed experts (which are no modules), embeddings and head stay frozen.
+    """
+    layers = (
+        name for name, module in model.model.layers.named_modules() if isinstance(module, nn.Linear)
+    )
+    ends = dict.fromkeys(name.rpartition(".")[2] for name in layers)
+    return tuple(end for end in ends if end not in ROUTERS)
 
 
 def trainable(model: nn.Module) -> Trainable:

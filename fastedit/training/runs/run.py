@@ -21,6 +21,7 @@ from fastedit.prompts.tokens import special_ids
 from fastedit.training.data.documents import Form
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
+from fastedit.training.reading import Reading
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
 from fastedit.training.runs.data import RunData, validates
 from fastedit.training.runs.folder import (
@@ -37,7 +38,7 @@ from fastedit.training.runs.folder import (
     held,
     run_to_go_on,
 )
-from fastedit.training.runs.lora import add_lora, trainable
+from fastedit.training.runs.lora import add_lora, default_targets, trainable
 from fastedit.training.runs.samples import Sample, Samples
 from fastedit.training.runs.settings import RunOptions
 from fastedit.training.runs.trainer import EditTrainer
@@ -96,7 +97,7 @@ def _run(
     origin = identity(options.checkpoint)
     model, tokenizer = _load(options, last, arguments.device)
     form = Form.of(model, tokenizer, options.max_length)
-    options = replace(options, max_length=form.max_length)
+    options = _settled(options, model, form)
     data = RunData.read(options, tokenizer, form)
     say(data.describe())
     if options.steps is None:
@@ -175,6 +176,16 @@ def _run(
     if first:
         clean(output)
     return result
+
+
+def _settled(options: RunOptions, model: Any, form: Form) -> RunOptions:
+    """`options` with what they leave to the model filled in, as `run.json` holds them."""
+    return replace(
+        options,
+        max_length=form.max_length,
+        edit=options.edit.for_attention(Reading.of(model).attention),
+        lora_targets=options.lora_targets or default_targets(model),
+    )
 
 
 def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:

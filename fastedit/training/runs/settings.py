@@ -9,7 +9,6 @@ from typing import Any
 
 from fastedit.files.jsonl import ON_BAD_LINE
 from fastedit.training.options import EditOptions
-from fastedit.training.runs.lora import TARGETS
 from fastedit.training.typed import set_types
 
 # May change between a run and its resumption: none of them changes what is computed, other than by
@@ -35,6 +34,7 @@ class RunOptions:
     max_length     tokens per row, a multiple of the model's block size; None: 2048, or as many as
                    the model has positions
     lora_rank      0: every weight trains
+    lora_targets   ends of module names; None: see `lora.default_targets`
     warmup, min_learning_rate   shares of the steps and of the learning rate; less than a step of
                                 warmup is none
     dtype          of the checkpoint's weights; "auto": as stored, float32 where they all train
@@ -62,7 +62,7 @@ class RunOptions:
     micro_batch: int | None = None
     lora_rank: int = 16
     lora_alpha: int = 32
-    lora_targets: tuple[str, ...] = TARGETS
+    lora_targets: tuple[str, ...] | None = None
     lora_experts: bool = False
     learning_rate: float = 1e-4
     min_learning_rate: float = 0.1

@@ -1,0 +1,100 @@
+"""Configs that are read under the published keys, and saved as they were published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig
+
+from fastedit.models.families import Checkpoints
+
+# Asks for a kernel of the released training code; a caller asks for another one when loading.
+_OF_TRAINING = ("attn_implementation",)
+_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_OURS = ("_published", "_read")
+
+
+class PublishedConfig(PreTrainedConfig):
+    """Mixed into a config class of transformers: reads and writes a config.json of another family.
+
+    A value is read and set by either name, transformers' or the published one. What is saved is the
+    config.json as it was read, key for key, with those values that have changed since.
+
+    Raises ValueError for a value that the model class does not compute with, naming the key.
+    """
+
+    row: ClassVar[Checkpoints]
+
+    def __init__(self, **given: Any) -> None:
+        _check(self.row, given)
+        names, implied = self.row.keys, self.row.implied
+        # A null is a key that is not given; but transformers has defaults for these.
+        native: dict[str, Any] = dict.fromkeys(_IDS)
+        native |= {names.get(key, key): value for key, value in given.items() if value is not None}
+        super().__init__(**(native | (implied(given) if implied else {})))
+        self._published = dict(given)
+        self._read = self._values()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; overrides among `kwargs` are changes to what was published."""
+        published = dict(config_dict)
+        plain = {key: value for key, value in published.items() if key not in _OF_TRAINING}
+        try:
+            before = cls(**plain)
+            made = super().from_dict(plain, **kwargs)
+        except (StrictDataclassError, AttributeError, LookupError, TypeError) as error:
+            raise ValueError(
+                f"this config cannot be read: {' '.join(str(error).split())}"
+            ) from error
+        config = made[0] if isinstance(made, tuple) else made
+        config._published, config._read = published, before._read
+        return made
+
+    def _values(self) -> dict[str, Any]:
+        found = super().to_dict()
+        return {key: value for key, value in found.items() if key not in _OURS}
+
+    def to_dict(self) -> dict[str, Any]:
+        return self._values()
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What is saved; see the class."""
+        names = {native: key for key, native in self.row.keys.items() if key in self._published}
+        if "torch_dtype" in self._published:
+            names["dtype"] = "torch_dtype"
+        changed = {
+            names.get(key, key): value
+            for key, value in self._values().items()
+            if key != "_name_or_path" and (key not in self._read or self._read[key] != value)
+        }
+        return {"model_type": self.model_type, **self._published, **changed}
+
+
+def made_from(row: Checkpoints, native: Any, kind: str) -> Any:
+    """The config class of `row` on top of transformers' class `native`, for a `model_type`."""
+    own = {
+        "__module__": __name__,
+        "__doc__": PublishedConfig.__doc__,
+        "__init__": PublishedConfig.__init__,  # a class without one is given one of its fields
+        "row": row,
+        "model_type": kind,
+        "attribute_map": {**native.attribute_map, **row.keys},
+    }
+    return type(f"{row.architectures[0]}Config", (PublishedConfig, native), own)
+
+
+def _check(row: Checkpoints, given: Mapping[str, Any]) -> None:
+    for key, allowed in row.supported.items():
+        value = given.get(key)
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        if any(one not in allowed for one in values):
+            words = " or ".join(map(repr, allowed)) or "null"
+            raise ValueError(
+                f"{key}={value!r} is not supported: {row.name} checkpoints are computed with "
+                f"{key}={words}"
+            )

@@ -1,0 +1,112 @@
+"""Checkpoints of other families, as they stand on the Hub: in, through a forward, and out again."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from family_cases import FAMILIES, GOLDEN, OPTIONS, config_of, decoder, forwards
+from safetensors.torch import load_file, save_file
+
+from fastedit import Decoder
+from fastedit.models.families import family_of
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> str:
+    return request.param
+
+
+@torch.no_grad()
+def test_logits_are_those_of_the_released_code(family):
+    model, found = decoder(family).model, forwards(family)
+    assert found
+    for name, (arguments, logits, counted) in found.items():
+        mine = model(**arguments).logits
+        torch.testing.assert_close(mine[counted], logits[counted], rtol=0, atol=1e-4, msg=name)
+
+
+@torch.no_grad()
+def test_eager_attention_and_an_added_mask_are_the_same(family):
+    model = Decoder.from_pretrained(GOLDEN / family, device="cpu").model
+    arguments, logits, _ = next(iter(forwards(family).values()))
+    mask = arguments.get("attention_mask")
+    if mask is None:
+        length = arguments["input_ids"].shape[1]
+        mask = torch.ones(1, 1, length, length, dtype=torch.bool)
+    added = torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+    mine = model(input_ids=arguments["input_ids"], attention_mask=added).logits
+    torch.testing.assert_close(mine, logits, rtol=0, atol=1e-4)
+    model.set_attn_implementation("eager")
+    mine = model(**arguments).logits
+    torch.testing.assert_close(mine, logits, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_without_a_mask_a_model_sees_what_its_family_sees(family):
+    """The last token changes what comes before it, and where blocks are causal only its block."""
+    made = decoder(family)
+    length = made.family.block_length or made.model.config.block_size
+    ids = forwards(family).popitem()[1][0]["input_ids"][:1, :24]
+    ids = torch.cat([ids, ids], dim=1)
+    other = ids.clone()
+    other[0, -1] = (ids[0, -1] + 1) % 100
+    before, after = (made.model(input_ids=x).logits for x in (ids, other))
+    changed = (before != after).any(-1)[0]
+    first = 0
+    if made.family.attention == "block_causal":
+        first = (ids.shape[1] - 1) // length * length
+    assert not changed[:first].any() and changed[first:].all()
+
+
+def test_saved_again_it_is_the_checkpoint_that_was_read(family, tmp_path):
+    decoder(family).model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == config_of(family)
+    original = load_file(GOLDEN / family / "model.safetensors")
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == original.keys()
+    assert all(torch.equal(saved[name], x) for name, x in original.items())
+
+
+def test_shards_in_bf16_and_a_change_of_the_config(family, tmp_path):
+    model = Decoder.from_pretrained(GOLDEN / family, dtype="bfloat16", device="cpu").model
+    model.config.eos_token_id = 3
+    model.save_pretrained(tmp_path / "first", max_shard_size="100KB")
+    assert len(list((tmp_path / "first").glob("*.safetensors"))) > 1
+    config = json.loads((tmp_path / "first" / "config.json").read_text())
+    assert config == config_of(family) | {"eos_token_id": 3, "torch_dtype": "bfloat16"}
+    again = Decoder.from_pretrained(tmp_path / "first", device="cpu").model
+    assert again.dtype == torch.bfloat16
+    again.save_pretrained(tmp_path / "second")
+    saved = load_file(tmp_path / "second" / "model.safetensors")
+    for name, tensor in load_file(GOLDEN / family / "model.safetensors").items():
+        assert torch.equal(saved[name], tensor.bfloat16()), name
+
+
+def test_it_generates_by_the_rule_it_was_released_with(family):
+    made = decoder(family)
+    assert family_of(made.model) == made.family
+    prompts = [torch.arange(3, 12), torch.arange(20, 33)]
+    options = {"max_new_tokens": 12, "eos_token_id": [], **OPTIONS.get(family, {})}
+    together = made.generate(prompts, **options)
+    for prompt, ids in zip(prompts, together.sequences, strict=True):
+        assert len(ids) == 12
+        assert torch.equal(made.generate(prompt, **options).sequences[0], ids)
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "wrong shape"])
+def test_every_tensor_is_accounted_for(family, change, tmp_path):
+    tensors = load_file(GOLDEN / family / "model.safetensors")
+    name = next(name for name in tensors if ".1." in name and "q_proj" in name)
+    if change == "missing":
+        del tensors[name]
+    elif change == "unknown":
+        name = name.replace("q_proj", "z_proj")
+        tensors[name] = torch.zeros(2)
+    else:
+        tensors[name] = tensors[name][:-1].clone()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(config_of(family)))
+    with pytest.raises(ValueError, match=f"{change}: {name}"):
+        Decoder.from_pretrained(tmp_path)

@@ -1,0 +1,97 @@
+"""Steps on models of other families, against the same written plainly: full logits, plain masks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from editing import BLOCK, MASK, SEED, SPECIAL, assert_same, best, noise, packed, with_gradients
+from family_models import FAMILIES, family_model
+from plain_masks import doubled_block_mask
+
+from fastedit.training.options import EditOptions
+from fastedit.training.step import EditStep
+
+RECIPES = {
+    "none": {"t2t": "none"},
+    "random": {"t2t": "random", "r_edit": 0.5},
+    "self": {"draft_share": 0.7, "p_random": 0.0},
+}
+
+
+def step_of(model, name, **options):
+    return EditStep(
+        model,
+        EditOptions(**options),
+        seed=SEED,
+        mask_token_id=MASK,
+        forbid_ids=(SPECIAL,),
+        family=FAMILIES[name][1],
+    )
+
+
+def plain_logits(model, name, ids, batch):
+    """Logits [B, L, V] of noisy `ids`, each at the position that it is of.
+
+    One document at a time where the family has full attention: nothing else can be seen. Where it
+    reads blocks, both halves whole, in one sequence.
+    """
+    family = FAMILIES[name][1]
+    position, document = batch["positions"], batch["example"]
+    if family.attention == "full":
+        rows = torch.zeros(*ids.shape, model.config.vocab_size)
+        for number in document[document >= 0].unique():
+            where = document == number
+            one = ids[where][None]
+            mask = torch.ones(1, 1, one.shape[1], one.shape[1], dtype=torch.bool)
+            logits = model(one, attention_mask=mask).logits
+            if family.shift:
+                logits = torch.cat([logits[:, :1], logits[:, :-1]], dim=1)
+            rows = rows.masked_scatter(where[..., None], logits[0])
+        return rows
+    mask = doubled_block_mask(ids.shape[1], BLOCK, document_ids=document)
+    mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool)  # padding sees itself
+    both = torch.cat([ids, batch["input_ids"]], dim=1)
+    logits = model(both, attention_mask=mask, position_ids=torch.cat([position] * 2, dim=1)).logits
+    noisy, clean = logits.chunk(2, dim=1)
+    if not family.shift:
+        return noisy
+    before = torch.cat([noisy[:, :1], noisy[:, :-1]], dim=1)
+    opening = torch.cat([clean[:, :1], clean[:, :-1]], dim=1)
+    rows = torch.where((position % BLOCK == 0)[..., None], opening, before)
+    return torch.where((position == 0)[..., None], noisy, rows)
+
+
+BLOCKS = [name for name, (_, family) in FAMILIES.items() if family.attention == "block_causal"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    ("name", "share_clean"),
+    [(name, "auto") for name in FAMILIES] + [(name, "off") for name in BLOCKS],
+)
+def test_loss_and_gradients_by_hand(name, recipe, share_clean):
+    model, batch = family_model(name).train(), packed()
+    options = EditOptions(**RECIPES[recipe]).for_attention(FAMILIES[name][1].attention)
+    output = step_of(model, name, **RECIPES[recipe], share_clean=share_clean)(**batch)
+    noisy, clean = noise(batch, options), batch["input_ids"]
+    ids = noisy.ids
+    if recipe == "self":
+        with torch.no_grad():
+            draft = best(plain_logits(model, name, ids, batch))
+        ids = torch.where(noisy.drafted & (ids == MASK), draft, ids)
+        assert ((ids != clean) & (ids != MASK)).any()
+    losses = F.cross_entropy(plain_logits(model, name, ids, batch).mT, clean, reduction="none")
+    total = 0.0
+    for row, column in noisy.labelled.nonzero().tolist():
+        place = row, column
+        mates = batch["response"] & (batch["example"] == batch["example"][place])
+        weight = 1.0
+        if FAMILIES[name][1].attention == "full":  # the SFT of LLaDA
+            weight = 1 / float(noisy.rate[place]) if ids[place] == MASK else 1.0
+            weight /= int(mates.sum())
+        total = total + losses[place] * weight
+    torch.testing.assert_close(output.loss, total, rtol=1e-5, atol=0.0)
+    full = FAMILIES[name][1].attention == "full"
+    assert int(output.labels) == (3 if full else int(noisy.labelled.sum()))
+    assert_same(with_gradients(model, output.loss), with_gradients(model, total))
