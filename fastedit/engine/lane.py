@@ -164,8 +164,8 @@ class Lane:
                 continue
             request.step = record.step
             if request.on_draft and record.logits is not None:
-                block = slice(-self.slots.block_length, None)
-                request.on_draft(request, record.ids[row][block], record.logits[row][block])
+                ids = record.ids[row][self.slots.earlier :]
+                request.on_draft(request, ids, record.logits[row][-len(ids) :])
             if record.bad[row] and request.bad is None:
                 request.bad = self._bad_logits(request, record, row)
             if request.follow(record, row):
@@ -197,5 +197,5 @@ class Lane:
         current = ids[row][-width:].to(logits.device)
         bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad
         matters = self.slots.blocks.may_change()[request.slot][-width:].to(bad.device)
-        place = int((bad & matters).int().argmax()) + self.slots.block_length - width
-        return BadLogitsError(request.index, max(request.start + place, len(request.prompt)))
+        place = int((bad & matters).int().argmax()) + self.slots.width - width
+        return BadLogitsError(request.index, max(request.base + place, len(request.prompt)))

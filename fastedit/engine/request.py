@@ -123,12 +123,24 @@ class Request:
         return self._fixed_at(self.start)
 
     def _fixed_at(self, start: int) -> int:
+        if self.policy.wide:
+            return self.origin
         return max(start - (self.policy.window - 1) * self.block_length, self.origin)
 
     @property
+    def base(self) -> int:
+        """First position of its slot: of the active block, or of all that the policy may write."""
+        return self.origin if self.policy.wide else self.start
+
+    @property
+    def width(self) -> int:
+        """Positions of its slot."""
+        return self.span - self.origin if self.policy.wide else self.block_length
+
+    @property
     def head(self) -> int:
-        """Positions of the active block that belong to the prompt."""
-        return max(0, len(self.prompt) - self.start)
+        """Positions of its slot that belong to the prompt."""
+        return max(0, len(self.prompt) - self.base)
 
     def canvas(self) -> tuple[Tensor, Tensor]:
         """Ids, and which of them never change, from the first position to the last, on the CPU.
@@ -202,14 +214,21 @@ class Request:
         return True
 
     def commit(self, block: list[int]) -> None:
-        """Take the ids of a block that is done; finishes the request where it should end.
+        """Take the ids of its slot, where they are final; finishes where it should end.
 
-        block: [L], behind what stands before it where that may be reopened. Only what no window can
-        hold any more is committed, and may end the request.
+        block: those of the block that is done, last, behind what stands before it where that may be
+        reopened; or all that is generated. What a later decision may write waits.
         """
         first, behind = max(self.fixed, len(self.prompt)), self.start + self.block_length
-        stop = self.end if self.start == self.last else self._fixed_at(behind)
-        changed = block[first - behind :]
+        stop, begin = self._fixed_at(behind), behind - len(block)
+        if self.policy.wide:
+            begin = self.base
+            if not self._over(block[behind - begin - 1]):
+                self.committed = True
+                return
+        if self.policy.wide or self.start == self.last:
+            stop = min(behind, self.end)
+        changed = block[first - begin : behind - begin]
         new = changed[: max(stop - first, 0)]
         before = len(self.generated)
         self.generated += new
@@ -226,7 +245,14 @@ class Request:
         self.entered, self.committed, self.progress = step, False, Progress()
 
     def rewind(self) -> None:
-        """Back to where the active block began, for a later admission."""
+        """Back to where the active block began, for a later admission.
+
+        To where all of them began where none of them is final yet.
+        """
+        if self.policy.wide:
+            before = self.stats.prefill_forwards
+            self.stats = DecodeStats(seed=self.seed, prefill_forwards=before)
+            self.start, self.committed = self.origin, False
         if self.committed:  # whose prefill does what the outstanding forward would have done
             self.stats.forwards += 1
             self.next_block(self.entered)
@@ -307,6 +333,13 @@ class Request:
                 del self.generated[kept:]
                 self.stats.finish_reason = "stop"
         return self.stats.finish_reason != "length"
+
+    def _over(self, last: int) -> bool:
+        """Whether a wide request ends behind the active block, whose last token is `last`.
+
+        An EOS further inside may still be replaced. Source: ProSeCo's released loop.
+        """
+        return self.start == self.last or (self.config.eos_early_stop and last in self.eos)
 
     def _may_stop_early(self) -> bool:
         return self.config.eos_early_stop or self.stats.finish_reason == "stop"

@@ -31,7 +31,7 @@ class Settled:
     def rule_and_mask(self, config: DecodeConfig) -> tuple[Policy, int]:
         """Raises ValueError for what does not go together."""
         if id(config) not in self._rules:
-            rule = config.rule(self.family.policy)
+            rule = config.rule(self.family.policy).within(_whole(config, self.family))
             _check_together(config, rule, self.family, vocab_size(self.model))
             mask = config.mask_token_id
             mask = self.family.mask_token_id if mask is None else mask
@@ -58,6 +58,11 @@ def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
     if len(known) >= SETTINGS:
         del known[next(iter(known))]
     known[key] = value
+
+
+def _whole(config: DecodeConfig, family: Family) -> bool:
+    """Whether every forward computes all positions, so that any of them may change."""
+    return family.attention == "full" and not config.approximate
 
 
 def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:
@@ -90,6 +95,16 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
     if rule.noise and config.strict_reference:
         raise ValueError(
             f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
+        )
+    if "score" in rule.needs:
+        raise ValueError(
+            f"policy {rule} needs the scores of a correction head, and there is none: give scores "
+            'to `policies.step_`, or set scorer="confidence"'
+        )
+    if rule.wide and (config.approximate or (family.attention != "full" and config.use_cache)):
+        raise ValueError(
+            f"policy {rule} writes to earlier blocks, whose keys and values are cached: set "
+            'cache="none" or scope="block"'
         )
     if config.approximate and family.attention != "full":
         raise ValueError(

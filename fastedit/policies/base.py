@@ -59,6 +59,8 @@ class Buffer:
 
     dtype    of the tensor: [n, L], or [n] where it is not per position
     initial  what a fresh block has
+
+    Where a policy is `wide`, those per position last as long as its positions do.
     """
 
     dtype: torch.dtype = torch.float32
@@ -77,6 +79,7 @@ class Stats:
     top_tokens, top_probs       [n, L, k], the best ones; None unless it needs "top_k"
     sample, sample_prob         one draw and its probability after all filters; None unless it needs
                                 "sample"
+    logit, logit_current        fp32, of `token` and of the held one; None unless it needs "logit"
     scores         fp32         of a head; None unless it needs "score"
     shadow         Stats        of the shadow rows; None unless its plan is "shadow"
     following      Stats        of the head that predicts the next token, where it is needed
@@ -94,6 +97,8 @@ class Stats:
     top_probs: Tensor | None = None
     sample: Tensor | None = None
     sample_prob: Tensor | None = None
+    logit: Tensor | None = None
+    logit_current: Tensor | None = None
     scores: Tensor | None = None
     shadow: Stats | None = None
     following: Stats | None = None
@@ -116,7 +121,7 @@ class Write(NamedTuple):
     reopen: Tensor | None = None
 
 
-NEEDS = frozenset({"current", "entropy", "top_k", "sample", "score", "next_token"})
+NEEDS = frozenset({"current", "entropy", "top_k", "sample", "logit", "score", "next_token"})
 PLANS = ("block", "shadow", "window")
 
 
@@ -126,8 +131,8 @@ class Policy:
     Fields that are strings or flags are static: read them from `self`. The others have one value
     per request, on the device: read them from `view.parameters`, tensors [n].
 
-    needs    of "current", "entropy", "top_k", "sample", "score", "next_token": what `Stats` must
-             hold; whatever is not named costs nothing
+    needs    of "current", "entropy", "top_k", "sample", "logit", "score", "next_token": what
+             `Stats` must hold; whatever is not named costs nothing
     buffers  what is kept of a block, by name
     plan     which rows a forward takes: "block"; "shadow" (the block and, for each of its
              positions, a row that sees a mask there); or "window" (the block and, where a rule
@@ -137,6 +142,9 @@ class Policy:
     judges_tokens  whether tokens may change as well as masks; where False, the logits of a position
              that holds a token are not read, and do not matter if they are bad
     noise    whether blocks start from random ids, so that it has to be known how many there are
+    wide     whether a decision may write all generated positions up to the end of the active block,
+             and not only those of the block. Statistics and buffers are then of all of them, with
+             those behind the block, which may not change yet
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     may_reach_bound  whether a block may take `bound` forwards: then the last of them fills what
              masks are left, and the request counts as capped. A block that takes more forwards
@@ -150,6 +158,7 @@ class Policy:
     window: ClassVar[int] = 1
     judges_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
+    wide: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
     may_reach_bound: ClassVar[bool] = False
 
@@ -170,9 +179,20 @@ class Policy:
         fixed = (name for name, what in self.parameters().items() if what.dtype is None)
         return type(self), *(getattr(self, name) for name in fixed)
 
+    def within(self, full: bool) -> Policy:
+        """This policy where all positions see each other in every forward (`full`), or do not."""
+        return self
+
     def open(self, view: View) -> Tensor:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
         return torch.full_like(view.ids, view.mask_token_id)
+
+    def shown(self, view: View) -> Tensor:
+        """Ids [n, L] that the next forward takes, where a policy tries others than are held.
+
+        The decision that finishes a block changes ids, or was shown those that are held.
+        """
+        return view.ids
 
     def heat(self, view: View) -> Tensor | None:
         """Temperatures [n] of this step's statistics and draws, where the policy sets them."""

@@ -61,16 +61,16 @@ def integer(
     return _field(default, Parameter(whole(least, words, optional, most), int, dtype, absent))
 
 
-def choice(default: str | bool, *others: str | bool) -> Any:
+def choice(default: str | bool | None, *others: str | bool) -> Any:
     """A field that holds one of these values; requests with different ones decode apart."""
     allowed = (default, *others)
 
     def check(value: Any) -> Any:
-        if value not in allowed or type(value) is not type(default):
+        if value not in allowed or type(value) not in map(type, allowed):
             raise ValueError(f"one of {', '.join(map(repr, allowed))}")
         return value
 
-    return _field(default, Parameter(check, type(default)))
+    return _field(default, Parameter(check, type((*others, default)[0])))
 
 
 def parameter_of(field: dataclasses.Field) -> Parameter:

@@ -18,6 +18,8 @@ class State:
 
     ids         [N, L] int64   a position that holds the mask token is undecided
     editable    [N, L] bool    False marks prompt and padding, which never change
+    opened      [N, L] bool    positions up to the end of the active block; None unless the policy
+                               is wide
     flags       [5, N] bool    `done`: the block is finished; `dirty`: the last step changed ids,
                                so keys and values of its forward are stale; `bad`: a row that was
                                looked at had bad logits; `capped`: the bound filled the last masks;
@@ -46,12 +48,14 @@ class State:
         parameters: Planes,
         buffers: Planes,
         sampling: ops.Sampling,
+        opened: Tensor | None,
         earlier: int = 0,
     ) -> None:
         self.policy, self.mask_token_id, self.strict = policy, mask_token_id, strict
         self.ids, self.editable, self.flags = ids, editable, flags
         self.count_rows, self.limit = counts, limit
         self.parameters, self.buffers, self.sampling = parameters, buffers, sampling
+        self.opened = opened
         self.done, self.dirty, self.bad, self.capped, self.reopened = flags
         self.counts = Planes(zip(COUNTS, counts, strict=True))
         self.draws = False  # whether a block of these has a temperature
@@ -116,6 +120,7 @@ class State:
                 seed=full(0, torch.int64, blocks),
                 start=full(0, torch.int64, blocks) if start is None else start,
             ),
+            full(True, torch.bool, blocks, length) if policy.wide else None,
             earlier,
         )
         state.set_policy(slice(None), policy, length)
@@ -151,6 +156,7 @@ class State:
             self.parameters,
             Planes((name, b if b.ndim == 1 else b[:, earlier:]) for name, b in buffers),
             self.sampling,
+            None,
         )
 
     def __getitem__(self, rows: slice) -> State:
@@ -166,6 +172,7 @@ class State:
             self.parameters.rows(rows),
             self.buffers.rows(rows),
             ops.Sampling(*(field[rows] for field in self.sampling.fields())),
+            None if self.opened is None else self.opened[rows],
             self.earlier,
         )
 
@@ -174,6 +181,7 @@ class State:
         return (
             self.ids,
             self.editable,
+            *(() if self.opened is None else (self.opened,)),
             *self.flags,
             *self.count_rows,
             self.limit,
@@ -183,7 +191,10 @@ class State:
         )
 
     def reset(self, rows: int | Tensor) -> None:
-        """Flags, counts and buffers as of fresh blocks: of block `rows`, or where `rows` [N] is."""
+        """Flags, counts and buffers as of fresh blocks: of block `rows`, or where `rows` [N] is.
+
+        The latter, which goes on to the next block, leaves a wide policy what it has of positions.
+        """
         for planes, value in ((self.flags, 0), (self.count_rows, 0)):
             if isinstance(rows, Tensor):
                 planes.masked_fill_(rows, value)
@@ -192,6 +203,8 @@ class State:
         for name, buffer in self.policy.buffers.items():
             plane = self.buffers[name]
             if isinstance(rows, Tensor):
+                if self.opened is not None and plane.ndim > 1:
+                    continue
                 where = rows if plane.ndim == 1 else rows[:, None]
                 plane.masked_fill_(where, buffer.initial)
             else:
@@ -210,9 +223,15 @@ class State:
         may = self.editable
         if self.strict:
             may = may | (self.ids == self.mask_token_id)
+        if self.opened is not None:
+            may = may & self.opened
         if self.earlier:
             may = may & self.own | self.editable & self.reopened[:, None]
         return may
+
+    def shown(self) -> Tensor:
+        """What the next forward takes for `ids`, int64 [N, L]."""
+        return self.policy.shown(self)
 
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [N, L]."""

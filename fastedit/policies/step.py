@@ -143,6 +143,11 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         token = torch.where(takes, sample, token)
         prob = torch.where(takes, sample_prob, prob)
         sample = sample_prob = None
+    logit = logit_current = None
+    if "logit" in policy.needs:
+        ids = torch.stack((token, state.ids), dim=-1)
+        ids.clamp_(0, logits.shape[-1] - 1)  # the mask may be no id of the logits
+        logit, logit_current = logits.gather(-1, ids).float().unbind(-1)
     return Stats(
         token=token,
         prob=prob,
@@ -154,6 +159,8 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         top_probs=rows.top_probs,
         sample=sample,
         sample_prob=sample_prob,
+        logit=logit,
+        logit_current=logit_current,
     )
 
 

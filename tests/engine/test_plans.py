@@ -7,7 +7,7 @@ from typing import ClassVar
 import pytest
 import torch
 from cases import GOLDEN, PROMPTS, B, results
-from golden_families import FAMILIES, model_of
+from golden_families import loaded
 from torch import nn
 
 from fastedit import DecodeConfig, Decoder
@@ -192,7 +192,7 @@ def test_a_full_attention_model_under_an_editing_rule_and_with_shadows():
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
 def test_shadows_beside_an_approximate_cache(cache):
     """Real rows see none. Of a single block without a prompt nothing is kept, so all is exact."""
-    decoder = Decoder(model_of("llada"), family=FAMILIES["llada"])
+    decoder = loaded("llada")
     settings = {"block_length": 4, "eos_token_id": [], "seed": 1}
     prompts = [torch.tensor([1, 2, 3]), torch.tensor([4] * 7), torch.tensor([9])]
     lengths = [DecodeConfig(max_new_tokens=new, cache=cache, **settings) for new in (8, 12, 3)]

@@ -118,7 +118,7 @@ class Approximate(Plan):
         return Part(rows, offset[:, None] + window, positions, mask[:, None], wanted, cache, told)
 
     def forward(self) -> Logits:
-        self.slots.live.write_()
+        self.slots.live.write_(self.slots.live.blocks.shown())
         each = [self._logits(part) for part in self.parts]
         logits = each[0] if len(each) == 1 else torch.cat(each)[self.order.to(each[0].device)]
         if not self.shadow:

@@ -25,7 +25,7 @@ class Full(Plan):
         self.everything, self.shift = everything, shift
 
     def reach(self, live: Sequence[Request], unread: int) -> int:
-        if self.everything:
+        if self.everything or self.slots.width > self.length:
             return max(request.span for request in live)
         return super().reach(live, unread)
 
@@ -47,7 +47,7 @@ class Full(Plan):
                 inside = live.blocks.reopened[:, None] & (columns >= first)
                 seen = torch.where(inside, block.clamp(min=0), block)
             mask = (block <= 0)[:, None, :] & (block[:, None, :] <= seen[:, :, None])
-        own = begin + self.slots.offsets
+        own = live.base[:, None] + self.slots.offsets
         # Columns beyond a row's extent are seen by none of its own.
         self.where = live.offset[:, None] + torch.minimum(columns, live.size[:, None] - 1)
         self.positions = columns.expand(len(begin), -1)
@@ -67,7 +67,7 @@ class Full(Plan):
 
     def forward(self) -> Logits:
         live = self.slots.live
-        live.write_()
+        live.write_(live.blocks.shown())
         ids = self.pool.ids[self.where]
         if self.shadow:
             masks = torch.full_like(live.blocks.ids, self.slots.mask_token_id)

@@ -64,5 +64,5 @@ class Window(Block):
     def forward(self) -> Logits:
         if not self.wide:
             return super().forward()
-        ids = self.slots.live.blocks.ids
+        ids = self.slots.live.blocks.shown()
         return Logits(self.call(ids, self.mask, self.positions, self.rows, None))
