@@ -109,6 +109,10 @@ RULES = [
     "proseco",
     "correction:mode=rank",
     "correction:scorer=confidence",
+    "remdm",
+    "remdm:variant=conf",
+    "self_correction",
+    "multi_block",
 ]
 
 

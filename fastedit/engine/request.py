@@ -107,14 +107,25 @@ class Request:
     def room(self) -> int:
         """Positions that it needs in the pool: forwards may take a further block along."""
         beside = self.config.lookahead or self.policy.plan == "shadow"
+        blocks = max(int(beside), self.policy.window - 1)
         # One more, for rows of a forward that are beyond the span of a shorter request.
-        return self.span + (self.block_length if beside else 0) + self.config.approximate
+        return self.span + blocks * self.block_length + self.config.approximate
 
     @property
     def last(self) -> int:
         """First position of the last block."""
         length = self.block_length
         return (self.end - 1 - self.first) // length * length + self.first
+
+    @property
+    def fixed(self) -> int:
+        """Positions from the first on that never change any more, while the active block does."""
+        return self._fixed_at(self.start)
+
+    def _fixed_at(self, start: int) -> int:
+        if self.policy.wide:
+            return self.origin
+        return max(start - (self.policy.window - 1) * self.block_length, self.origin)
 
     @property
     def base(self) -> int:
@@ -154,11 +165,12 @@ class Request:
         bounds = [0, *range(self.first or self.block_length, self.start + 1, self.block_length)]
         return [numbers[a:b].tobytes() for a, b in pairwise(bounds)]
 
-    def block_before(self) -> bytes:
-        """Ids of the block before the active one, as `blocks` has them."""
-        prompt, first = len(self.prompt), self.start - self.block_length
-        ids = self.prompt[first : self.start].tolist() if first < prompt else []
-        ids += self.written[max(first - prompt, 0) : self.start - prompt]
+    def last_fixed(self) -> bytes:
+        """Ids of the last block that never changes any more, as `blocks` has them."""
+        prompt, stop = len(self.prompt), self.fixed
+        first = stop - self.block_length
+        ids = self.prompt[first:stop].tolist() if first < prompt else []
+        ids += self.written[max(first - prompt, 0) : stop - prompt]
         return torch.tensor(ids, dtype=torch.int64).numpy().tobytes()
 
     def position(self, blocks: int) -> int:
@@ -202,20 +214,30 @@ class Request:
         return True
 
     def commit(self, block: list[int]) -> None:
-        """Take the ids [L] of its slot, where they are final; finishes where it should end."""
-        stop = self.start + self.block_length - self.base
-        if self.policy.wide and not self._over(block[stop - 1]):
-            self.committed = True
-            return
-        new = block[self.head : min(stop, self.end - self.base)]
+        """Take the ids of its slot, where they are final; finishes where it should end.
+
+        block: those of the block that is done, last, behind what stands before it where that may be
+        reopened; or all that is generated. What a later decision may write waits.
+        """
+        first, behind = max(self.fixed, len(self.prompt)), self.start + self.block_length
+        stop, begin = self._fixed_at(behind), behind - len(block)
+        if self.policy.wide:
+            begin = self.base
+            if not self._over(block[behind - begin - 1]):
+                self.committed = True
+                return
+        if self.policy.wide or self.start == self.last:
+            stop = min(behind, self.end)
+        changed = block[first - begin : behind - begin]
+        new = changed[: max(stop - first, 0)]
         before = len(self.generated)
-        self.written += block[self.head : stop]
         self.generated += new
         ended = self._cut(before)
-        self.committed = True
+        # Together: what was written before the block is what a restart of the block begins with.
+        self.written[first - len(self.prompt) :], self.committed = changed, True
         self.stats.tokens = len(self.generated)
         self.finished = self.start == self.last or (ended and self._may_stop_early())
-        if self.on_block:
+        if self.on_block and new:
             self.on_block(self, self.generated[before:])
 
     def next_block(self, step: int) -> None:

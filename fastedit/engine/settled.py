@@ -79,9 +79,13 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
             "max_post_steps",
             stacklevel=6,
         )
-    if config.temperature > 0.0 and type(rule).temperature is not Policy.temperature:
+    if config.temperature > 0.0 and type(rule).heat is not Policy.heat:
         raise ValueError(
             f"policy {rule} has temperatures of its own; leave temperature={config.temperature} out"
+        )
+    if config.top_p is not None and type(rule).nucleus is not Policy.nucleus:
+        raise ValueError(
+            f"policy {rule} has a top_p of its own; set it there and leave top_p={config.top_p} out"
         )
     if rule.noise and vocab is None:
         raise ValueError(
@@ -106,6 +110,11 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         raise ValueError(
             f'cache="{config.cache}" is an approximation for models with full attention; this one '
             'is block-causal, and its keys and values can be kept as they are: use cache="exact"'
+        )
+    if config.approximate and rule.window > 1:
+        raise ValueError(
+            f"policy {rule} reopens blocks, which forwards under cache={config.cache!r} do not "
+            'compute: use cache="none"'
         )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
