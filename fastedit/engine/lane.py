@@ -122,7 +122,9 @@ class Lane:
 
     def _arrange(self, requests: list[Request]) -> None:
         """Let these be live, in the order of their extents."""
-        self.slots.drafts = any(request.draft is not None for request in requests)
+        self.slots.drafts = any(
+            request.draft is not None or request.seen < request.span for request in requests
+        )
         self.live = sorted(requests, key=lambda request: request.extent)
         order = [request.slot for request in self.live]
         if order != list(range(len(order))):

@@ -101,7 +101,7 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
             f"policy {rule} needs the scores of a correction head, and there is none: give scores "
             'to `policies.step_`, or set scorer="confidence"'
         )
-    if rule.wide and (config.approximate or (family.attention != "full" and config.use_cache)):
+    if rule.wide and (config.approximate or (config.use_cache and family.exact_cache)):
         raise ValueError(
             f"policy {rule} writes to earlier blocks, whose keys and values are cached: set "
             'cache="none" or scope="block"'
@@ -118,10 +118,6 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
-    if family.shift and family.attention != "full" and config.use_cache:
-        raise ValueError(
-            'a block-causal model with shift=1 decodes without a cache only: set cache="none"'
-        )
 
 
 def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:

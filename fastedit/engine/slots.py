@@ -24,6 +24,7 @@ class Slots:
     base    [slots] int64          that of `blocks`: the same, or of all that are generated where
                                    the policy is wide
     final   [slots] int64          that of the last block
+    seen    [slots] int64          one past the last position that a forward without a cache sees
     origin  [slots] int64          that of the first block that was decoded
     held    [slots] bool           the block is final, the next forward refreshes its KV
     blocks  policies.State [slots] the active blocks, written in place by the policy, behind those
@@ -31,7 +32,8 @@ class Slots:
                                    positions that hold all blocks of a request
 
     earlier: positions of `blocks` before the active block.
-    drafts: whether a live request has one, so that blocks may open with more than masks.
+    drafts: whether a live request has one, or a last block that is cut, so that blocks may open
+    with more than masks that may all change.
 
     Unused slots are marked done, so a step over them changes nothing. Their extent is `spare`,
     which no request has.
@@ -61,6 +63,7 @@ class Slots:
         self.start = full(0, torch.int64)
         self.base = full(0, torch.int64) if request.policy.wide else self.start
         self.final = full(0, torch.int64)
+        self.seen = full(0, torch.int64)
         self.origin = full(0, torch.int64)
         self.held = full(False, torch.bool)
         self.blocks = State.new(
@@ -80,7 +83,7 @@ class Slots:
         config, blocks, sampling = request.config, self.blocks, self.blocks.sampling
         self.offset[slot], self.size[slot] = request.extent
         self.start[slot], self.final[slot], self.held[slot] = request.start, request.last, False
-        self.origin[slot] = request.origin
+        self.origin[slot], self.seen[slot] = request.origin, request.seen
         self.base[slot] = request.base
         sampling.temperature[slot] = config.temperature
         filters = config.temperature > 0.0  # without one, both have no effect
@@ -105,7 +108,8 @@ class Slots:
     def arrange(self, order: Sequence[int]) -> None:
         """Slot i gets what slot `order[i]` has."""
         rows = sent(torch.tensor(order), self.start.device)
-        own = [self.offset, self.size, self.final, self.origin, self.held, *self.blocks.fields()]
+        own = [self.offset, self.size, self.final, self.seen, self.origin, self.held]
+        own += self.blocks.fields()
         if self.base is not self.start:  # `base` is among the fields
             own.append(self.start)
         for tensor in own:
@@ -129,6 +133,7 @@ class Slots:
             self.start[rows],
             self.base[rows],
             self.final[rows],
+            self.seen[rows],
             self.origin[rows],
             self.held[rows],
             blocks,
@@ -146,6 +151,7 @@ class Live:
     start: Tensor
     base: Tensor
     final: Tensor
+    seen: Tensor
     origin: Tensor
     held: Tensor
     blocks: State

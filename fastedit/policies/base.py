@@ -141,6 +141,8 @@ class Policy:
              other then
     judges_tokens  whether tokens may change as well as masks; where False, the logits of a position
              that holds a token are not read, and do not matter if they are bad
+    reads_tokens  whether the rule looks at the statistics of positions that hold a token; where
+             False, their logits are not read either
     noise    whether blocks start from random ids, so that it has to be known how many there are
     wide     whether a decision may write all generated positions up to the end of the active block,
              and not only those of the block. Statistics and buffers are then of all of them, with
@@ -157,6 +159,7 @@ class Policy:
     plan: ClassVar[str] = "block"
     window: ClassVar[int] = 1
     judges_tokens: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
     stateless: ClassVar[bool] = False

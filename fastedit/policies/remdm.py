@@ -50,6 +50,7 @@ class ReMDM(Policy):
     top_p: float = number(0.9, most=1.0)
 
     needs = frozenset({"sample"})
+    reads_tokens = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -130,7 +130,7 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         options["temperature"] = heat[:, None].expand(shape)
     if drawn:
         options["draws"] = _draws(state)
-    if not policy.judges_tokens:  # what else positions hold does not matter
+    if not (policy.judges_tokens and policy.reads_tokens):
         options["only"] = state.mask_token_id
     rows = ops.row_stats(logits, state.ids, **options)
     token, prob, sample, sample_prob = rows.token, rows.prob, rows.sample, rows.sample_prob

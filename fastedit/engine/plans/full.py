@@ -38,7 +38,7 @@ class Full(Plan):
         length, live = self.length, self.slots.live
         begin, columns = live.start[:, None], self.columns(reach)
         if self.everything:
-            mask = (columns < live.final[:, None] + length)[:, None, :].expand(-1, reach, -1)
+            mask = (columns < live.seen[:, None])[:, None, :].expand(-1, reach, -1)
         else:
             block = (columns - begin).div(length, rounding_mode="floor")  # 0 is the active one
             seen = block
