@@ -30,7 +30,7 @@ class Space(NamedTuple):
         searched = {
             name: parameter
             for name, parameter in known.items()
-            if name not in fixed and (parameter.span or parameter.values)
+            if name not in fixed and (parameter.span or len(parameter.values) > 1)
         }
         if not searched:
             given = f", and {', '.join(fixed)} given" if fixed else ""
