@@ -10,7 +10,7 @@ import pytest
 from fastedit.decoder import Decoder
 from fastedit.files.locks import locked_folder
 
-SMALL = ("--device", "cpu", "--n", 16, "--max-new-tokens", 48, "--candidates", 6)
+SMALL = ("--device", "cpu", "--n", 16, "--max-new-tokens", 48, "--candidates", 5)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_interrupted_and_resumed_it_ends_where_an_undisturbed_run_does(tune, tmp
     task, folder = ("--task", "chain_sum"), tmp_path / "new" / "folder"
     code, out, _ = tune(*task, "--json")
     whole = json.loads(out)
-    assert code == 0 and whole["tried"] == 6 and whole["default"]["policy"] == "joint_threshold"
+    assert code == 0 and whole["tried"] == 5 and whole["default"]["policy"] == "joint_threshold"
     assert whole["front"][-1]["held_out"]["accuracy"] > 0.5
 
     as_completed, left = Decoder.as_completed, iter(range(5))
