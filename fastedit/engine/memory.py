@@ -95,7 +95,7 @@ class Room(NamedTuple):
             raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
         rows, whole, both = 0, False, False
         for config in {id(config): config for config in configs}.values():
-            if config.use_cache and family.attention != "full":
+            if config.use_cache and family.exact_cache:
                 shadow = config.rule(family.policy).plan == "shadow"
                 wide = 2 if config.lookahead or shadow else 1
                 rows = max(rows, wide * config.block_length)

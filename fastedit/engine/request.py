@@ -90,8 +90,8 @@ class Request:
 
     @property
     def cached(self) -> bool:
-        """Whether keys and values of committed blocks are kept; full attention changes them all."""
-        return self.config.use_cache and self.family.attention != "full"
+        """Whether keys and values of committed blocks are kept."""
+        return self.config.use_cache and self.family.exact_cache
 
     @property
     def end(self) -> int:

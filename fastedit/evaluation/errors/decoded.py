@@ -112,7 +112,6 @@ def decoded(
     family = family_of(model)
     config = DecodeConfig(
         policy=QUALITY,
-        cache="exact" if family.exact_cache else "none",
         block_length=held.block_size,
         mask_token_id=held.mask_token_id,
         eos_token_id=sorted(held.eos_token_ids) or None,

@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 from fastedit.config import DecodeConfig
 from fastedit.decoder import Decoder
 from fastedit.files.jsonl import as_line
-from fastedit.models.families import family_of
 from fastedit.training.data.documents import Document
 from fastedit.training.runs.checkpoints import StepLog
 
@@ -73,8 +72,7 @@ class Samples(TrainerCallback):
 
     def _decode(self, model: Any) -> str:
         try:
-            cache = "exact" if family_of(model).exact_cache else "none"
-            decoder = Decoder(model, self.tokenizer, self.config.replace(cache=cache))
+            decoder = Decoder(model, self.tokenizer, self.config)
             room = model.config.max_position_embeddings - len(self.prompt)
             tokens = min(self.config.max_new_tokens, room)
             return (decoder.generate([self.prompt], max_new_tokens=tokens).texts or [""])[0]
