@@ -68,9 +68,9 @@ class DecodeConfig:
     mask_token_id      None: from the model's config, then from the tokenizer
     strict_reference   let the mask token be chosen, as the released loop does; draws stay ours
     cache              "exact": what can be kept without changing a result, so nothing with full
-                       attention; "none" to recompute everything at every forward; "prefix" or "dual",
-                       Fast-dLLM's approximate caches, for models with full attention: results may
-                       differ from the exact ones
+                       attention; "none" to recompute everything at every forward; "prefix" or
+                       "dual", Fast-dLLM's approximate caches, for models with full attention:
+                       results may differ from the exact ones
     lookahead          a forward over a block that has no mask left takes the next block along,
                        and is that block's first one if it changes nothing: the same rule with
                        fewer forwards, most of all for few requests. The model must take two

@@ -111,7 +111,7 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
     if config.approximate and family.attention != "full":
         raise ValueError(
             f'cache="{config.cache}" is an approximation for models with full attention; this one '
-            'is block-causal, and its keys and values can be kept as they are: use cache="exact"'
+            'is block-causal: use cache="exact"'
         )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
