@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import random
 
@@ -17,6 +16,7 @@ from fastedit.integrations.transformers import generate
 
 NEW = 13  # no multiple of any block length
 LENGTHS = (5, 1, 21, 12)
+pytestmark = pytest.mark.filterwarnings("ignore:block_length=")
 ALL = pytest.mark.parametrize("name", NAMES)
 WHOLE = ("llada", "llada_moe", "dream")  # full attention
 
@@ -242,37 +242,32 @@ def test_requests_of_all_kinds_come_and_go_in_one_engine(name):
     known: dict[tuple[int, int], list[int]] = {}
     got: dict[int, list[int]] = {}
     asked, ended, aborted = {}, {}, set()
-    with (
-        pytest.warns(UserWarning, match="block_length=5")
-        if name not in WHOLE
-        else contextlib.nullcontext()
-    ):
-        with made.engine(max_batch=4) as engine:
-            while len(asked) < 30 or not engine.idle:
-                if len(asked) < 30 and rng.random() < 0.6:
-                    what = rng.randrange(len(prompts)), rng.randrange(len(kinds))
-                    config = base.replace(**kinds[what[1]])
-                    number = engine.add(prompts[what[0]], config, rng.random() < 0.3)
-                    asked[number], got[number] = what, []
-                if asked and rng.random() < 0.05:
-                    aborted.add(number := rng.choice(sorted(asked)))
-                    engine.abort(number)
-                for event in engine.step():
-                    assert event.request not in ended
-                    if event.kind == "commit":
-                        got[event.request] += event.ids
-                    elif event.kind == "end":
-                        ended[event.request] = event
-        for number, what in asked.items():
-            reason = ended[number].stats.finish_reason
-            if what not in known:
+    with made.engine(max_batch=4) as engine:
+        while len(asked) < 30 or not engine.idle:
+            if len(asked) < 30 and rng.random() < 0.6:
+                what = rng.randrange(len(prompts)), rng.randrange(len(kinds))
                 config = base.replace(**kinds[what[1]])
-                known[what] = ids(made.generate(prompts[what[0]], config=config))[0]
-            if reason == "aborted":
-                assert number in aborted
-                assert got[number] == known[what][: len(got[number])]
-            else:
-                assert reason == "length" and got[number] == known[what], kinds[what[1]]
+                number = engine.add(prompts[what[0]], config, rng.random() < 0.3)
+                asked[number], got[number] = what, []
+            if asked and rng.random() < 0.05:
+                aborted.add(number := rng.choice(sorted(asked)))
+                engine.abort(number)
+            for event in engine.step():
+                assert event.request not in ended
+                if event.kind == "commit":
+                    got[event.request] += event.ids
+                elif event.kind == "end":
+                    ended[event.request] = event
+    for number, what in asked.items():
+        reason = ended[number].stats.finish_reason
+        if what not in known:
+            config = base.replace(**kinds[what[1]])
+            known[what] = ids(made.generate(prompts[what[0]], config=config))[0]
+        if reason == "aborted":
+            assert number in aborted
+            assert got[number] == known[what][: len(got[number])]
+        else:
+            assert reason == "length" and got[number] == known[what], kinds[what[1]]
     assert len(known) > 8 and any(e.stats.finish_reason == "aborted" for e in ended.values())
 
 

@@ -20,10 +20,10 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 def decoder(name: str, released: bool = False) -> Decoder:
     """The checkpoint with a tokenizer; its config names the mask where no file does.
 
-    Blocks of LLaDA's are shorter, for the sake of time, unless it is to be as `released`.
+    Blocks of 32 are shorter, for the sake of time, unless it is to be as `released`.
     """
     given = {"mask_token_id": mask_of(name)} if name == "fast_dllm_v2" else {}
-    if name in ("llada", "llada_moe") and not released:
+    if name in ("llada", "llada_moe", "fast_dllm_v2") and not released:
         given["block_length"] = 8
     return Decoder(loaded(name).model, tokenizer(name), DecodeConfig(**given))
 
