@@ -85,9 +85,13 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
             "max_post_steps",
             stacklevel=6,
         )
-    if config.temperature > 0.0 and type(rule).temperature is not Policy.temperature:
+    if config.temperature > 0.0 and type(rule).heat is not Policy.heat:
         raise ValueError(
             f"policy {rule} has temperatures of its own; leave temperature={config.temperature} out"
+        )
+    if config.top_p is not None and type(rule).nucleus is not Policy.nucleus:
+        raise ValueError(
+            f"policy {rule} has a top_p of its own; set it there and leave top_p={config.top_p} out"
         )
     if rule.noise and vocab is None:
         raise ValueError(
@@ -103,7 +107,7 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
             f"policy {rule} needs the scores of a correction head, and there is none: give scores "
             'to `policies.step_`, or set scorer="confidence"'
         )
-    if rule.wide and (config.approximate or (family.exact_cache and config.use_cache)):
+    if rule.wide and (config.approximate or (config.use_cache and family.exact_cache)):
         raise ValueError(
             f"policy {rule} writes to earlier blocks, whose keys and values are cached: set "
             'cache="none" or scope="block"'
@@ -112,6 +116,11 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         raise ValueError(
             f'cache="{config.cache}" is an approximation for models with full attention; this one '
             'is block-causal: use cache="exact"'
+        )
+    if config.approximate and rule.window > 1:
+        raise ValueError(
+            f"policy {rule} reopens blocks, which forwards under cache={config.cache!r} do not "
+            'compute: use cache="none"'
         )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")

@@ -12,10 +12,13 @@ from fastedit.policies.correction import Correction
 from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
 from fastedit.policies.low_confidence import LowConfidence
+from fastedit.policies.multi_block import MultiBlock
 from fastedit.policies.proseco import ProSeCo
 from fastedit.policies.registry import POLICIES, parse, register
 from fastedit.policies.remask import Remask
+from fastedit.policies.remdm import ReMDM
 from fastedit.policies.saber import Saber
+from fastedit.policies.self_correction import SelfCorrection
 from fastedit.policies.state import State
 from fastedit.policies.step import open, step_
 from fastedit.policies.wino import Wino
@@ -28,10 +31,13 @@ __all__ = [
     "EntropyBound",
     "JointThreshold",
     "LowConfidence",
+    "MultiBlock",
     "Policy",
     "ProSeCo",
+    "ReMDM",
     "Remask",
     "Saber",
+    "SelfCorrection",
     "State",
     "Stats",
     "View",

@@ -20,6 +20,7 @@ class View(Protocol):
 
     ids, editable        int64, bool [n, L]  what they hold, and what is not prompt or padding
     done                 bool [n]            blocks whose decision will be discarded
+    reopened             bool [n]            whether the blocks before it may change too, again
     counts               int32 [n] each      `forwards` before this one, and what has changed
     parameters, buffers                      of the policy, by name
     sampling             seed, start, ... [n], for noise
@@ -34,6 +35,7 @@ class View(Protocol):
     done: Tensor
     dirty: Tensor
     bad: Tensor
+    reopened: Tensor
     counts: Planes
     parameters: Planes
     buffers: Planes
@@ -109,15 +111,18 @@ class Write(NamedTuple):
                            that are done keep theirs, whatever stands here
     done     bool [n]      the block is finished; ignored while a mask is left in it
     buffers                new contents of the policy's buffers, by name
+    reopen   bool [n]      from the next forward on, the block and those before it in its window may
+                           change together, until it is done; None: nowhere
     """
 
     ids: Tensor
     done: Tensor
     buffers: Mapping[str, Tensor] = {}
+    reopen: Tensor | None = None
 
 
 NEEDS = frozenset({"current", "entropy", "top_k", "sample", "logit", "score", "next_token"})
-PLANS = ("block", "shadow")
+PLANS = ("block", "shadow", "window")
 
 
 class Policy:
@@ -129,10 +134,15 @@ class Policy:
     needs    of "current", "entropy", "top_k", "sample", "logit", "score", "next_token": what
              `Stats` must hold; whatever is not named costs nothing
     buffers  what is kept of a block, by name
-    plan     which rows a forward takes: "block", or "shadow" (the block and, for each of its
-             positions, a row that sees a mask there)
+    plan     which rows a forward takes: "block"; "shadow" (the block and, for each of its
+             positions, a row that sees a mask there); or "window" (the block and, where a rule
+             reopens them, those before it)
+    window   of that plan: blocks that are reopened together, the active one last; they see each
+             other then
     judges_tokens  whether tokens may change as well as masks; where False, the logits of a position
              that holds a token are not read, and do not matter if they are bad
+    reads_tokens  whether the rule looks at the statistics of positions that hold a token; where
+             False, their logits are not read either
     noise    whether blocks start from random ids, so that it has to be known how many there are
     wide     whether a decision may write all generated positions up to the end of the active block,
              and not only those of the block. Statistics and buffers are then of all of them, with
@@ -147,7 +157,9 @@ class Policy:
     needs: ClassVar[frozenset[str]] = frozenset()
     buffers: ClassVar[Mapping[str, Buffer]] = {}
     plan: ClassVar[str] = "block"
+    window: ClassVar[int] = 1
     judges_tokens: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
@@ -185,8 +197,12 @@ class Policy:
         """
         return view.ids
 
-    def temperature(self, view: View) -> Tensor | None:
+    def heat(self, view: View) -> Tensor | None:
         """Temperatures [n] of this step's statistics and draws, where the policy sets them."""
+        return None
+
+    def nucleus(self, view: View) -> Tensor | None:
+        """What this step's draws keep of the probability, [n], where the policy sets it (top-p)."""
         return None
 
     def rule(self, stats: Stats, view: View) -> Write:

@@ -70,6 +70,12 @@ def entropy_bound(params: dict[str, Any]) -> dict[str, Any]:
     return options | {"t_min": params["t_min"], "t_max": params["t_max"]}
 
 
+def self_correction(params: dict[str, Any]) -> dict[str, Any]:
+    """`t0` is the time that GIDD's model is told; ours are told none."""
+    names = ("temperature", "k", "patience", "max_steps")
+    return {name: params[name] for name in names} | {"greedy": params["mode"] == "greedy"}
+
+
 def wino(params: dict[str, Any]) -> dict[str, Any]:
     return {"threshold": params["threshold"], "verify_threshold": params["threshold_back"]}
 

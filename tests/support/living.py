@@ -43,6 +43,15 @@ CONFIGS = {
     ),
     "ranked": DecodeConfig(**SHORT | {"policy": "correction:mode=rank,steps=5"}),
     "verified": DecodeConfig(**SHORT | {"policy": "wino:threshold=.3", "max_new_tokens": 14}),
+    "remasked by chance": DecodeConfig(
+        **SHORT | {"policy": "remdm:eta=.3,steps=6", "max_new_tokens": 14}
+    ),
+    "reopened": DecodeConfig(
+        **GOLDEN | ENDS[0] | {"policy": "multi_block:rounds=2,share=.5", "max_new_tokens": 14}
+    ),
+    "rewritten": DecodeConfig(
+        **SHORT | {"policy": "self_correction:max_steps=3", "max_new_tokens": 14}
+    ),
 }
 
 

@@ -4,16 +4,38 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from family_models import KINDS, family_model
 
+import fastedit.training
 from fastedit import Decoder
 from fastedit.evaluation.errors.survey import Survey
 from fastedit.training.runs.run import run
 from fastedit.training.runs.settings import RunOptions
+
+SHARDED = Path(__file__).parents[1] / "sharded.py"
+LAUNCH = Path(fastedit.training.__file__).parent / "launch"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def records(folder: Path, name: str) -> list[dict]:
+    return [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
+
+
+def whole_numbers(record: dict) -> dict:
+    return {name: value for name, value in record.items() if isinstance(value, int)}
 
 
 @pytest.fixture
@@ -79,7 +101,41 @@ def test_a_run_resumes_and_its_result_loads(checkpoint, rank, tmp_path):
     else:
         assert found.keys() == weights(checkpoint).keys()
         decoder = Decoder.from_pretrained(str(result), device="cpu")
-    assert len(decoder.generate("05?", max_new_tokens=8).sequences[0])
+    assert len(
+        decoder.generate("05?", max_new_tokens=8, cache="none", mask_token_id=257).sequences[0]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("checkpoint", "command"),
+    [
+        ("dream", "ddp_cpu.yaml --main_process_port {port} -m fastedit"),
+        ("fast_dllm_v2", "fsdp2.yaml --mixed_precision no --main_process_port {port} {sharded}"),
+    ],
+    indirect=["checkpoint"],
+)
+def test_two_processes_train_as_one(checkpoint, command, tmp_path):
+    """Layers are sharded that no launch file names."""
+    options = options_of(checkpoint, tmp_path, packing=False, lora_rank=4)
+    run(options)
+    values = {**asdict(options), "output": str(tmp_path / "two")}
+    del values["edit"]  # nothing of it was given
+    config = tmp_path / "run.yaml"
+    config.write_text(json.dumps(values))  # JSON is YAML
+    launcher = f"accelerate.commands.launch --config_file {LAUNCH}/{command}"
+    launcher = launcher.format(port=free_port(), sharded=SHARDED)
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher.split(), "train", "--config", config],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    alone, two = (tmp_path / name for name in ("run", "two"))
+    for one, other in zip(records(alone, "metrics"), records(two, "metrics"), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert whole_numbers(other) == whole_numbers(one)
 
 
 @pytest.mark.parametrize("checkpoint", ["fast_dllm_v2", "dream"], indirect=True)
