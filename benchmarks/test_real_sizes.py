@@ -1,10 +1,10 @@
 """SDAR-1.7B and LLaDA-8B with random weights on a CPU, beside their released loops; a few blocks.
 
 Only with `--real-sizes`. The released loop, written plainly, runs around transformers' own class
-over the same weights, in turns with ours. Tokens are asserted equal in fp32, at four layers of these
-sizes; in bf16, whose logits nearly tie, agreement is reported. The ceiling, `ceiling`, is measured
-between the two. SDAR fills a token per forward and row, as its rule falls back to with random
-weights, and LLaDA two. SDAR's loop stores its last block too, which nothing reads.
+over the same weights, in turns with ours. Tokens are asserted equal in fp32, at four layers of
+these sizes; in bf16, whose logits nearly tie, agreement is reported. The ceiling (`ceiling.py`) is
+measured between the two. SDAR fills a token per forward and row, as its rule falls back to with
+random weights, and LLaDA two. SDAR's loop stores its last block too, which nothing reads.
 """
 
 from __future__ import annotations
