@@ -104,6 +104,15 @@ RULES = [
     "low_confidence:rank=margin",
     "remask",
     "entropy_bound",
+    "wino",
+    "saber",
+    "proseco",
+    "correction:mode=rank",
+    "correction:scorer=confidence",
+    "remdm",
+    "remdm:variant=conf",
+    "self_correction",
+    "multi_block",
 ]
 
 
@@ -163,11 +172,14 @@ def test_where_the_host_time_goes(benchmark, report, monkeypatch):
 
 
 def free_decoder(batch: int, policy: str) -> Decoder:
-    """Around a model that costs nothing: the same logits at every call."""
+    """Around a model that costs nothing: the same logits for every block of a forward."""
     logits = torch.randn(batch, LENGTH, VOCAB, generator=torch.Generator().manual_seed(0)) * 3
 
     def free(input_ids, **_):
-        return SimpleNamespace(logits=logits[: len(input_ids)])
+        rows, blocks = len(input_ids), input_ids.shape[1] // LENGTH
+        return SimpleNamespace(
+            logits=logits[:rows] if blocks == 1 else logits[:rows].repeat(1, blocks, 1)
+        )
 
     free.config = SimpleNamespace(vocab_size=VOCAB)
     config = DecodeConfig(

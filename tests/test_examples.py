@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 PRINTS = {
+    "family.py": ["MyDiffusionLM of width 32", "low_confidence:threshold=.9", "24 tokens in"],
     "policy.py": ["hurried:share=0.2", "tokens per forward", "#### -014"],
     "own_loop.py": ["joint_threshold {'forwards'", "remask:tau=0.5 {'forwards'", "#### -014"],
 }

@@ -1,4 +1,7 @@
-"""`fastedit info`: what is installed, what this machine has, which back end serves what and why."""
+"""`fastedit info`: what is installed, what this machine has, which back end serves what and why.
+
+With a checkpoint: what that is, and whether this machine has the memory for it.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +28,80 @@ NAME_WIDTH = 24
 
 
 def info_command(
+    checkpoint: Annotated[
+        str | None,
+        typer.Argument(help='A folder, a Hub id or "tiny": what it is, and whether it fits here.'),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Of a checkpoint on the Hub.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One object.")] = False,
 ) -> None:
-    """Show versions, devices, back ends and the embedded checkpoint."""
-    with one_line(RuntimeError, ValueError):
-        report = collect()
+    """Show versions, devices, back ends and the embedded checkpoint; or what a checkpoint is."""
+    with one_line(RuntimeError, ValueError, OSError):
+        report = collect() if checkpoint is None else of_checkpoint(checkpoint, revision)
     if as_json:
         typer.echo(json_format.dumps(report, indent=2))
-    else:
+    elif checkpoint is None:
         _print(report, stdout_console())
+    else:
+        for name, value in _checkpoint_lines(report).items():
+            typer.echo(f"{name:<{NAME_WIDTH}}{value}")
+
+
+def of_checkpoint(checkpoint: str, revision: str | None = None) -> dict[str, Any]:
+    """What `info` shows of a checkpoint, ready for JSON. Reads no weights.
+
+    Bytes in memory; `kv_bytes_per_1000` is null where no keys and values are kept.
+    """
+    from fastedit.evaluation import machine
+    from fastedit.models.described import describe
+
+    found = describe(checkpoint, revision)
+    device, free = machine.free_memory()
+    per_position = found.position_bytes
+    return {
+        "checkpoint": checkpoint,
+        "family": found.name,
+        "model_type": found.model_type,
+        "attention": found.family.attention,
+        "shift": found.family.shift,
+        "policy": found.family.policy,
+        "block_length": found.block_length,
+        "layers": found.layers,
+        "parameters": found.parameters,
+        "dtype": found.dtype,
+        "weights_bytes": found.weights,
+        "kv_bytes_per_1000": None if per_position is None else 1000 * per_position,
+        "device": device,
+        "free_bytes": free,
+        "fits": found.weights + 1000 * (per_position or 0) <= free,
+    }
+
+
+def _checkpoint_lines(report: dict[str, Any]) -> dict[str, str]:
+    """A line per name."""
+    kept = report["kv_bytes_per_1000"]
+    rows = "the token of its own position" if report["shift"] == 0 else "the next token"
+    answer = "fits" if report["fits"] else "does not fit"
+    return {
+        "checkpoint": report["checkpoint"],
+        "family": f"{report['family']} ({report['model_type']})",
+        "attention": f"{report['attention']}; a row predicts {rows}",
+        "rule": report["policy"],
+        "block length": str(report["block_length"]),
+        "parameters": f"{report['parameters']:,} in {report['layers']} layers",
+        "weights": f"{_size(report['weights_bytes'])} in {report['dtype']}",
+        "keys and values": (
+            "none are kept: no cache of this family is exact"
+            if kept is None
+            else f"{_size(kept)} per 1,000 positions of a request"
+        ),
+        "here": f"{answer}: {_size(report['free_bytes'])} are free on {report['device']}",
+    }
+
+
+def _size(count: int) -> str:
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    return f"{count / unit:.2f} {name}"
 
 
 def collect() -> dict[str, Any]:

@@ -122,7 +122,9 @@ class Lane:
 
     def _arrange(self, requests: list[Request]) -> None:
         """Let these be live, in the order of their extents."""
-        self.slots.drafts = any(request.draft is not None for request in requests)
+        self.slots.drafts = any(
+            request.draft is not None or request.seen < request.span for request in requests
+        )
         self.live = sorted(requests, key=lambda request: request.extent)
         order = [request.slot for request in self.live]
         if order != list(range(len(order))):
@@ -164,7 +166,8 @@ class Lane:
                 continue
             request.step = record.step
             if request.on_draft and record.logits is not None:
-                request.on_draft(request, record.ids[row], record.logits[row])
+                ids = record.ids[row][self.slots.earlier :]
+                request.on_draft(request, ids, record.logits[row][-len(ids) :])
             if record.bad[row] and request.bad is None:
                 request.bad = self._bad_logits(request, record, row)
             if request.follow(record, row):
@@ -192,8 +195,9 @@ class Lane:
             self.plan.place(reach)
             logits = self.plan.forward().block
         forbid = self.slots.blocks.forbidden(logits.shape[-1])
-        current = ids[row].to(logits.device)
+        width = logits.shape[1]  # of the block, or with what stands before it
+        current = ids[row][-width:].to(logits.device)
         bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad
-        matters = self.slots.blocks.may_change()[request.slot].to(bad.device)
-        place = int((bad & matters).int().argmax())
-        return BadLogitsError(request.index, request.start + max(place, request.head))
+        matters = self.slots.blocks.may_change()[request.slot][-width:].to(bad.device)
+        place = int((bad & matters).int().argmax()) + self.slots.width - width
+        return BadLogitsError(request.index, max(request.base + place, len(request.prompt)))

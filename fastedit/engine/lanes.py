@@ -34,7 +34,7 @@ class Lanes(dict[Hashable, Lane]):
         slots: int,
     ) -> Lane:
         """The lane of `request`; a new one has room for `slots` requests."""
-        key = (*shared(request.config, request.family).values(), request.mask_token_id)
+        key = shared(request)
         if key not in self:
             self._make_room(store)
             delay = DELAY.get(device.type, 0)

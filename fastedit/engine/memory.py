@@ -95,9 +95,9 @@ class Room(NamedTuple):
             raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
         rows, whole, both = 0, False, False
         for config in {id(config): config for config in configs}.values():
-            if config.use_cache and family.attention != "full":
-                shadow = config.rule(family.policy).plan == "shadow"
-                wide = 2 if config.lookahead or shadow else 1
+            if config.use_cache and family.exact_cache:
+                rule = config.rule(family.policy)
+                wide = max(rule.window, 2 if config.lookahead or rule.plan == "shadow" else 1)
                 rows = max(rows, wide * config.block_length)
             else:
                 whole, both = True, both or config.approximate

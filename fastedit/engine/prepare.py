@@ -34,10 +34,10 @@ SHARED = (
 )
 
 
-def shared(config: DecodeConfig, family: Family) -> dict[str, Any]:
-    """The values that requests of one forward have in common, by name."""
-    options = {name: getattr(config, name) for name in SHARED}
-    return options | {"policy": config.rule(family.policy).static()}
+def shared(request: Request) -> tuple[Any, ...]:
+    """The values that requests of one forward have in common."""
+    options = (getattr(request.config, name) for name in SHARED)
+    return *options, request.policy.static(), request.mask_token_id, request.width
 
 
 def one_per_prompt(

@@ -38,7 +38,7 @@ class Record:
         logits: Tensor | None,
     ) -> None:
         self.step, self.requests, self.ids, self.logits = step, requests, ids, logits
-        self.done, self.dirty, self.bad, self.capped = flags
+        self.done, self.dirty, self.bad, self.capped, _ = flags
         self._counts = counts
 
     def counts(self, row: int) -> Counts:
@@ -66,7 +66,7 @@ class Copy:
         """Waits until it has arrived."""
         if self.copied is not None:
             self.copied.synchronize()
-        flags, counts, ids = self.copy.split((4, 6, len(self.copy) - 10))
+        flags, counts, ids = self.copy.split((5, 6, len(self.copy) - 11))
         return Record(
             self.step, self.requests, ids.t(), flags.tolist(), counts.tolist(), self.logits
         )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from fastedit.config import DecodeConfig
 from fastedit.engine.extents import NOWHERE, Extent
+from fastedit.engine.layout import Layout
 from fastedit.engine.stalls import Progress
 from fastedit.models.families import Family
 from fastedit.policies import Policy
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(eq=False)
-class Request:
+class Request(Layout):
     """A prompt on its way through the engine.
 
     prompt   [P] int64 on the CPU; P >= 1, unless there is a draft
@@ -67,8 +66,9 @@ class Request:
     slot: int = -1
     extent: Extent = NOWHERE  # its positions in the pool, while it is in
     filled: int = 0  # positions whose keys and values are in the pool
-    first: int = 0  # first position of a block, of all that begin a whole number of blocks later
-    start: int = 0  # absolute position of the active block
+    first: int = 0  # as `Layout` says, and the next two
+    origin: int = 0
+    start: int = 0
     entered: int = 0  # step of its lane at which the active block began
     step: int = 0  # and the last one that the host has followed
     restarts: int = 0  # how often memory ran out, so that the active block began again
@@ -80,97 +80,8 @@ class Request:
         self.stats.seed, self.stats.approximate = self.seed, self.config.approximate
         length, prompt = self.block_length, len(self.prompt)
         self.first = prompt % length if self.family.blocks == "after_prompt" else 0
-        self.start = (prompt - self.first) // length * length + self.first
+        self.start = self.origin = (prompt - self.first) // length * length + self.first
         self.finished = self.config.max_new_tokens == 0
-
-    @property
-    def block_length(self) -> int:
-        return self.config.block_length
-
-    @property
-    def cached(self) -> bool:
-        """Whether keys and values of committed blocks are kept; full attention changes them all."""
-        return self.config.use_cache and self.family.attention != "full"
-
-    @property
-    def end(self) -> int:
-        """One past the last generated position that is returned."""
-        return len(self.prompt) + self.config.max_new_tokens
-
-    @property
-    def span(self) -> int:
-        """Positions that decoding touches: `end`, rounded up to whole blocks."""
-        return self.last + self.block_length
-
-    @property
-    def room(self) -> int:
-        """Positions that it needs in the pool: forwards may take a further block along."""
-        beside = self.config.lookahead or self.policy.plan == "shadow"
-        # One more, for rows of a forward that are beyond the span of a shorter request.
-        return self.span + (self.block_length if beside else 0) + self.config.approximate
-
-    @property
-    def last(self) -> int:
-        """First position of the last block."""
-        length = self.block_length
-        return (self.end - 1 - self.first) // length * length + self.first
-
-    @property
-    def head(self) -> int:
-        """Positions of the active block that belong to the prompt."""
-        return max(0, len(self.prompt) - self.start)
-
-    def canvas(self) -> tuple[Tensor, Tensor]:
-        """Ids, and which of them never change, from the first position to the last, on the CPU.
-
-        The prompt, what was written, what the draft has behind that, and masks.
-        """
-        first = len(self.prompt)
-        ids = torch.full((self.span,), self.mask_token_id)
-        protected = torch.arange(self.span) < first
-        ids[:first] = self.prompt
-        if self.draft is not None:
-            behind = slice(first, first + len(self.draft))
-            ids[behind] = self.draft
-            protected[behind] = self.keep_draft & (self.draft != self.mask_token_id)
-        ids[first : first + len(self.written)] = torch.tensor(self.written, dtype=torch.int64)
-        return ids, protected
-
-    def blocks(self) -> list[bytes]:
-        """Ids of each block before the active one."""
-        ids, _ = self.canvas()
-        numbers = ids[: self.start].numpy()
-        bounds = [0, *range(self.first or self.block_length, self.start + 1, self.block_length)]
-        return [numbers[a:b].tobytes() for a, b in pairwise(bounds)]
-
-    def block_before(self) -> bytes:
-        """Ids of the block before the active one, as `blocks` has them."""
-        prompt, first = len(self.prompt), self.start - self.block_length
-        ids = self.prompt[first : self.start].tolist() if first < prompt else []
-        ids += self.written[max(first - prompt, 0) : self.start - prompt]
-        return torch.tensor(ids, dtype=torch.int64).numpy().tobytes()
-
-    def position(self, blocks: int) -> int:
-        """First position behind that many blocks."""
-        if self.first and blocks:
-            return self.first + (blocks - 1) * self.block_length
-        return blocks * self.block_length
-
-    def block_of(self, position: int) -> int:
-        """How many blocks end at `position`, at the latest."""
-        if self.first and position:
-            return (position - self.first) // self.block_length + 1
-        return position // self.block_length
-
-    def unfilled(self) -> Iterator[tuple[int, int]]:
-        """(start, width) of each block before the active one that is not in the pool."""
-        start = self.filled
-        while start < self.start:
-            width = self.block_length
-            if self.first and start == 0:  # blocks begin behind a shorter one
-                width = self.first
-            yield start, width
-            start += width
 
     def follow(self, record: Record, row: int) -> bool:
         """Do what the device did to this request's row; True when it opened its next block."""
@@ -191,16 +102,30 @@ class Request:
         return True
 
     def commit(self, block: list[int]) -> None:
-        """Take the final ids [L] of the active block; finishes the request where it should end."""
-        new = block[self.head : self.end - self.start]
+        """Take the ids of its slot, where they are final; finishes where it should end.
+
+        block: those of the block that is done, last, behind what stands before it where that may be
+        reopened; or all that is generated. What a later decision may write waits.
+        """
+        first, behind = max(self.fixed, len(self.prompt)), self.start + self.block_length
+        stop, begin = self._fixed_at(behind), behind - len(block)
+        if self.policy.wide:
+            begin = self.base
+            if not self._over(block[behind - begin - 1]):
+                self.committed = True
+                return
+        if self.policy.wide or self.start == self.last:
+            stop = min(behind, self.end)
+        changed = block[first - begin : behind - begin]
+        new = changed[: max(stop - first, 0)]
         before = len(self.generated)
-        self.written += block[self.head :]
         self.generated += new
         ended = self._cut(before)
-        self.committed = True
+        # Together: what was written before the block is what a restart of the block begins with.
+        self.written[first - len(self.prompt) :], self.committed = changed, True
         self.stats.tokens = len(self.generated)
         self.finished = self.start == self.last or (ended and self._may_stop_early())
-        if self.on_block:
+        if self.on_block and new:
             self.on_block(self, self.generated[before:])
 
     def next_block(self, step: int) -> None:
@@ -208,7 +133,14 @@ class Request:
         self.entered, self.committed, self.progress = step, False, Progress()
 
     def rewind(self) -> None:
-        """Back to where the active block began, for a later admission."""
+        """Back to where the active block began, for a later admission.
+
+        To where all of them began where none of them is final yet.
+        """
+        if self.policy.wide:
+            before = self.stats.prefill_forwards
+            self.stats = DecodeStats(seed=self.seed, prefill_forwards=before)
+            self.start, self.committed = self.origin, False
         if self.committed:  # whose prefill does what the outstanding forward would have done
             self.stats.forwards += 1
             self.next_block(self.entered)
@@ -289,6 +221,13 @@ class Request:
                 del self.generated[kept:]
                 self.stats.finish_reason = "stop"
         return self.stats.finish_reason != "length"
+
+    def _over(self, last: int) -> bool:
+        """Whether a wide request ends behind the active block, whose last token is `last`.
+
+        An EOS further inside may still be replaced. Source: ProSeCo's released loop.
+        """
+        return self.start == self.last or (self.config.eos_early_stop and last in self.eos)
 
     def _may_stop_early(self) -> bool:
         return self.config.eos_early_stop or self.stats.finish_reason == "stop"

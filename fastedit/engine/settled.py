@@ -31,7 +31,7 @@ class Settled:
     def rule_and_mask(self, config: DecodeConfig) -> tuple[Policy, int]:
         """Raises ValueError for what does not go together."""
         if id(config) not in self._rules:
-            rule = config.rule(self.family.policy)
+            rule = config.rule(self.family.policy).within(_whole(config, self.family))
             _check_together(config, rule, self.family, vocab_size(self.model))
             mask = config.mask_token_id
             mask = self.family.mask_token_id if mask is None else mask
@@ -60,6 +60,11 @@ def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
     known[key] = value
 
 
+def _whole(config: DecodeConfig, family: Family) -> bool:
+    """Whether every forward computes all positions, so that any of them may change."""
+    return family.attention == "full" and not config.approximate
+
+
 def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:
     """Raises ValueError for options, a rule and a model that do not go together."""
     if config.steps is not None and "steps" not in rule.parameters():
@@ -74,9 +79,13 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
             "max_post_steps",
             stacklevel=6,
         )
-    if config.temperature > 0.0 and type(rule).temperature is not Policy.temperature:
+    if config.temperature > 0.0 and type(rule).heat is not Policy.heat:
         raise ValueError(
             f"policy {rule} has temperatures of its own; leave temperature={config.temperature} out"
+        )
+    if config.top_p is not None and type(rule).nucleus is not Policy.nucleus:
+        raise ValueError(
+            f"policy {rule} has a top_p of its own; set it there and leave top_p={config.top_p} out"
         )
     if rule.noise and vocab is None:
         raise ValueError(
@@ -87,17 +96,28 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         raise ValueError(
             f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
         )
+    if "score" in rule.needs:
+        raise ValueError(
+            f"policy {rule} needs the scores of a correction head, and there is none: give scores "
+            'to `policies.step_`, or set scorer="confidence"'
+        )
+    if rule.wide and (config.approximate or (config.use_cache and family.exact_cache)):
+        raise ValueError(
+            f"policy {rule} writes to earlier blocks, whose keys and values are cached: set "
+            'cache="none" or scope="block"'
+        )
     if config.approximate and family.attention != "full":
         raise ValueError(
             f'cache="{config.cache}" is an approximation for models with full attention; this one '
             'is block-causal, and its keys and values can be kept as they are: use cache="exact"'
         )
+    if config.approximate and rule.window > 1:
+        raise ValueError(
+            f"policy {rule} reopens blocks, which forwards under cache={config.cache!r} do not "
+            'compute: use cache="none"'
+        )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
-    if family.shift and family.attention != "full" and config.use_cache:
-        raise ValueError(
-            'a block-causal model with shift=1 decodes without a cache only: set cache="none"'
-        )
 
 
 def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:

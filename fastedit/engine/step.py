@@ -13,6 +13,7 @@ from fastedit.engine.plans import Logits, Plan
 from fastedit.engine.record import Copy, Record
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Live, Slots
+from fastedit.policies import State
 
 
 class Steps:
@@ -33,7 +34,7 @@ class Steps:
     def decide(self, live: Live, logits: Logits, number: int, requests: list[Request]) -> Record:
         """One decision now; waits for the device."""
         blocks = live.blocks
-        policies.step_(blocks, logits.block, shadow_logits=logits.shadow)
+        _decide(blocks, logits)
         flags = blocks.flags.tolist()
         return Record(number, requests, blocks.ids, flags, blocks.count_rows, logits.block)
 
@@ -54,7 +55,7 @@ class Steps:
         return self.copies.popleft().read() if len(self.copies) > self.delay else None
 
     def _enqueue(self, rows: int, reach: int, draws: bool) -> tuple[Tensor, Tensor]:
-        """Forward, decision, advance: flags, counts and ids [4 + 6 + L, n] int64, and the logits.
+        """Forward, decision, advance: flags, counts and ids [5 + 6 + L, n] int64, and the logits.
 
         Waits for nothing. rows: slots to step, at least the live ones; reach: one past the last
         position to see.
@@ -63,10 +64,17 @@ class Steps:
         self.plan.place(reach)
         logits, live = self.plan.forward(), self.slots.live
         blocks = live.blocks
-        policies.step_(blocks, logits.block, shadow_logits=logits.shadow)
+        _decide(blocks, logits)
         packed = torch.cat((blocks.flags.long(), blocks.count_rows.long(), blocks.ids.t()))
         live.advance_()
         return packed, logits.block
+
+
+def _decide(blocks: State, logits: Logits) -> None:
+    """With logits of the blocks alone, or of what stands before them as well."""
+    those = blocks if logits.block.shape[1] == blocks.length else blocks.block
+    those.draws = blocks.draws
+    policies.step_(those, logits.block, shadow_logits=logits.shadow)
 
 
 def _draws(live: list[Request]) -> bool:

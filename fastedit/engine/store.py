@@ -88,11 +88,13 @@ class Store:
         self.prefixes.fill(request.extent, 0, request.block_of(request.filled))
 
     def committed(self, request: Request) -> None:
-        """The block before the active one is final, and so are its keys and values."""
-        blocks = request.block_of(request.start)
+        """A block before the active one is final, and so are its keys and values."""
+        if request.fixed == request.origin:
+            return
+        blocks = request.block_of(request.fixed)
         if len(self.prefixes.paths[request.extent]) == blocks:  # the layout, and those before
-            self.prefixes.extend(request.extent, request.block_before())
-        request.filled = request.start
+            self.prefixes.extend(request.extent, request.last_fixed())
+        request.filled = request.fixed
         self.prefixes.fill(request.extent, blocks - 1, blocks)
 
     def give(self, request: Request) -> None:
@@ -191,4 +193,7 @@ class Store:
 
 def _layout(request: Request) -> Hashable:
     """Requests of other layouts share no keys and values, whatever their ids."""
-    return request.block_length, request.first
+    layout = request.block_length, request.first
+    if request.fixed < request.start:  # it came back, and what it had may change: nobody shares it
+        return *layout, request.number, request.restarts
+    return layout

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from pathlib import Path
 from typing import Any
+
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 
 
 def system() -> dict[str, Any]:
@@ -46,6 +49,33 @@ def hardware(device: Any) -> str:
     if device.type == "cpu":
         return f"{_cpu_name()}, {torch.get_num_threads()} threads"
     return str(device)
+
+
+def free_memory() -> tuple[str, int]:
+    """(device that would be decoded on, bytes that are free on it)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda:{torch.cuda.current_device()}", torch.cuda.mem_get_info()[0]
+    return "cpu", int(min(_available(), _allowed()))
+
+
+def _available() -> float:
+    """Bytes that programs may still take, as the kernel estimates it, or that are unused."""
+    if _MEMINFO.exists():
+        for line in _MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _allowed() -> float:
+    """Bytes that the process's cgroup (of version 2) leaves it."""
+    try:
+        most, used = ((_CGROUP / name).read_text() for name in ("memory.max", "memory.current"))
+        return int(most) - int(used)
+    except (OSError, ValueError):  # none, or "max"
+        return math.inf
 
 
 def _cuda_device(index: int) -> dict[str, Any]:

@@ -40,14 +40,7 @@ def load(
 
     Names, dtype and device are checked first: OSError and ValueError that say what is allowed.
     """
-    if not isinstance(path_or_id, (str, os.PathLike)):
-        raise TypeError(f'a checkpoint is a folder, a Hub id or "tiny"; got {path_or_id!r}')
-    name = os.fspath(path_or_id)
-    if name == "tiny" and revision is not None:
-        raise ValueError(f'revision={revision!r}: the embedded checkpoint "tiny" has no revisions')
-    path = str(TINY) if name == "tiny" else folder_or_id(name, "checkpoint")
-    if Path(path).is_dir():
-        check_folder(Path(path))
+    path = checked_place(path_or_id, revision)
     found = None
     if adapter is not None:
         found = _adapter(folder_or_id(os.fspath(adapter), "adapter"))
@@ -56,7 +49,7 @@ def load(
     # With accelerate, shards go straight to the device instead of through the host's memory.
     direct = target.type != "cpu" and importlib.util.find_spec("accelerate") is not None
     with named(path, "checkpoint", OSError):
-        made, row = _class(path, revision)
+        made, row = class_of(path, revision)
         model: Any = made.from_pretrained(
             path,
             dtype=dtype,
@@ -73,11 +66,27 @@ def load(
     return model.eval(), tokenizer
 
 
-def _class(path: str, revision: str | None) -> tuple[Any, Checkpoints]:
+def checked_place(path_or_id: str | os.PathLike[str], revision: str | None) -> str:
+    """The folder of a checkpoint, whose files are looked at, or its id on the Hub.
+
+    Raises TypeError, OSError and ValueError.
+    """
+    if not isinstance(path_or_id, (str, os.PathLike)):
+        raise TypeError(f'a checkpoint is a folder, a Hub id or "tiny"; got {path_or_id!r}')
+    name = os.fspath(path_or_id)
+    if name == "tiny" and revision is not None:
+        raise ValueError(f'revision={revision!r}: the embedded checkpoint "tiny" has no revisions')
+    path = str(TINY) if name == "tiny" else folder_or_id(name, "checkpoint")
+    if Path(path).is_dir():
+        check_folder(Path(path))
+    return path
+
+
+def class_of(path: str, revision: str | None) -> tuple[Any, Checkpoints]:
     """The model class of a checkpoint, whoever else took its name, and its row of the table."""
     from transformers import PreTrainedConfig
 
-    from fastedit.models.hub import model_class
+    from fastedit.models.hub.modeling import model_class
 
     config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
     row, kind = row_of(config), config.get("model_type")

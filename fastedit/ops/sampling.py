@@ -16,6 +16,7 @@ from torch import Tensor
 DRAFT = 0
 DECODE = 3
 NOISE = 4  # ids that a rule draws without looking at logits
+CHANCE = 5  # whether a rule changes a position
 
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85

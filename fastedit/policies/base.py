@@ -20,6 +20,7 @@ class View(Protocol):
 
     ids, editable        int64, bool [n, L]  what they hold, and what is not prompt or padding
     done                 bool [n]            blocks whose decision will be discarded
+    reopened             bool [n]            whether the blocks before it may change too, again
     counts               int32 [n] each      `forwards` before this one, and what has changed
     parameters, buffers                      of the policy, by name
     sampling             seed, start, ... [n], for noise
@@ -34,6 +35,7 @@ class View(Protocol):
     done: Tensor
     dirty: Tensor
     bad: Tensor
+    reopened: Tensor
     counts: Planes
     parameters: Planes
     buffers: Planes
@@ -57,6 +59,8 @@ class Buffer:
 
     dtype    of the tensor: [n, L], or [n] where it is not per position
     initial  what a fresh block has
+
+    Where a policy is `wide`, those per position last as long as its positions do.
     """
 
     dtype: torch.dtype = torch.float32
@@ -75,6 +79,7 @@ class Stats:
     top_tokens, top_probs       [n, L, k], the best ones; None unless it needs "top_k"
     sample, sample_prob         one draw and its probability after all filters; None unless it needs
                                 "sample"
+    logit, logit_current        fp32, of `token` and of the held one; None unless it needs "logit"
     scores         fp32         of a head; None unless it needs "score"
     shadow         Stats        of the shadow rows; None unless its plan is "shadow"
     following      Stats        of the head that predicts the next token, where it is needed
@@ -92,6 +97,8 @@ class Stats:
     top_probs: Tensor | None = None
     sample: Tensor | None = None
     sample_prob: Tensor | None = None
+    logit: Tensor | None = None
+    logit_current: Tensor | None = None
     scores: Tensor | None = None
     shadow: Stats | None = None
     following: Stats | None = None
@@ -104,15 +111,18 @@ class Write(NamedTuple):
                            that are done keep theirs, whatever stands here
     done     bool [n]      the block is finished; ignored while a mask is left in it
     buffers                new contents of the policy's buffers, by name
+    reopen   bool [n]      from the next forward on, the block and those before it in its window may
+                           change together, until it is done; None: nowhere
     """
 
     ids: Tensor
     done: Tensor
     buffers: Mapping[str, Tensor] = {}
+    reopen: Tensor | None = None
 
 
-NEEDS = frozenset({"current", "entropy", "top_k", "sample", "score", "next_token"})
-PLANS = ("block", "shadow")
+NEEDS = frozenset({"current", "entropy", "top_k", "sample", "logit", "score", "next_token"})
+PLANS = ("block", "shadow", "window")
 
 
 class Policy:
@@ -121,14 +131,22 @@ class Policy:
     Fields that are strings or flags are static: read them from `self`. The others have one value
     per request, on the device: read them from `view.parameters`, tensors [n].
 
-    needs    of "current", "entropy", "top_k", "sample", "score", "next_token": what `Stats` must
-             hold; whatever is not named costs nothing
+    needs    of "current", "entropy", "top_k", "sample", "logit", "score", "next_token": what
+             `Stats` must hold; whatever is not named costs nothing
     buffers  what is kept of a block, by name
-    plan     which rows a forward takes: "block", or "shadow" (the block and, for each of its
-             positions, a row that sees a mask there)
+    plan     which rows a forward takes: "block"; "shadow" (the block and, for each of its
+             positions, a row that sees a mask there); or "window" (the block and, where a rule
+             reopens them, those before it)
+    window   of that plan: blocks that are reopened together, the active one last; they see each
+             other then
     judges_tokens  whether tokens may change as well as masks; where False, the logits of a position
              that holds a token are not read, and do not matter if they are bad
+    reads_tokens  whether the rule looks at the statistics of positions that hold a token; where
+             False, their logits are not read either
     noise    whether blocks start from random ids, so that it has to be known how many there are
+    wide     whether a decision may write all generated positions up to the end of the active block,
+             and not only those of the block. Statistics and buffers are then of all of them, with
+             those behind the block, which may not change yet
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     may_reach_bound  whether a block may take `bound` forwards: then the last of them fills what
              masks are left, and the request counts as capped. A block that takes more forwards
@@ -139,8 +157,11 @@ class Policy:
     needs: ClassVar[frozenset[str]] = frozenset()
     buffers: ClassVar[Mapping[str, Buffer]] = {}
     plan: ClassVar[str] = "block"
+    window: ClassVar[int] = 1
     judges_tokens: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
+    wide: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
     may_reach_bound: ClassVar[bool] = False
 
@@ -161,12 +182,27 @@ class Policy:
         fixed = (name for name, what in self.parameters().items() if what.dtype is None)
         return type(self), *(getattr(self, name) for name in fixed)
 
+    def within(self, full: bool) -> Policy:
+        """This policy where all positions see each other in every forward (`full`), or do not."""
+        return self
+
     def open(self, view: View) -> Tensor:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
         return torch.full_like(view.ids, view.mask_token_id)
 
-    def temperature(self, view: View) -> Tensor | None:
+    def shown(self, view: View) -> Tensor:
+        """Ids [n, L] that the next forward takes, where a policy tries others than are held.
+
+        The decision that finishes a block changes ids, or was shown those that are held.
+        """
+        return view.ids
+
+    def heat(self, view: View) -> Tensor | None:
         """Temperatures [n] of this step's statistics and draws, where the policy sets them."""
+        return None
+
+    def nucleus(self, view: View) -> Tensor | None:
+        """What this step's draws keep of the probability, [n], where the policy sets it (top-p)."""
         return None
 
     def rule(self, stats: Stats, view: View) -> Write:

@@ -53,7 +53,7 @@ class EntropyBound(Policy):
         assert view.vocab is not None  # `noise` asks for it
         return self._noise(view, torch.zeros_like(view.counts.forwards), view.vocab)
 
-    def temperature(self, view: View) -> Tensor:
+    def heat(self, view: View) -> Tensor:
         p = view.parameters
         return p.t_min + (p.t_max - p.t_min) * (p.steps - view.counts.forwards) / p.steps
 

@@ -19,7 +19,7 @@ class Parameter(NamedTuple):
 
     check   the value in its proper type; ValueError says in words what is allowed
     type    float or int: one value per request, on the device; str or bool: static
-    dtype   of the values on the device
+    dtype   of the values on the device; None: static
     absent  what the device holds for None
     """
 
@@ -50,22 +50,27 @@ def integer(
     most: int = 2**31 - 1,
     optional: bool = False,
     absent: int = 0,
+    static: bool = False,
 ) -> Any:
-    """A field of integers from `least` to `most`, of None as well if `optional`."""
+    """A field of integers from `least` to `most`, of None as well if `optional`.
+
+    static: it says how large something is, so requests with different ones decode apart.
+    """
     words = ("None or " if optional else "") + f"an integer from {least} to " + _power(most)
-    return _field(default, Parameter(whole(least, words, optional, most), int, torch.int32, absent))
+    dtype = None if static else torch.int32
+    return _field(default, Parameter(whole(least, words, optional, most), int, dtype, absent))
 
 
-def choice(default: str | bool, *others: str | bool) -> Any:
+def choice(default: str | bool | None, *others: str | bool) -> Any:
     """A field that holds one of these values; requests with different ones decode apart."""
     allowed = (default, *others)
 
     def check(value: Any) -> Any:
-        if value not in allowed or type(value) is not type(default):
+        if value not in allowed or type(value) not in map(type, allowed):
             raise ValueError(f"one of {', '.join(map(repr, allowed))}")
         return value
 
-    return _field(default, Parameter(check, type(default)))
+    return _field(default, Parameter(check, type((*others, default)[0])))
 
 
 def parameter_of(field: dataclasses.Field) -> Parameter:

@@ -1,4 +1,4 @@
-"""What rules share: the best positions of a block, and noise."""
+"""What rules share: the best positions of a block, chances and noise."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import torch
 from torch import Tensor
 
 from fastedit.ops import highest, uniform
-from fastedit.ops.sampling import NOISE
+from fastedit.ops.sampling import CHANCE, NOISE
+from fastedit.policies.base import View
 
-__all__ = ["highest", "random_ids", "running_sums"]
+__all__ = ["chances", "highest", "random_ids", "running_sums"]
+
+
+def chances(view: View) -> Tensor:
+    """A uniform number in [0, 1) for every position of this forward, fp32 [n, length]."""
+    draws, forward = view.sampling, view.counts.forwards
+    position = draws.start[:, None] + torch.arange(view.length, device=forward.device)
+    return uniform(draws.seed[:, None], position, forward[:, None].long(), purpose=CHANCE)
 
 
 def random_ids(

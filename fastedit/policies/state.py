@@ -9,7 +9,7 @@ from fastedit import ops
 from fastedit.policies.base import NEEDS, PLANS, Policy
 from fastedit.policies.planes import Planes
 
-FLAGS = ("done", "dirty", "bad", "capped")
+FLAGS = ("done", "dirty", "bad", "capped", "reopened")
 COUNTS = ("forwards", "m2t_commits", "t2t_edits", "remasks", "inserts", "deletes")
 
 
@@ -18,16 +18,21 @@ class State:
 
     ids         [N, L] int64   a position that holds the mask token is undecided
     editable    [N, L] bool    False marks prompt and padding, which never change
-    flags       [4, N] bool    `done`: the block is finished; `dirty`: the last step changed ids,
+    opened      [N, L] bool    positions up to the end of the active block; None unless the policy
+                               is wide
+    flags       [5, N] bool    `done`: the block is finished; `dirty`: the last step changed ids,
                                so keys and values of its forward are stale; `bad`: a row that was
-                               looked at had bad logits; `capped`: the bound filled the last masks
+                               looked at had bad logits; `capped`: the bound filled the last masks;
+                               `reopened`: what stands before the block may change with it
     counts      [6, N] int32   forwards, m2t_commits, t2t_edits, remasks, inserts, deletes
     parameters  [N] each       of the policy, one value per block
     buffers     [N] or [N, L]  what the policy keeps
     limit       [N] int32      forwards that a block may take
     sampling                   how blocks with a temperature draw
+    earlier     int            of the L positions, those that stand before the block
 
-    `state[a:b]` is a view of some blocks: steps on it show in the whole.
+    `state[a:b]` is a view of some blocks: steps on it show in the whole. So do steps on `block`,
+    which leaves out what stands before.
     """
 
     def __init__(
@@ -43,16 +48,23 @@ class State:
         parameters: Planes,
         buffers: Planes,
         sampling: ops.Sampling,
+        opened: Tensor | None,
+        earlier: int = 0,
     ) -> None:
         self.policy, self.mask_token_id, self.strict = policy, mask_token_id, strict
         self.ids, self.editable, self.flags = ids, editable, flags
         self.count_rows, self.limit = counts, limit
         self.parameters, self.buffers, self.sampling = parameters, buffers, sampling
-        self.done, self.dirty, self.bad, self.capped = flags
+        self.opened = opened
+        self.done, self.dirty, self.bad, self.capped, self.reopened = flags
         self.counts = Planes(zip(COUNTS, counts, strict=True))
         self.draws = False  # whether a block of these has a temperature
         self.vocab: int | None = None  # how many ids there are, where it is known before a forward
         self.twin = policy.twin(self)
+        self.earlier, self.block = earlier, self
+        if earlier:
+            self.block = self._of_block(earlier)
+            self.own = torch.arange(self.length, device=ids.device) >= earlier
 
     @classmethod
     def new(
@@ -63,6 +75,7 @@ class State:
         *,
         strict: bool = False,
         start: Tensor | None = None,
+        earlier: int = 0,
     ) -> State:
         """Fresh blocks that hold `ids` [N, L], all of it editable, greedy, under `policy`."""
         name = policy.name or type(policy).__name__
@@ -107,6 +120,8 @@ class State:
                 seed=full(0, torch.int64, blocks),
                 start=full(0, torch.int64, blocks) if start is None else start,
             ),
+            full(True, torch.bool, blocks, length) if policy.wide else None,
+            earlier,
         )
         state.set_policy(slice(None), policy, length)
         return state
@@ -124,8 +139,25 @@ class State:
 
     @property
     def length(self) -> int:
-        """L, the positions of a block."""
+        """L, the positions of a block and of what stands before it."""
         return self.ids.shape[1]
+
+    def _of_block(self, earlier: int) -> State:
+        buffers = self.buffers.items()
+        return State(
+            self.policy,
+            self.mask_token_id,
+            self.strict,
+            self.ids[:, earlier:],
+            self.editable[:, earlier:],
+            self.flags,
+            self.count_rows,
+            self.limit,
+            self.parameters,
+            Planes((name, b if b.ndim == 1 else b[:, earlier:]) for name, b in buffers),
+            self.sampling,
+            None,
+        )
 
     def __getitem__(self, rows: slice) -> State:
         return State(
@@ -140,6 +172,8 @@ class State:
             self.parameters.rows(rows),
             self.buffers.rows(rows),
             ops.Sampling(*(field[rows] for field in self.sampling.fields())),
+            None if self.opened is None else self.opened[rows],
+            self.earlier,
         )
 
     def fields(self) -> tuple[Tensor, ...]:
@@ -147,6 +181,7 @@ class State:
         return (
             self.ids,
             self.editable,
+            *(() if self.opened is None else (self.opened,)),
             *self.flags,
             *self.count_rows,
             self.limit,
@@ -156,7 +191,10 @@ class State:
         )
 
     def reset(self, rows: int | Tensor) -> None:
-        """Flags, counts and buffers as of fresh blocks: of block `rows`, or where `rows` [N] is."""
+        """Flags, counts and buffers as of fresh blocks: of block `rows`, or where `rows` [N] is.
+
+        The latter, which goes on to the next block, leaves a wide policy what it has of positions.
+        """
         for planes, value in ((self.flags, 0), (self.count_rows, 0)):
             if isinstance(rows, Tensor):
                 planes.masked_fill_(rows, value)
@@ -165,6 +203,8 @@ class State:
         for name, buffer in self.policy.buffers.items():
             plane = self.buffers[name]
             if isinstance(rows, Tensor):
+                if self.opened is not None and plane.ndim > 1:
+                    continue
                 where = rows if plane.ndim == 1 else rows[:, None]
                 plane.masked_fill_(where, buffer.initial)
             else:
@@ -180,9 +220,18 @@ class State:
 
         The released loop commits a literal mask of the prompt, and never edits it.
         """
-        if not self.strict:
-            return self.editable
-        return self.editable | (self.ids == self.mask_token_id)
+        may = self.editable
+        if self.strict:
+            may = may | (self.ids == self.mask_token_id)
+        if self.opened is not None:
+            may = may & self.opened
+        if self.earlier:
+            may = may & self.own | self.editable & self.reopened[:, None]
+        return may
+
+    def shown(self) -> Tensor:
+        """What the next forward takes for `ids`, int64 [N, L]."""
+        return self.policy.shown(self)
 
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [N, L]."""

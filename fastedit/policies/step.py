@@ -115,7 +115,7 @@ def _check_given(
 
 def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
     policy, shape = state.policy, state.ids.shape
-    heat = policy.temperature(state)
+    heat = policy.heat(state)
     samples = "sample" in policy.needs
     drawn = (samples or state.draws) and draws is None
     options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1])}
@@ -130,7 +130,7 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         options["temperature"] = heat[:, None].expand(shape)
     if drawn:
         options["draws"] = _draws(state)
-    if not policy.judges_tokens:  # what else positions hold does not matter
+    if not (policy.judges_tokens and policy.reads_tokens):
         options["only"] = state.mask_token_id
     rows = ops.row_stats(logits, state.ids, **options)
     token, prob, sample, sample_prob = rows.token, rows.prob, rows.sample, rows.sample_prob
@@ -143,6 +143,11 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         token = torch.where(takes, sample, token)
         prob = torch.where(takes, sample_prob, prob)
         sample = sample_prob = None
+    logit = logit_current = None
+    if "logit" in policy.needs:
+        ids = torch.stack((token, state.ids), dim=-1)
+        ids.clamp_(0, logits.shape[-1] - 1)  # the mask may be no id of the logits
+        logit, logit_current = logits.gather(-1, ids).float().unbind(-1)
     return Stats(
         token=token,
         prob=prob,
@@ -154,16 +159,22 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         top_probs=rows.top_probs,
         sample=sample,
         sample_prob=sample_prob,
+        logit=logit,
+        logit_current=logit_current,
     )
 
 
 def _draws(state: State) -> ops.RowDraws:
     """The key of every position's draw."""
     draws, shape = state.sampling, state.ids.shape
-    position = draws.start[:, None] + torch.arange(shape[1], device=draws.start.device)
+    place = torch.arange(-state.earlier, shape[1] - state.earlier, device=draws.start.device)
+    position = draws.start[:, None] + place
     forward = state.counts["forwards"].long()
+    nucleus = state.policy.nucleus(state)
+    if nucleus is None:
+        nucleus = draws.top_p
     seed, forward, top_k, top_p = (
-        each[:, None].expand(shape) for each in (draws.seed, forward, draws.top_k, draws.top_p)
+        each[:, None].expand(shape) for each in (draws.seed, forward, draws.top_k, nucleus)
     )
     return ops.RowDraws(seed, position, forward, top_k, top_p)
 
@@ -192,6 +203,10 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         mask_token_id=state.mask_token_id,
         judges_tokens=policy.judges_tokens,
     )
+    if write.reopen is not None:
+        # Keys and values of a forward in which blocks saw those behind them are stale in any case.
+        state.dirty.logical_or_(state.reopened)
+        state.reopened.logical_or_(write.reopen & ~state.done)
 
 
 def _at_the_bound(state: State, write: Write, stats: Stats) -> tuple[Tensor, Tensor]:

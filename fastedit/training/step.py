@@ -176,7 +176,8 @@ class EditStep(nn.Module):
 
     def _passes(self, batch: Batch) -> Passes:
         base, draws = self.base, batch.draws
-        if batch.clean.is_cuda and base.config._attn_implementation == "sdpa":
+        ours = getattr(base, "masks_are_bool", False)
+        if batch.clean.is_cuda and ours and base.config._attn_implementation == "sdpa":
             base.set_attn_implementation("flex_attention")  # skips the empty half of the masks
         rows = Tokens.of_rows(draws.example, draws.position, self.reading.block_size)
         shared = self.options.share_clean != "off" and not self._why_not_shared()

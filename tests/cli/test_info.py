@@ -100,3 +100,61 @@ def test_an_unknown_back_end_is_one_line(run, monkeypatch):
     code, _, err = run("info")
     assert code == 2
     assert err.startswith("fastedit: unknown back end 'abacus'")
+
+
+@pytest.mark.parametrize("family", ["llada", "dream", "sdar", "llada_moe", "fast_dllm_v2", "tiny"])
+def test_a_checkpoint_is_described_as_it_loads(run, golden_folder, family):
+    from fastedit import Decoder
+
+    checkpoint = family if family == "tiny" else golden_folder / "families" / family
+    code, out, err = run("info", checkpoint, "--json")
+    assert (code, err) == (0, "")
+    report, made = json.loads(out), Decoder.from_pretrained(checkpoint, device="cpu")
+    config, parameters = made.model.config, list(made.model.parameters())
+    assert report["model_type"] == config.model_type and report["policy"] == made.family.policy
+    assert report["block_length"] == (made.family.block_length or config.block_size)
+    assert report["layers"] == config.num_hidden_layers and report["dtype"] == "float32"
+    assert report["parameters"] == sum(p.numel() for p in parameters)
+    assert report["weights_bytes"] == 4 * report["parameters"]
+    kept = None
+    if family in ("sdar", "tiny"):
+        heads = config.num_key_value_heads * config.head_dim
+        kept = 1000 * 2 * config.num_hidden_layers * heads * 4
+    assert report["kv_bytes_per_1000"] == kept
+    assert report["fits"] and report["free_bytes"] > report["weights_bytes"]
+
+
+def test_a_checkpoint_in_words(run, golden_folder, monkeypatch):
+    code, out, _ = run("info", golden_folder / "families" / "sdar")
+    assert code == 0
+    for words in ("SDAR (sdar)", "low_confidence:threshold=.95", "in 3 layers", "1,000 positions"):
+        assert words in out
+    assert "fits: " in out
+    from fastedit.evaluation import machine
+
+    monkeypatch.setattr(machine, "free_memory", lambda: ("cpu", 10_000))
+    code, out, _ = run("info", golden_folder / "families" / "llada")
+    assert code == 0 and "does not fit: 0.01 MiB" in out and "no cache" in out
+
+
+def test_a_checkpoint_that_does_not_load_is_one_line(run, golden_folder, tmp_path):
+    code, _, err = run("info", golden_folder)
+    assert code == 2 and "is not a checkpoint" in err and len(err.splitlines()) == 1
+    config = json.loads((golden_folder / "families" / "llada" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"d_model": 96}))
+    weights = golden_folder / "families" / "llada" / "model.safetensors"
+    (tmp_path / "model.safetensors").write_bytes(weights.read_bytes())
+    code, _, err = run("info", tmp_path)
+    assert code == 2 and "wrong shape: model.transformer.blocks.0" in err
+
+
+def test_memory_of_this_machine(monkeypatch, tmp_path):
+    from fastedit.evaluation import machine
+
+    if not torch.cuda.is_available():
+        device, free = machine.free_memory()
+        assert device == "cpu" and free > 2**20
+        monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+        (tmp_path / "memory.max").write_text("3000000\n")
+        (tmp_path / "memory.current").write_text("1000000\n")
+        assert machine.free_memory() == ("cpu", 2_000_000)

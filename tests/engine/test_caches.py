@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from golden_families import FAMILIES, model_of
+from golden_families import loaded
 from transformers.cache_utils import Cache, DynamicCache
 
 from fastedit import DecodeConfig, Decoder
@@ -102,7 +102,7 @@ CHOICES = {"threshold": by_threshold, "factor": by_factor, "schedule": by_schedu
 
 def decoder_of(name="llada", **options) -> Decoder:
     config = DecodeConfig(**GIVEN | {"policy": RULES["threshold"]} | options)
-    return Decoder(model_of(name), config=config, family=FAMILIES[name])
+    return Decoder(loaded(name).model, config=config)
 
 
 def results(out):
@@ -111,14 +111,16 @@ def results(out):
     ]
 
 
-@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("cache", APPROXIMATE)
-@pytest.mark.parametrize("name", ["llada", "llada_moe", "dream"])
-def test_results_are_those_of_the_released_loops(name, cache, rule):
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [*(("llada", rule) for rule in RULES), ("llada_moe", "threshold"), ("dream", "factor")],
+)
+def test_results_are_those_of_the_released_loops(name, rule, cache):
     """Also among others: shorter and longer ones, at other forwards of their blocks."""
-    family = FAMILIES[name]
-    args = (cache, CHOICES[rule], family.shift, family.mask_token_id)
-    want = [released(model_of(name), prompt, *args) for prompt in PROMPTS]
+    model = loaded(name).model
+    args = (cache, CHOICES[rule], loaded(name).family.shift, model.config.mask_token_id)
+    want = [released(model, prompt, *args) for prompt in PROMPTS]
     decoder = decoder_of(name, cache=cache, policy=RULES[rule])
     assert [results(decoder.generate(prompt))[0] for prompt in PROMPTS] == want
     assert results(decoder.generate(PROMPTS)) == want
@@ -141,7 +143,7 @@ def test_they_are_approximations_and_say_so():
 @pytest.mark.parametrize("cache", APPROXIMATE)
 def test_a_later_forward_computes_what_its_cache_does_not_keep(cache):
     """The first forward of each block takes the whole canvas."""
-    model, widths = model_of("llada"), []
+    model, widths = loaded("llada").model, []
     hook = model.model.layers[0].register_forward_pre_hook(
         lambda _, given: widths.append(given[0].shape[1])
     )
@@ -211,7 +213,7 @@ def test_streams_drafts_and_aborted_neighbours(cache):
 @pytest.mark.parametrize("cache", APPROXIMATE)
 def test_drafts_and_editing_rules(name, cache):
     """Drafts without a prompt too, whose first row has none before it."""
-    mask = FAMILIES[name].mask_token_id
+    mask = loaded(name).model.config.mask_token_id
     drafts = [torch.tensor([4, mask, 9, mask, mask, 3, 8, mask, 1, 2]), prompt(16), prompt(8)]
     prompts = [PROMPTS[0], torch.empty(0, dtype=torch.int64), PROMPTS[3]]
     decoder = decoder_of(name, cache=cache, policy="joint_threshold:threshold=.3")
@@ -248,9 +250,8 @@ def test_out_of_memory_half_as_many_go_on():
 
 @pytest.mark.parametrize("cache", APPROXIMATE)
 def test_refused_for_a_model_of_blocks(cache):
-    decoder = Decoder(model_of("sdar"), family=FAMILIES["sdar"])
     with pytest.raises(ValueError, match=f'cache="{cache}" is an approximation.*cache="exact"'):
-        decoder.generate(PROMPTS[0], cache=cache, **GIVEN)
+        loaded("sdar").generate(PROMPTS[0], cache=cache)
 
 
 def test_other_caches_are_refused_with_those_there_are():
@@ -260,7 +261,7 @@ def test_other_caches_are_refused_with_those_there_are():
 
 def test_memory_counts_keys_and_values_beside_a_whole_forward(monkeypatch):
     monkeypatch.setattr("fastedit.engine.memory.free_memory", lambda device: 10**9)
-    family, model, card = Family(attention="full"), model_of("llada"), torch.device("cuda")
+    family, model, card = Family(attention="full"), loaded("llada").model, torch.device("cuda")
     had = {
         cache: capacity(Room.of("auto", [DecodeConfig(cache=cache)], family), model, card)
         for cache in ("exact", *APPROXIMATE)

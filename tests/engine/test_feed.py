@@ -237,7 +237,8 @@ def test_room_is_for_the_widest():
     family = Family()
 
     def of(*names):
-        return tuple(Room.of("auto", [configs[name] for name in names], family))[1:]
+        room = Room.of("auto", [configs[name] for name in names], family)
+        return room.rows, room.whole
 
     assert of("plain") == (8, False) and of("plain", "long") == of("long", "plain") == (32, False)
     assert of("long", "two", "plain") == (40, False)

@@ -333,3 +333,48 @@ class EntropyBound(Block):
         self.best.append(canvas)
         self.stable = steady and sure
         self.done = self.stable or self.forwards >= self.steps
+
+
+@dataclass
+class SelfCorrection(Block):
+    """The surest tokens among those that differ from what is held are written. `draws`: tokens in
+    place of the best ones. Masks are filled first, `k` a forward, and no step counts until then.
+    """
+
+    temperature: float = 0.1
+    k: int = 1
+    patience: int = 32
+    max_steps: int = 128
+    greedy: bool = False
+    steps: int = 0
+    most_agreed: int = 0
+    waited: int = 0
+    draws: list[int] | None = None
+
+    def step(self, logits) -> None:
+        self.near = math.inf
+        if self.done:
+            return
+        rows = read(logits, self.ids, self.mask, self.temperature)
+        wanted, probs = [row.token for row in rows], [row.prob for row in rows]
+        if self.draws is not None and not self.greedy:
+            wanted = self.draws
+            probs = [row.held for row in read(logits, wanted, self.mask, self.temperature)]
+        self.forwards += 1
+        free = [i for i, may in enumerate(self.editable) if may]
+        masked, before = self.masked(), list(self.ids)
+        places = masked or [i for i in free if wanted[i] != self.ids[i]]
+        self.near = min(row.gap for row in rows)
+        for i in self.first(places, self.k, dict(enumerate(probs)), rows):
+            self.ids[i] = wanted[i]
+        if not masked:
+            self.steps += 1
+            agreed = sum(self.ids[i] == rows[i].token for i in free)
+            self.waited = 0 if agreed > self.most_agreed else self.waited + 1
+            self.most_agreed = max(agreed, self.most_agreed)
+            if self.waited > self.patience:
+                self.ids = list(before)
+            self.done = self.ids == before or self.steps >= self.max_steps
+        for old, new in zip(before, self.ids, strict=True):
+            self.m2t_commits += old == self.mask != new
+            self.t2t_edits += self.mask not in (old, new) and old != new

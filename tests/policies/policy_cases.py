@@ -68,3 +68,41 @@ def entropy_bound(params: dict[str, Any]) -> dict[str, Any]:
     names = {"bound": "entropy_bound", "steps": "num_inference_steps"}
     options = {ours: params[theirs] for ours, theirs in names.items()}
     return options | {"t_min": params["t_min"], "t_max": params["t_max"]}
+
+
+def self_correction(params: dict[str, Any]) -> dict[str, Any]:
+    """`t0` is the time that GIDD's model is told; ours are told none."""
+    names = ("temperature", "k", "patience", "max_steps")
+    return {name: params[name] for name in names} | {"greedy": params["mode"] == "greedy"}
+
+
+def wino(params: dict[str, Any]) -> dict[str, Any]:
+    return {"threshold": params["threshold"], "verify_threshold": params["threshold_back"]}
+
+
+def saber(params: dict[str, Any]) -> dict[str, Any]:
+    return {"least": params["n"]}
+
+
+def proseco(params: dict[str, Any]) -> dict[str, Any]:
+    """Their steps are of all blocks together."""
+    blocks = params["gen_length"] // params["block_length"]
+    return {
+        "every": params["apply_corrector_every_n_steps"],
+        "passes": params["max_corrector_steps_per_loop"],
+        "threshold": params["threshold"],
+        "steps": params["steps"] // blocks,
+        "scope": "generated",
+    }
+
+
+def correction(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in ("steps", "stride", "tau", "budget", "ring")}
+
+
+def inputs(case: dict[str, Any], corrector: bool = True) -> list[list[int]]:
+    """Ids of the generated positions per forward; of all, or without the corrector's, which are
+    told by a 1 in front."""
+    length = case["params"]["gen_length"]
+    chosen = [ids for ids in case["inputs"] if corrector or ids[:-length] != [1]]
+    return [ids[-length:] for ids in chosen]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import policy_cases
 import pytest
 import torch
@@ -179,3 +181,53 @@ def test_entropy_bound_accepts_what_the_scheduler_accepted(case):
         )
         assert stats.token.tolist() == step["argmax"]
         assert stats.entropy.tolist() == pytest.approx(step["entropy"], abs=3e-6)
+
+
+def corrected(case: dict) -> policies.SelfCorrection:
+    return policies.SelfCorrection(**policy_cases.self_correction(case["params"]))
+
+
+def whole_text(case: dict, model: ScriptedLogits, **options) -> Decoder:
+    """A decoder whose one block is the text of a case, without a prompt."""
+    from fastedit.models import Family
+
+    family = Family(
+        attention="full",
+        shift=0,
+        blocks="after_prompt",
+        mask_token_id=model.mask,
+        block_length=len(case["initial"]),
+    )
+    config = DecodeConfig(policy=corrected(case), eos_token_id=[], seed=0, **options)
+    return Decoder(model, config=config, family=family)
+
+
+GREEDY = [case for case in cases("gidd_self_correction") if case["params"]["mode"] == "greedy"]
+SAMPLED = [case for case in cases("gidd_self_correction") if case["params"]["mode"] == "sampled"]
+
+
+@pytest.mark.parametrize("case", GREEDY, ids=lambda case: case["id"])
+def test_self_correction_of_a_draft(case):
+    """The released code has one forward more, which only measures how much agrees at first."""
+    model = ScriptedLogits(**case["model"])
+    out = whole_text(case, model).generate([[]], draft=[case["initial"]])
+    assert out.sequences[0].tolist() == case["output"]
+    assert out.stats[0].forwards == case["steps"] == case["forwards"] - 1
+    assert [ids[0].tolist() for ids in model.calls] == case["inputs"]
+    each = [*case["inputs"], case["output"]]
+    edits = sum(a != b for pair in pairwise(each) for a, b in zip(*pair, strict=True))
+    assert out.stats[0].t2t_edits == edits
+
+
+@pytest.mark.parametrize("case", SAMPLED, ids=lambda case: case["id"])
+def test_self_correction_by_recorded_draws(case):
+    model = ScriptedLogits(**case["model"])
+    state = policies.open(
+        corrected(case), torch.tensor([case["initial"]]), mask_token_id=model.mask
+    )
+    for wanted, drawn in zip(case["inputs"], case["samples"], strict=True):
+        assert state.ids[0].tolist() == wanted and not state.done
+        logits = model(input_ids=state.ids).logits
+        policies.step_(state, logits, draws=torch.tensor([drawn]))
+    assert state.done and state.ids[0].tolist() == case["output"]
+    assert state.counts.forwards.tolist() == [case["steps"]]

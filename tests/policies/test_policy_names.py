@@ -194,7 +194,7 @@ def test_what_the_step_of_others_is_given_is_checked():
     [
         ({"needs": frozenset({"logitz"})}, "needs.*logitz.*entropy"),
         ({"needs": "entropy"}, "a set of"),
-        ({"plan": "window"}, "plan 'window'; it is block or shadow"),
+        ({"plan": "tree"}, "plan 'tree'; it is block or shadow or window"),
         ({"most_forwards": lambda self, length: 0}, "most_forwards.*got 0"),
     ],
 )

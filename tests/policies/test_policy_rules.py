@@ -194,6 +194,40 @@ def test_entropy_bound_steps_equal_the_oracle(sizes, options, heat, repeat):
             logits = script.logits(-60.0)
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    sizes=st.fixed_dictionaries(SIZES),
+    options=st.fixed_dictionaries(
+        {
+            "temperature": st.sampled_from([0.1, 0.5, 2.0]),
+            "k": st.integers(1, 3),
+            "patience": st.integers(0, 3),
+            "max_steps": st.integers(1, 6),
+            "greedy": st.booleans(),
+        }
+    ),
+)
+def test_self_correction_steps_equal_the_oracle(sizes, options):
+    """Whatever is drawn; the mask is out of reach, and its probability with it."""
+    steps = 2 * sizes.pop("steps")
+    script = Script(**sizes)
+    blocks = script.oracles(oracles.SelfCorrection, **options)
+    state = script.open(policies.SelfCorrection(**options))
+    for _ in range(steps):
+        logits = script.logits(-60.0)
+        draws = script.random.integers(0, script.mask, script.shape)
+        given_draws = None if options["greedy"] else torch.tensor(draws)
+        policies.step_(state, torch.tensor(logits, dtype=torch.float32), draws=given_draws)
+        for block, z, drawn in zip(blocks, logits, draws.tolist(), strict=True):
+            block.draws = drawn
+            block.step(z)
+        if min(block.near for block in blocks) < CLOSE:
+            return
+        assert state.ids.tolist() == [block.ids for block in blocks]
+        assert state.done.tolist() == [block.done for block in blocks]
+        assert counts_of(state) == [counted(block) for block in blocks]
+
+
 HALF = [0.0, 0.0, -math.inf, -math.inf]  # two tokens at exactly one half; the mask is the last id
 SURE = [0.0, -math.inf, -math.inf, -math.inf]
 

@@ -34,6 +34,24 @@ CONFIGS = {
     "longer blocks": DecodeConfig(**GOLDEN | ENDS[1] | {"block_length": 12}),
     "low confidence": DecodeConfig(**SHORT | {"policy": "low_confidence:threshold=.6"}),
     "remasked": DecodeConfig(**SHORT | {"policy": "remask", "max_new_tokens": 14}),
+    "gains": DecodeConfig(**SHORT | {"policy": "saber", "max_new_tokens": 14}),
+    "corrected": DecodeConfig(**SHORT | {"policy": "proseco:threshold=.3", "max_new_tokens": 14}),
+    "all corrected": DecodeConfig(
+        **SHORT
+        | {"policy": "proseco:threshold=.3,scope=generated", "cache": "none"}
+        | {"max_new_tokens": 20}
+    ),
+    "ranked": DecodeConfig(**SHORT | {"policy": "correction:mode=rank,steps=5"}),
+    "verified": DecodeConfig(**SHORT | {"policy": "wino:threshold=.3", "max_new_tokens": 14}),
+    "remasked by chance": DecodeConfig(
+        **SHORT | {"policy": "remdm:eta=.3,steps=6", "max_new_tokens": 14}
+    ),
+    "reopened": DecodeConfig(
+        **GOLDEN | ENDS[0] | {"policy": "multi_block:rounds=2,share=.5", "max_new_tokens": 14}
+    ),
+    "rewritten": DecodeConfig(
+        **SHORT | {"policy": "self_correction:max_steps=3", "max_new_tokens": 14}
+    ),
 }
 
 

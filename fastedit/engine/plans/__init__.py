@@ -4,6 +4,7 @@
 |---|---|---|
 | `Block` | the active block | its committed prefix in the cache, and itself |
 | `Lookahead` | now and then also the block behind it | that one all before it |
+| `Window` | now and then also the last few blocks | each other, in both directions |
 | `Shadow` | also a mask for each of its positions | the same, but not the row at its own position |
 | `Full` | everything, without a cache | by the family: all blocks up to its own, or all there are |
 | `Approximate` | everything, then the block alone or from it on | everything, not all of it fresh |
@@ -16,11 +17,22 @@ from fastedit.engine.plans.approximate import Approximate
 from fastedit.engine.plans.base import Logits, Piece, Plan
 from fastedit.engine.plans.block import Block, Lookahead
 from fastedit.engine.plans.full import Full
+from fastedit.engine.plans.window import Window
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Slots
 from fastedit.policies import Policy
 
-__all__ = ["Approximate", "Block", "Full", "Logits", "Lookahead", "Piece", "Plan", "plan_for"]
+__all__ = [
+    "Approximate",
+    "Block",
+    "Full",
+    "Logits",
+    "Lookahead",
+    "Piece",
+    "Plan",
+    "Window",
+    "plan_for",
+]
 
 
 def plan_for(call: ModelCall, slots: Slots, request: Request) -> Plan:
@@ -31,7 +43,9 @@ def plan_for(call: ModelCall, slots: Slots, request: Request) -> Plan:
     if not request.cached:
         everything = family.attention == "full"
         return Full(call, slots, shadow, everything, family.shift)
+    if slots.earlier:
+        return Window(call, slots)
     # A block that rides along rides as masks: a rule that opens it otherwise goes on without.
     masks = type(request.policy).open is Policy.open
-    ahead = request.config.lookahead and not shadow and masks
+    ahead = request.config.lookahead and request.policy.plan == "block" and masks
     return Lookahead(call, slots) if ahead else Block(call, slots, shadow)

@@ -92,13 +92,13 @@ class Approximate(Plan):
         # What is beyond a row's span has a place in its extent, at its end, that no row sees.
         window = torch.minimum(begin[:, None] + self.columns(width), size[:, None] - 1)
         visible = reach + (length if self.shadow else 0)
-        columns = self.columns(visible)
-        mask = (columns < span[:, None])[:, None].expand(-1, width, -1)
+        columns, end = self.columns(visible), live.seen[rows]
+        mask = (columns < end[:, None])[:, None].expand(-1, width, -1)
         wanted = (own - self.shift).clamp(min=0) - begin[:, None]
         positions = stored = window
         if self.shadow:  # their keys and values are behind those of all real positions
             behind = span[:, None] + self.columns(length)
-            seen = (columns < span[:, None])[:, None] & (columns != own[..., None])
+            seen = (columns < end[:, None])[:, None] & (columns != own[..., None])
             mask = torch.cat((mask, seen | (columns == behind[..., None])), dim=1)
             wanted = torch.cat((wanted, (width + self.columns(length)).expand_as(own)), dim=1)
             positions = torch.cat((window, own), dim=1)
@@ -114,11 +114,11 @@ class Approximate(Plan):
             sizes=size,
             level=first and not self.shadow,
         )
-        told = None if self.shadow else (span.to(torch.int32), offset.to(torch.int32))
+        told = None if self.shadow else (end.to(torch.int32), offset.to(torch.int32))
         return Part(rows, offset[:, None] + window, positions, mask[:, None], wanted, cache, told)
 
     def forward(self) -> Logits:
-        self.slots.live.write_()
+        self.slots.live.write_(self.slots.live.blocks.shown())
         each = [self._logits(part) for part in self.parts]
         logits = each[0] if len(each) == 1 else torch.cat(each)[self.order.to(each[0].device)]
         if not self.shadow:

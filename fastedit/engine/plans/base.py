@@ -15,7 +15,10 @@ from fastedit.engine.slots import Live, Slots
 
 
 class Logits(NamedTuple):
-    """Of one forward, [n, L, V] each: the active blocks, their shadows, the blocks behind them."""
+    """Of one forward, [n, L, V] each: the active blocks, their shadows, the blocks behind them.
+
+    The first may begin with what stands before the blocks: then it is [n, earlier + L, V].
+    """
 
     block: Tensor
     shadow: Tensor | None = None
@@ -42,7 +45,7 @@ class Plan:
 
     def __init__(self, call: ModelCall, slots: Slots, shadow: bool = False) -> None:
         self.call, self.slots, self.pool, self.shadow = call, slots, slots.pool, shadow
-        self.length = slots.block_length
+        self.length, self.earlier = slots.block_length, slots.earlier
 
     def columns(self, count: int) -> Tensor:
         return torch.arange(count, device=self.slots.start.device)

@@ -119,7 +119,7 @@ class Block(Plan):
             self.positions = self._extra_positions(stored)
 
     def forward(self) -> Logits:
-        ids = self.slots.live.blocks.ids
+        ids = self.slots.live.blocks.block.shown()
         if self.extra:
             ids = torch.cat((ids, self._extra_ids()), dim=1)
         logits = self.call(ids, self.mask, self.positions, self.rows, self.seen)

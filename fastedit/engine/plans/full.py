@@ -25,9 +25,12 @@ class Full(Plan):
         self.everything, self.shift = everything, shift
 
     def reach(self, live: Sequence[Request], unread: int) -> int:
-        if self.everything:
+        if self.everything or self.slots.width > self.length:
             return max(request.span for request in live)
         return super().reach(live, unread)
+
+    def look(self, live: Sequence[Request]) -> bool:
+        return self.earlier > 0 and not self.everything  # whether blocks are reopened
 
     def place(
         self, reach: int, extents: Sequence[Extent] | None = None, level: bool = False
@@ -35,11 +38,16 @@ class Full(Plan):
         length, live = self.length, self.slots.live
         begin, columns = live.start[:, None], self.columns(reach)
         if self.everything:
-            mask = (columns < live.final[:, None] + length)[:, None, :].expand(-1, reach, -1)
+            mask = (columns < live.seen[:, None])[:, None, :].expand(-1, reach, -1)
         else:
             block = (columns - begin).div(length, rounding_mode="floor")  # 0 is the active one
-            mask = (block <= 0)[:, None, :] & (block[:, None, :] <= block[:, :, None])
-        own = begin + self.columns(length)
+            seen = block
+            if self.earlier:  # reopened blocks see each other
+                first = torch.maximum(begin - self.earlier, live.origin[:, None])
+                inside = live.blocks.reopened[:, None] & (columns >= first)
+                seen = torch.where(inside, block.clamp(min=0), block)
+            mask = (block <= 0)[:, None, :] & (block[:, None, :] <= seen[:, :, None])
+        own = live.base[:, None] + self.slots.offsets
         # Columns beyond a row's extent are seen by none of its own.
         self.where = live.offset[:, None] + torch.minimum(columns, live.size[:, None] - 1)
         self.positions = columns.expand(len(begin), -1)
@@ -59,7 +67,7 @@ class Full(Plan):
 
     def forward(self) -> Logits:
         live = self.slots.live
-        live.write_()
+        live.write_(live.blocks.shown())
         ids = self.pool.ids[self.where]
         if self.shadow:
             masks = torch.full_like(live.blocks.ids, self.slots.mask_token_id)

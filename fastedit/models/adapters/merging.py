@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .folder import Adapter, shown
 from .names import ADAPTER, by_bare_name, match, remedy
+from .renaming import renamed
 from .vocabulary import check_tokenizer, resize_vocabulary
 
 
@@ -22,13 +23,16 @@ def merge_adapter(model: Any, adapter: Adapter, tokenizer: Any = None) -> Any:
     """`model` with `adapter` added to its weights, in the dtype they have; `model` is used up.
 
     A model whose modules differ from those that adapters were trained on may offer
-    `adapted_modules(tensors)`: a context in which it has them (see `llada2.expert_adapters`).
+    `adapted_modules(tensors)`: a context in which it has them (see `experts`); one whose modules
+    had other names then, `native_name(name)` (see `renaming`).
     `tokenizer` is what the model will be used with.
 
     Raises ValueError before any weight is changed: for a tensor without a place, a missing one, a
     wrong shape, a vocabulary of another size, and for what peft cannot merge.
     """
     tensors = by_bare_name(adapter, adapter.tensors())
+    if hasattr(model, "native_name"):
+        adapter, tensors = renamed(adapter, tensors, model.native_name)
     resize_vocabulary(model, adapter, tensors)
     check_tokenizer(model, adapter, tokenizer)
     kept = {name: (p.dtype, p.requires_grad) for name, p in model.named_parameters()}

@@ -47,7 +47,7 @@ def match(
     of modules that the config targets and the file does not know at all are left as they are, with
     a warning.
     """
-    prefix = _prefix(adapter.config)
+    prefix = own_prefix(adapter.config)
     found: dict[str, Tensor] = {}
     unused, shapes = [], []
     for name, tensor in tensors.items():
@@ -103,7 +103,7 @@ def remedy(adapter: Adapter) -> str:
     return f"Load it with the checkpoint it was trained {trained}, or save it again with peft"
 
 
-def _prefix(config: Any) -> str:
+def own_prefix(config: Any) -> str:
     """What the names of an adapter's own tensors begin with, such as "lora_"."""
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 

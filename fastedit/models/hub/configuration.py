@@ -32,7 +32,9 @@ class PublishedConfig(PreTrainedConfig):
         names, implied = self.row.keys, self.row.implied
         # A null is a key that is not given; but transformers has defaults for these.
         native: dict[str, Any] = dict.fromkeys(_IDS)
-        native |= {names.get(key, key): value for key, value in given.items() if value is not None}
+        said = {key: value for key, value in given.items() if value is not None}
+        native |= {key: value for key, value in said.items() if key not in names}
+        native |= {names[key]: value for key, value in said.items() if key in names}
         super().__init__(**(native | (implied(given) if implied else {})))
         self._published = dict(given)
         self._read = self._values()
@@ -40,7 +42,8 @@ class PublishedConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers; overrides among `kwargs` are changes to what was published."""
-        published = dict(config_dict)
+        # Older releases of transformers put where a file came from beside what is in it.
+        published = {key: value for key, value in config_dict.items() if key != "_commit_hash"}
         plain = {key: value for key, value in published.items() if key not in _OF_TRAINING}
         try:
             before = cls(**plain)
@@ -68,7 +71,7 @@ class PublishedConfig(PreTrainedConfig):
         changed = {
             names.get(key, key): value
             for key, value in self._values().items()
-            if key != "_name_or_path" and (key not in self._read or self._read[key] != value)
+            if key[0] != "_" and (key not in self._read or self._read[key] != value)
         }
         return {"model_type": self.model_type, **self._published, **changed}
 

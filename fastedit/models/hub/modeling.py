@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Callable
@@ -10,13 +11,14 @@ from typing import Any, ClassVar
 import torch
 import transformers
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
 from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
 
+from fastedit.models.adapters.experts import adapted_modules
 from fastedit.models.families import Checkpoints
 from fastedit.models.masks import default_positions, open_empty_rows, resolve_mask
 
@@ -25,6 +27,13 @@ from .strict import Shapes, StrictLoading, compare
 
 # A block that every position is in.
 _EVERYTHING = sys.maxsize
+
+
+class _AsPublished(GenerationConfig):
+    """Saved as it was read: some releases of transformers refuse what some families publish."""
+
+    def validate(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing is drawn by what it says."""
 
 
 class DiffusionModel(StrictLoading):
@@ -36,6 +45,7 @@ class DiffusionModel(StrictLoading):
     """
 
     row: ClassVar[Checkpoints]
+    adapted_modules = adapted_modules  # of adapters with a module per expert
     _supports_flash_attn = False  # it has no masks
     _supports_flex_attn = False  # it takes masks as functions
 
@@ -63,6 +73,15 @@ class DiffusionModel(StrictLoading):
             return _EVERYTHING
         given: Any = family.block_length
         return given or self.config.block_size
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self._generation_config: GenerationConfig = copy.copy(config)
+        self._generation_config.__class__ = _AsPublished
 
     def generate(self, *args: Any, custom_generate: Any = None, **kwargs: Any) -> Any:
         """Only with a `custom_generate`: transformers' own loops go from left to right."""
@@ -101,6 +120,14 @@ class DiffusionModel(StrictLoading):
             if head not in found:
                 del expected[head]
         compare(found, expected, self.config.name_or_path)
+
+    def native_name(self, name: str) -> str:
+        """What transformers calls a tensor, or what is beside one, that the file calls `name`."""
+        parts = self.row.weights
+        if any(name.startswith(theirs) for theirs in parts if theirs[0] != "."):
+            for theirs, ours in parts.items():
+                name = name.replace(theirs, ours, 1)
+        return name
 
     def published_name(self, name: str) -> str:
         """What the file calls a tensor that is renamed, and not put together from others."""

@@ -6,15 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
+from fastedit.models.experts import FUSED, fuse
 from fastedit.models.hub.strict import Shapes, compare
 
 from .configuration import MODEL_TYPES, LLaDA2MoeConfig
-
-_FUSED = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}
 
 
 def hub_shapes(config: LLaDA2MoeConfig) -> Shapes:
@@ -59,36 +57,6 @@ def hub_shapes(config: LLaDA2MoeConfig) -> Shapes:
     return shapes
 
 
-def _fuse(parts: list[list[Tensor]]) -> Tensor:
-    """Projections, each one [O, I] per expert or a single merged [E, O, I] -> [E, sum of O, I]."""
-    parts = [list(part[0]) if part[0].ndim == 3 else part for part in parts]
-    rows = sum(part[0].shape[0] for part in parts)
-    # Filled in place: stacking and then concatenating would hold a layer's experts three times.
-    fused = parts[0][0].new_empty(len(parts[0]), rows, parts[0][0].shape[1])
-    start = 0
-    for part in parts:
-        for expert, tensor in enumerate(part):
-            fused[expert, start : start + len(tensor)] = tensor
-        start += len(part[0])
-    return fused
-
-
-def fuse_experts(tensors: dict[str, Tensor], prefix: str, num_experts: int) -> dict[str, Tensor]:
-    """Take a layer's experts under Hub names out of `tensors`; returns them under fused names.
-
-    `prefix` is the name of the experts module with its final dot. Names that are incomplete stay.
-    """
-    fused = {}
-    for target, sources in _FUSED.items():
-        names = [
-            [f"{prefix}{expert}.{source}.weight" for expert in range(num_experts)]
-            for source in sources
-        ]
-        if all(name in tensors for row in names for name in row):
-            fused[prefix + target] = _fuse([[tensors.pop(name) for name in row] for row in names])
-    return fused
-
-
 class FuseExperts(ConversionOps):
     """Experts of a layer into one tensor while a checkpoint loads."""
 
@@ -101,7 +69,7 @@ class FuseExperts(ConversionOps):
         **_,
     ) -> dict[str, Any]:
         parts = [input_dict.pop(name) for name in source_patterns if name in input_dict]
-        return {target_patterns[0]: _fuse(parts)}
+        return {target_patterns[0]: fuse(parts)}
 
     @property
     def reverse_op(self) -> ConversionOps:
@@ -143,7 +111,7 @@ def register_conversions() -> None:
 
     A class name goes before a model type; released code has the same names for both.
     """
-    converters: list[Any] = [_converter(target, sources) for target, sources in _FUSED.items()]
+    converters: list[Any] = [_converter(target, sources) for target, sources in FUSED.items()]
     for name in (*MODEL_TYPES, "LLaDA2MoeModel", "LLaDA2MoeModelLM"):
         register_checkpoint_conversion_mapping(name, converters, overwrite=True)
 

@@ -17,6 +17,8 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from fastedit.models.adapters.experts import adapted_modules
+from fastedit.models.experts import fuse_experts
 from fastedit.models.hub.strict import Shapes, StrictLoading
 from fastedit.models.masks import mask_and_positions
 
@@ -24,8 +26,7 @@ from . import varlen
 from .arguments import CACHE, check_labels, checked, one_cache
 from .attention import LLaDA2MoeAttention, LLaDA2MoeRMSNorm, convert_mask
 from .configuration import LLaDA2MoeConfig
-from .conversion import check_tensors, fuse_experts, register_conversions
-from .expert_adapters import adapted_modules
+from .conversion import check_tensors, register_conversions
 from .generation import EditingGenerationMixin
 from .rotary import rotary_tables
 from .routing import LLaDA2MoeRouter, RoutingBlocks, routing_blocks
@@ -175,6 +176,7 @@ class LLaDA2MoePreTrainedModel(StrictLoading):
     config_class = LLaDA2MoeConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    masks_are_bool = True  # of a trunk called by itself, whatever its attention takes
     _no_split_modules = ["LLaDA2MoeDecoderLayer"]  # noqa: RUF012
     _skip_keys_device_placement = ["past_key_values", "cache"]  # noqa: RUF012
     _keep_in_fp32_modules_strict = ["expert_bias"]  # noqa: RUF012

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from fastedit.engine.call import cache_argument
+from fastedit.models.masks import open_empty_rows
 from fastedit.training.passes.layout import (
     Blocks,
     Tokens,
@@ -181,5 +182,29 @@ def _run(
     named: dict[str, Any] = {cache_argument(trunk): cache}
     with keys_kept(trunk):
         return trunk(
-            input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **named
+            input_ids=ids,
+            attention_mask=_as_taken(trunk, mask),
+            position_ids=positions,
+            use_cache=False,
+            **named,
         ).last_hidden_state
+
+
+def _as_taken(trunk: Any, mask: Tensor) -> Any:
+    """The bool `mask` as `trunk` takes it: of transformers' trunks, as their attention does.
+
+    Raises ValueError for an attention that takes neither bool masks nor additive ones.
+    """
+    if getattr(trunk, "masks_are_bool", False):
+        return mask
+    mask = open_empty_rows(mask)
+    implementation = trunk.config._attn_implementation
+    if implementation == "eager":  # adds it to the scores
+        zero = torch.zeros((), dtype=trunk.dtype, device=mask.device)
+        return zero.masked_fill(~mask, torch.finfo(trunk.dtype).min)
+    if implementation != "sdpa":
+        raise ValueError(
+            f"attn_implementation={implementation!r} cannot be trained with: load the model with "
+            "'sdpa' or 'eager'"
+        )
+    return mask

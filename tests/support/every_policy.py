@@ -18,6 +18,8 @@ SMALL = {"max_post_steps": 3, "mask_steps": 4, "edit_steps": 3, "max_steps": 6, 
 # Rules that begin with random tokens, and those whose results depend on the seed in any case.
 NOISE = {"entropy_bound"}
 RANDOM = NOISE | {"remdm", "self_correction"}
+# Rules that change blocks before the active one, which its drafts do not show.
+REOPENING = {"multi_block"}
 # Rules with temperatures of their own take no other.
 HEATED = {"entropy_bound", "self_correction"}
 

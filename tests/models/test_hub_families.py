@@ -8,9 +8,11 @@ import pytest
 import torch
 from family_cases import FAMILIES, GOLDEN, OPTIONS, config_of, decoder, forwards
 from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
 
 from fastedit import Decoder
-from fastedit.models.families import family_of
+from fastedit.models.families import family_of, row_of
+from fastedit.models.hub.modeling import model_class
 
 
 @pytest.fixture(params=FAMILIES)
@@ -110,3 +112,41 @@ def test_every_tensor_is_accounted_for(family, change, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config_of(family)))
     with pytest.raises(ValueError, match=f"{change}: {name}"):
         Decoder.from_pretrained(tmp_path)
+
+
+def test_nothing_generates_from_left_to_right(family):
+    model = decoder(family).model
+    with pytest.raises(ValueError, match=r"fastedit\.Decoder"):
+        model.generate(torch.tensor([[1, 2]]), max_new_tokens=2)
+
+
+def byte_level(folder, name: str, code: bool) -> None:
+    """The files of a byte-level tokenizer, as its makers publish them."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    (folder / "vocab.json").write_text(json.dumps({x: i for i, x in enumerate(letters)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    special = {"content": "<|mask|>", "special": True, "lstrip": False, "rstrip": False}
+    special |= {"normalized": False, "single_word": False}
+    config = {"tokenizer_class": name, "mask_token": "<|mask|>", "pad_token": "<|mask|>"}
+    config |= {
+        "added_tokens_decoder": {"256": special},
+        "chat_template": "{{ messages[0].content }}",
+    }
+    if code:
+        config["auto_map"] = {"AutoTokenizer": [f"tokenization_own.{name}", None]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(("name", "code"), [("DreamTokenizer", True), ("Qwen2Tokenizer", False)])
+def test_a_tokenizer_is_read_without_running_its_code(name, code, tmp_path, recwarn):
+    sizes = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "mask_token_id": 256}
+    sizes |= {"eos_token_id": 3, "bos_token_id": 3, "pad_token_id": 3}
+    kind = model_class(row_of(config_of("dream")))
+    kind(kind.config_class.from_dict(config_of("dream") | sizes)).save_pretrained(tmp_path)
+    byte_level(tmp_path, name, code)
+    made = Decoder.from_pretrained(tmp_path, device="cpu")
+    assert made.tokenizer.mask_token_id == 256 and made.tokenizer.chat_template
+    assert made.tokenizer.decode(made.tokenizer("a Dream")["input_ids"]) == "a Dream"
+    assert not [w for w in recwarn if "no tokenizer" in str(w.message)]
+    assert isinstance(made.generate("abc", max_new_tokens=4).texts[0], str)

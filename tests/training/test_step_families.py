@@ -26,7 +26,7 @@ def step_of(model, name, **options):
         seed=SEED,
         mask_token_id=MASK,
         forbid_ids=(SPECIAL,),
-        family=FAMILIES[name][1],
+        family=FAMILIES[name],
     )
 
 
@@ -36,7 +36,7 @@ def plain_logits(model, name, ids, batch):
     One document at a time where the family has full attention: nothing else can be seen. Where it
     reads blocks, both halves whole, in one sequence.
     """
-    family = FAMILIES[name][1]
+    family = FAMILIES[name]
     position, document = batch["positions"], batch["example"]
     if family.attention == "full":
         rows = torch.zeros(*ids.shape, model.config.vocab_size)
@@ -62,7 +62,7 @@ def plain_logits(model, name, ids, batch):
     return torch.where((position == 0)[..., None], noisy, rows)
 
 
-BLOCKS = [name for name, (_, family) in FAMILIES.items() if family.attention == "block_causal"]
+BLOCKS = [name for name, family in FAMILIES.items() if family.attention == "block_causal"]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -72,7 +72,7 @@ BLOCKS = [name for name, (_, family) in FAMILIES.items() if family.attention == 
 )
 def test_loss_and_gradients_by_hand(name, recipe, share_clean):
     model, batch = family_model(name).train(), packed()
-    options = EditOptions(**RECIPES[recipe]).for_attention(FAMILIES[name][1].attention)
+    options = EditOptions(**RECIPES[recipe]).for_attention(FAMILIES[name].attention)
     output = step_of(model, name, **RECIPES[recipe], share_clean=share_clean)(**batch)
     noisy, clean = noise(batch, options), batch["input_ids"]
     ids = noisy.ids
@@ -87,11 +87,65 @@ def test_loss_and_gradients_by_hand(name, recipe, share_clean):
         place = row, column
         mates = batch["response"] & (batch["example"] == batch["example"][place])
         weight = 1.0
-        if FAMILIES[name][1].attention == "full":  # the SFT of LLaDA
+        if FAMILIES[name].attention == "full":  # the SFT of LLaDA
             weight = 1 / float(noisy.rate[place]) if ids[place] == MASK else 1.0
             weight /= int(mates.sum())
         total = total + losses[place] * weight
     torch.testing.assert_close(output.loss, total, rtol=1e-5, atol=0.0)
-    full = FAMILIES[name][1].attention == "full"
+    full = FAMILIES[name].attention == "full"
     assert int(output.labels) == (3 if full else int(noisy.labelled.sum()))
     assert_same(with_gradients(model, output.loss), with_gradients(model, total))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradient_checkpointing_changes_nothing(name):
+    batch, model = packed(), family_model(name).train()
+    step = step_of(model, name, draft_share=1.0)
+    plain = step(**batch).loss
+    expected = with_gradients(model, plain)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    found = step(**batch).loss
+    torch.testing.assert_close(found, plain)
+    assert_same(with_gradients(model, found), expected)
+
+
+def test_packed_documents_with_full_attention_do_not_see_each_other():
+    """The loss of a batch is the sum over its documents alone; drafts are the same."""
+    model, batch = family_model("dream").train(), packed()
+    step = step_of(model, "dream", draft_share=0.6, p_random=0.3, random_scope="both")
+    whole, parts = step(**batch), []
+    for document in (5, 6, 70):
+        row, columns = (batch["example"] == document).nonzero().unbind(1)
+        parts.append(step(**{name: x[row, columns][None] for name, x in batch.items()}))
+    torch.testing.assert_close(sum(p.loss for p in parts), whole.loss, rtol=1e-5, atol=0.0)
+    for field in range(5):
+        assert torch.equal(sum(p.tally[field] for p in parts), whole.tally[field])
+
+
+@pytest.mark.parametrize("name", ["llada", "dream"])
+def test_there_is_no_clean_half_to_share(name):
+    with pytest.raises(ValueError, match="full attention there is no clean half"):
+        step_of(family_model(name), name, share_clean="on")
+
+
+def test_what_was_given_stays_given():
+    assert EditOptions(noise="uniform_seq(0.3,0.8)").for_attention("full").noise == (
+        "uniform_seq(0.3,0.8)"
+    )
+    full = EditOptions(t2t="none").for_attention("full")
+    assert (full.noise, full.mask_weight, full.w_max) == ("uniform(0.001,1)", "1/t", 1000.0)
+    assert full.denominator == "sequence" and full.t2t == "none"
+    assert EditOptions().for_attention("block_causal") == EditOptions()
+
+
+@pytest.mark.parametrize("name", ["sdar", "dream"])
+def test_every_attention_gives_the_same_loss(name):
+    """Masks are bool here; transformers' eager attention adds what it is given to the scores."""
+    batch, model = packed(), family_model(name).eval()
+    with torch.no_grad():
+        expected = step_of(model, name)(**batch).loss
+        model.config._attn_implementation = "eager"
+        torch.testing.assert_close(step_of(model, name)(**batch).loss, expected)
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(ValueError, match="'flex_attention' cannot be trained with"):
+        step_of(model, name)(**batch)

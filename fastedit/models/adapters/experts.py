@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .conversion import fuse_experts
+from fastedit.models.experts import fuse_experts
 
 _NAME = re.compile(r"(?P<experts>.+\.mlp\.experts)\.(?P<expert>\d+)\.(?P<part>\w+_proj)\.")
 

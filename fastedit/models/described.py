@@ -1,0 +1,83 @@
+"""What a checkpoint is and how much memory it takes, told by its config and the names of its files.
+
+No weight is read, so a model that fits nowhere near this machine can be looked at.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastedit.models.checkpoint_files import check_folder, read_headers
+from fastedit.models.families import Family
+from fastedit.models.load import checked_place, class_of
+from fastedit.models.places import named
+
+# As safetensors spells them.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """name: of the family; parameters: how many; dtype: as stored; weights: bytes of them.
+
+    position_bytes  of the keys and values of one position, where they are kept; else None
+    """
+
+    name: str
+    model_type: str
+    family: Family
+    block_length: int | str
+    layers: int
+    parameters: int
+    dtype: str
+    weights: int
+    position_bytes: int | None
+
+
+def describe(path_or_id: str | os.PathLike[str], revision: str | None = None) -> Description:
+    """Of a folder, an id on the Hub, of which only the config is fetched, or "tiny".
+
+    Raises TypeError, OSError and ValueError for what cannot be loaded either.
+    """
+    path = checked_place(path_or_id, revision)
+    with named(path, "checkpoint", OSError):
+        made, row = class_of(path, revision)
+        config: Any = made.config_class.from_pretrained(path, revision=revision)
+    with torch.device("meta"):
+        model = made(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    dtype = config.dtype or torch.float32
+    if Path(path).is_dir():
+        found = read_headers(check_folder(Path(path)))
+        model.check_tensors({name: stored.shape for name, stored in found.items()})
+        # The dtype that most of the weights have: some keep a few tensors in fp32.
+        kinds = Counter[str]()
+        for stored in found.values():
+            kinds[stored.dtype] += math.prod(stored.shape)
+        dtype = _DTYPES[kinds.most_common(1)[0][0]]
+    heads = config.num_key_value_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    kept = round(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
+    return Description(
+        name=row.name,
+        model_type=config.model_type,
+        family=row.family,
+        block_length=row.family.block_length or config.block_size,
+        layers=config.num_hidden_layers,
+        parameters=parameters,
+        dtype=str(dtype).removeprefix("torch."),
+        weights=parameters * dtype.itemsize,
+        position_bytes=kept if row.family.exact_cache else None,
+    )

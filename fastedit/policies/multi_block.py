@@ -1,0 +1,82 @@
+"""MBE: joint threshold, and once a block is done, the last few blocks are edited together.
+
+Source: arXiv 2607.22663, without released code; the idea is in the LLaDA2.1 report, section 4.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fastedit.policies.base import Buffer, Stats, View, Write
+from fastedit.policies.fields import integer, number
+from fastedit.policies.joint_threshold import JointThreshold
+from fastedit.policies.primitives import highest
+from fastedit.policies.registry import register
+
+
+@register("multi_block")
+@dataclass(frozen=True)
+class MultiBlock(JointThreshold):
+    """A block that joint threshold is done with is reopened with those before it, which see each
+    other in both directions: what they hold is judged by what follows.
+
+    blocks  of a window, the newest last; prompts are never part of it
+    rounds  forwards of a window at most; a round that edits nothing is the last one. 0 = none,
+            which is joint threshold
+    share   of a window's tokens that a round may edit, those of the highest entropy, rounded up;
+            of these it replaces whose rival is above `editing_threshold`
+    threshold, editing_threshold, max_post_steps, num_to_transfer  as of joint threshold
+
+    A block takes `rounds` forwards more than under joint threshold at most, and one that computes
+    keys and values of the window again. A token is final once no window can hold it any more.
+    """
+
+    blocks: int = integer(2, least=1, most=64, static=True)
+    rounds: int = integer(5)
+    share: float = number(0.25, most=1.0, dtype=torch.float64)
+
+    plan = "window"
+    needs = frozenset({"entropy"})
+    buffers: ClassVar[Mapping[str, Buffer]] = {
+        name: Buffer(torch.int32, per_position=False) for name in ("post_steps", "rounds_taken")
+    }
+    stateless = False
+
+    @property
+    def window(self) -> int:  # type: ignore[override]
+        return self.blocks
+
+    def rule(self, stats: Stats, view: View) -> Write:
+        assert stats.entropy is not None
+        p, reopened = view.parameters, view.reopened
+        ids, done, buffers, _ = super().rule(stats, view)
+        may = view.may_change()
+        masks = ((ids == view.mask_token_id) & may).any(-1)
+        wanted = may.any(-1) & (p.rounds > 0) & (p.editing_threshold < math.inf)
+        reopen = done & wanted & ~(masks | reopened)
+
+        tokens = may & (view.ids != view.mask_token_id)
+        most = (tokens.sum(-1) * p.share).ceil().long()
+        rival = (stats.prob > p.editing_threshold[:, None]) & (stats.token != view.ids)
+        edit = highest(stats.entropy, tokens, most) & rival
+        if view.strict:  # a mask that is written here would never be filled
+            edit = edit & (stats.token != view.mask_token_id)
+        rounds = view.buffers.rounds_taken + reopened
+        over = ~edit.any(-1) | (rounds >= p.rounds)
+        return Write(
+            torch.where(reopened[:, None], torch.where(edit, stats.token, view.ids), ids),
+            torch.where(reopened, over, done & ~reopen),
+            {**buffers, "rounds_taken": rounds},
+            reopen,
+        )
+
+    def most_forwards(self, length: int) -> int:
+        return super().most_forwards(length) + self.rounds
+
+    def twin(self, view: View) -> None:  # type: ignore[override]
+        return None
