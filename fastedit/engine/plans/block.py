@@ -18,6 +18,8 @@ from fastedit.engine.slots import Live, Slots
 
 # Positions that such a forward may read of several extents, where they are copied together.
 COPIED = 65536
+# How often a prefill may copy a position's keys where its rows are blocks, each with all before it.
+COPIES = 32
 # The share of live blocks that must be able to use their next block for a forward to take the next
 # blocks along. Below it, those that cannot cost more than is saved.
 AHEAD_SHARE = 0.75
@@ -53,15 +55,19 @@ class Block(Plan):
     def _runs(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
         """The pieces of each row of a prefill.
 
-        A piece each, for a model that reads the keys of all rows where they are: no mask of queries
-        times keys is made. Others are given a copy of the keys for every row, so that pieces which
-        follow one another are one row.
+        A piece each: no mask of queries times keys is made, and rows of all prompts go together.
+        But where the keys of every row are copied, those of long prompts that follow one another
+        are one row.
         """
+        length = pieces[0].width
+        reach = max(piece.start for piece in pieces) + length
+        if self.call.in_place or reach <= COPIES * length:
+            return [[piece] for piece in pieces]
         runs: list[list[Piece]] = []
         for piece in pieces:
             end = runs[-1][-1] if runs else None
             follows = end and (end.extent, end.start + end.width) == (piece.extent, piece.start)
-            if follows and not self.call.in_place:
+            if follows:
                 runs[-1].append(piece)
             else:
                 runs.append([piece])
