@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchao_weights import quantise
 
 from fastedit.models.families import row_of
-from fastedit.models.hub import model_class
+from fastedit.models.hub.modeling import model_class
 
 SIZES: dict[str, dict[str, Any]] = {
     "SDAR-1.7B": {

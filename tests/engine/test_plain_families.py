@@ -1,14 +1,15 @@
-"""The loops that benchmarks compare with are the released ones."""
+"""The loops that benchmarks compare with, around transformers' classes, are the released ones."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from golden_families import cases, model_of
+from golden_families import cases, loaded
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import plain_families
+from real_sizes import native_of
 
 
 def of_case(name, case):
@@ -26,7 +27,7 @@ def of_case(name, case):
 
 @pytest.mark.parametrize(("name", "kind"), [("llada", "llada"), ("sdar", "sdar_eval")])
 def test_as_released(name, kind):
-    model, found = model_of(name), cases(name, kind)[:8]
+    model, found = native_of(loaded(name).model), cases(name, kind)[:8]
     for case in found:
         forwards, blocks = [], []
         loop, rule = of_case(name, case)
