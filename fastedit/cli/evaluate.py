@@ -74,16 +74,17 @@ def evaluate_command(
         lookahead=lookahead,
         seed=seed,
     )
-    from fastedit.config import OF_THE_POLICY
+    from fastedit.config import DEFAULT_POLICY, OF_THE_POLICY
     from fastedit.engine.prepare import with_block_length
 
     decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
     result = _measured(decoder, problems, n, batch_size)
     (config,) = with_block_length([config], decoder.model, decoder.family)
-    rule = config.rule(decoder.family.policy)
+    released = decoder.family.policy
+    rule = config.rule(released)
     as_used = {name: getattr(rule, name, None) for name in OF_THE_POLICY} | {"policy": str(rule)}
     result |= {
-        "mode": mode or ("quality" if policy is None else None),
+        "mode": mode or ("quality" if policy is None and released == DEFAULT_POLICY else None),
         "checkpoint": os.fspath(checkpoint),
         "adapter": adapter and os.fspath(adapter),
         "config": dataclasses.asdict(config) | as_used,
