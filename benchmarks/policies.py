@@ -24,6 +24,7 @@ from study import keep_settings
 
 from fastedit.files.jsonl import parse
 from fastedit.files.locks import locked_folder
+from fastedit.models.identity import identity
 
 TASKS = ("chain_sum", "leg_counting")
 # A curve: the policy, the field that is varied, its values.
@@ -172,6 +173,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, metavar="DIR", help="policies.json and the figure")
     options = parser.parse_args()
     settings = {"checkpoint": options.checkpoint, "n": options.n, "seed": SEED}
+    settings |= {"weights": identity(options.checkpoint)["weights"]}
     with locked_folder(options.output):
         keep_settings(options.output, settings)
         rows = measure(options)
