@@ -27,6 +27,9 @@ LOAD = pytest.StashKey[float | None]()
 
 def pytest_addoption(parser):
     parser.addoption("--save", metavar="DIR", help="write the tables as JSON, one file per suite")
+    parser.addoption(
+        "--real-sizes", action="store_true", help="also models of published sizes, random weights"
+    )
 
 
 def pytest_configure(config):

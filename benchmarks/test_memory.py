@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
 import pytest
+from resident import STATUS, resident
 
 MARKS = (300, 3000)  # requests
 SLOTS = 32
 LONGEST = 160  # ids of a prompt, so that whole blocks are kept for others
 NEW_TOKENS = 8
 MOST = 24  # MiB that may come between the marks, of what allocators round up
-
-STATUS = Path("/proc/self/status")
-
-
-def resident() -> float:
-    """MiB."""
-    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) / 1024
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="needs /proc")

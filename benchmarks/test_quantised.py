@@ -14,36 +14,22 @@ import time
 import pytest
 import torch
 from random_model import GPU, random_decoder
-from torch import nn
+from torchao_weights import quantise
 
 from fastedit import Decoder
 
-torchao = pytest.importorskip("torchao.quantization")
 pytestmark = pytest.mark.skipif(GPU, reason="of weights on a CPU")
 
-GROUP = 32
 OPTIONS = {"threshold": 1.0, "editing_threshold": None, "num_to_transfer": 4, "eos_token_id": []}
 TURNS = 5
-
-
-def packed(module: nn.Module, name: str) -> bool:
-    """The CPU kernel of int4 takes multiples of 16 rows and of whole groups of columns."""
-    linear = isinstance(module, nn.Linear)
-    return linear and not module.out_features % 16 and not module.in_features % GROUP
-
-
-def int4() -> object:
-    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
-
-    return PrototypeInt4WeightOnlyConfig(group_size=GROUP)
 
 
 @pytest.fixture(scope="module")
 def models():
     base = random_decoder().model.to(torch.bfloat16)
     eight, four = copy.deepcopy(base), copy.deepcopy(base)
-    torchao.quantize_(eight, torchao.Int8WeightOnlyConfig())
-    torchao.quantize_(four, int4(), filter_fn=packed)
+    quantise(eight, "int8")
+    quantise(four, "int4")
     return {"bf16": base, "int8": eight, "int4": four}
 
 

@@ -67,9 +67,10 @@ class DecodeConfig:
     stop               text or texts that end a generation
     mask_token_id      None: from the model's config, then from the tokenizer
     strict_reference   let the mask token be chosen, as the released loop does; draws stay ours
-    cache              "exact"; "none" to recompute everything at every forward; "prefix" or "dual",
-                       Fast-dLLM's approximate caches, for models with full attention: results may
-                       differ from the exact ones
+    cache              "exact": what can be kept without changing a result, so nothing with full
+                       attention; "none" to recompute everything at every forward; "prefix" or
+                       "dual", Fast-dLLM's approximate caches, for models with full attention:
+                       results may differ from the exact ones
     lookahead          a forward over a block that has no mask left takes the next block along,
                        and is that block's first one if it changes nothing: the same rule with
                        fewer forwards, most of all for few requests. The model must take two
@@ -161,7 +162,8 @@ class DecodeConfig:
         """The policy with what this config sets of it; `default` is that of the model's family.
 
         The rule of LLaDA2.1 ignores `steps`, as released. Raises ValueError for an option that the
-        policy does not have, or that is given beside a policy object.
+        policy does not have, that is given beside a policy object, or that a policy given as a text
+        sets to another value; what only the default sets gives way.
         """
         given = {name: getattr(self, name) for name in OF_THE_POLICY if self.gives(name)}
         if given.get("steps", 0) is None:
@@ -177,7 +179,7 @@ class DecodeConfig:
             return self.policy
         text = default if self.policy is None else self.policy
         policy = parse(text)
-        known, spelled = policy.parameters(), re.findall(r"[:,]\s*(\w+)\s*=", text)
+        known, spelled = policy.parameters(), re.findall(r"[:,]\s*(\w+)\s*=", self.policy or "")
         if policy.name == DEFAULT_POLICY:
             given.pop("steps", None)
         for name, value in given.items():

@@ -117,11 +117,13 @@ def _with_origin(record: dict[str, Any], origin: str) -> dict[str, Any]:
 def _origins(config: DecodeConfig, raw: bool, model: ModelNames) -> Callable[[Row], str]:
     """Says what a row's result is made from. Raises `UserError` where there is no such model."""
     from fastedit.models.identity import identity
+    from fastedit.models.load import released_policy
 
     checkpoint, adapter, revision, dtype = model
     with stderr_console().status("reading the checkpoint"), one_line(OSError, ValueError):
         known = model_part(identity(checkpoint, adapter, revision), dtype)
-    return lambda row: made_from(row, config.replace(**row.options), raw, known)
+        default = released_policy(checkpoint, revision)
+    return lambda row: made_from(row, config.replace(**row.options), raw, known, default)
 
 
 def _left(rows: Rows, done: Collection[int]) -> Iterator[Row]:

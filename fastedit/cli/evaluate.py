@@ -89,7 +89,7 @@ def evaluate_command(
         lookahead=lookahead,
         seed=SEED if seed is None and compared is not None else seed,
     )
-    from fastedit.config import OF_THE_POLICY
+    from fastedit.config import DEFAULT_POLICY, OF_THE_POLICY
     from fastedit.engine.prepare import with_block_length
     from fastedit.engine.settled import rule_of
 
@@ -101,11 +101,12 @@ def evaluate_command(
         )
     result = _measured(decoder, problems, n, batch_size)
     (config,) = with_block_length([config], decoder.model, decoder.family)
+    released = decoder.family.policy
     rule = rule_of(config, decoder.family)
     as_used = {name: getattr(rule, name, None) for name in OF_THE_POLICY} | {"policy": str(rule)}
     result |= {
         **rule.as_dict(),
-        "mode": mode or ("quality" if policy is None else None),
+        "mode": mode or ("quality" if policy is None and released == DEFAULT_POLICY else None),
         **model,
         "config": dataclasses.asdict(config) | as_used,
     }

@@ -87,14 +87,12 @@ def fill_command(
 
 
 def _mask_text(decoder: Decoder) -> str:
+    from fastedit.engine.settled import mask_of
     from fastedit.prompts.drafts import mask_text
-    from fastedit.prompts.tokens import resolve_mask
 
-    given, tokenizer = decoder.config.mask_token_id, decoder.tokenizer
+    tokenizer = decoder.tokenizer
     with one_line(ValueError):
-        mask = resolve_mask(
-            decoder.family.mask_token_id if given is None else given, decoder.model, tokenizer
-        )
+        mask = mask_of(decoder.config, decoder.model, tokenizer, decoder.family)
     text = None if tokenizer is None else mask_text(tokenizer, mask)
     if text is None:
         raise UserError(f"the checkpoint's tokenizer has no text for the mask token {mask}")

@@ -42,9 +42,9 @@ def show(
     On a terminal the canvas is drawn in place and removed at the end; elsewhere, every forward is
     one line.
     """
-    from fastedit.prompts.tokens import resolve_mask
+    from fastedit.engine.settled import mask_of
 
-    mask = resolve_mask(decoder.config.mask_token_id, decoder.model, decoder.tokenizer)
+    mask = mask_of(decoder.config, decoder.model, decoder.tokenizer, decoder.family)
     canvas = Canvas(decoder.tokenizer, mask, before)
     draw = _in_place if can_redraw(console) else _line_by_line
     stats = draw(events, canvas, console)

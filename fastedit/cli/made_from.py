@@ -26,11 +26,12 @@ def model_part(identity: dict[str, str], dtype: str) -> str:
     return "".join(_digest(found[name]) for name in _MODEL)
 
 
-def made_from(row: Row, config: DecodeConfig, raw: bool, model: str) -> str:
+def made_from(row: Row, config: DecodeConfig, raw: bool, model: str, default: str) -> str:
     """`prompt-options-model`, all but the last of eight hexadecimal digits.
 
-    config  the row's own, its overrides applied
-    model   of `model_part`
+    config   the row's own, its overrides applied
+    model    of `model_part`
+    default  policy of the model's family
 
     The device is left out, so a run may go on on another one.
     """
@@ -39,7 +40,7 @@ def made_from(row: Row, config: DecodeConfig, raw: bool, model: str) -> str:
     options = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     for name in OF_THE_POLICY:  # what was given of them is in the rule
         del options[name]
-    options["policy"] = str(config.rule())
+    options["policy"] = str(config.rule(default))
     if not config.gives("block_length"):  # then it is the model's
         options["block_length"] = None
     if row.kept:

@@ -34,6 +34,8 @@ class ModelCall:
                 self.options[name] = plain
         # What a model may be told of a cache that lays keys by position; see `LLaDA2MoeModelLM`.
         self.told = [name for name in ("keys_by_position", "key_lengths") if name in forward]
+        # Whether its attention reads keys where they are, and copies none for a row.
+        self.in_place = "key_lengths" in self.told
         if getattr(getattr(model, "config", None), "return_dict", True) is False:
             self.options["return_dict"] = True
 

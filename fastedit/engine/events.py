@@ -31,7 +31,8 @@ def report(request: Request, events: deque[Event], drafts: bool = False) -> None
 
     def on_draft(request: Request, ids: Tensor, logits: Tensor) -> None:
         if not request.committed:
-            draft = ids[request.head :].tolist()
+            # What lies behind the canvas is never filled.
+            draft = ids[request.head : request.seen - request.base].tolist()
             event("draft", request, request.text.decode(draft) if request.text else "", draft)
 
     request.on_block = on_block

@@ -97,8 +97,18 @@ def _check_config(config: Any, index: int) -> None:
 def with_block_length(
     configs: Sequence[DecodeConfig], model: Any, family: Family
 ) -> list[DecodeConfig]:
-    """`configs` with the block length of `model` where they leave it open; warns of another one."""
+    """`configs` with the block length of `model` where they leave it open; warns of another one.
+
+    Raises ValueError for one that the model has no positions for.
+    """
     sizes = getattr(model, "config", None)
+    given = [config.block_length for config in configs if config.gives("block_length")]
+    positions = getattr(sizes, "max_position_embeddings", None)
+    if positions is not None and max(given, default=0) > positions:
+        raise ValueError(
+            f"block_length={max(given)} is longer than the model's {positions} positions: give a "
+            "shorter one, or leave it out"
+        )
     trained: Any = family.block_length
     if trained is None:
         trained = getattr(sizes, "block_size", None)
@@ -111,7 +121,7 @@ def with_block_length(
             else config.replace(block_length=max(config.max_new_tokens, 1))
             for config in configs
         ]
-    asked = {config.block_length for config in configs if config.gives("block_length")} - {trained}
+    asked = set(given) - {trained}
     # With full attention no length is trained; ours has a default of its own.
     blockwise = family.attention == "block_causal"
     if asked and blockwise and getattr(sizes, "trained_block_size", trained):

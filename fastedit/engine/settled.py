@@ -33,11 +33,11 @@ class Settled:
         if id(config) not in self._rules:
             rule = rule_of(config, self.family)
             _check_together(config, rule, self.family, vocab_size(self.model))
-            mask = config.mask_token_id
-            mask = self.family.mask_token_id if mask is None else mask
-            if mask not in self._masks:
-                _keep(self._masks, mask, resolve_mask(mask, self.model, self.tokenizer))
-            _keep(self._rules, id(config), (config, rule, self._masks[mask]))
+            asked = config.mask_token_id
+            if asked not in self._masks:
+                mask = mask_of(config, self.model, self.tokenizer, self.family)
+                _keep(self._masks, asked, mask)
+            _keep(self._rules, id(config), (config, rule, self._masks[asked]))
         _, rule, mask = self._rules[id(config)]
         return rule, mask
 
@@ -52,6 +52,12 @@ class Settled:
         if key not in self._stops:
             _keep(self._stops, key, _stops(config, self.tokenizer))
         return self._stops[key]
+
+
+def mask_of(config: DecodeConfig, model: Any, tokenizer: Any, family: Family) -> int:
+    """The mask of a request; see `tokens.resolve_mask`."""
+    given = config.mask_token_id
+    return resolve_mask(family.mask_token_id if given is None else given, model, tokenizer)
 
 
 def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
@@ -114,7 +120,7 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
     if config.approximate and family.attention != "full":
         raise ValueError(
             f'cache="{config.cache}" is an approximation for models with full attention; this one '
-            'is block-causal, and its keys and values can be kept as they are: use cache="exact"'
+            'is block-causal: use cache="exact"'
         )
     if config.approximate and rule.window > 1:
         raise ValueError(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import types
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fastedit.integrations import styles
 from fastedit.integrations.released import released_generate
+from fastedit.models.families import Family, row_of
 
 Model = TypeVar("Model")
+# What callers of the released `generate` give themselves.
+_OPEN: dict[str, Any] = {"mask_token_id": None, "block_length": None}
 
 
 def patch(model: Model) -> Model:
@@ -20,7 +24,10 @@ def patch(model: Model) -> Model:
 
     The model is called with a bool 4-D attention mask and a transformers Cache; pass
     `use_cache=False` to `generate` for a model that cannot use one.
+
+    Raises ValueError for a model that is known to be of another family.
     """
+    _check_family(model)
 
     @functools.wraps(released_generate)
     def generate(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -28,3 +35,14 @@ def patch(model: Model) -> Model:
 
     model.generate = types.MethodType(generate, model)  # type: ignore[attr-defined]
     return model
+
+
+def _check_family(model: Any) -> None:
+    """What is not known at all decodes as LLaDA2.x does."""
+    row, released = row_of(getattr(model, "config", None)), Family()
+    if row is not None and replace(row.family, **_OPEN) != replace(released, **_OPEN):
+        raise ValueError(
+            f"fastedit.patch gives LLaDA2.1's released generate, and this model is {row.name}: use "
+            "fastedit.Decoder(model, tokenizer).generate, or model.generate(..., "
+            "custom_generate=fastedit.integrations.transformers.generate)"
+        )

@@ -100,7 +100,8 @@ def generate(
         given.pop("max_length", None)
         if generation_config.min_new_tokens is not None:
             given.pop("min_length", None)
-    refuse(given, set())  # where an option of ours would not arrive
+    sampling = call is not None and call.get("do_sample")  # the checkpoint's own may say so too
+    refuse({"do_sample": sampling} | given, set())  # where an option of ours would not arrive
     if call is None:
         repeated = 1
         given |= {"logits_processor": logits_processor, "stopping_criteria": stopping_criteria}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 # A block that is as long as what is to be generated.
@@ -118,9 +118,16 @@ def row_of(config: Any) -> Checkpoints | None:
 
 
 def family_of(model: Any) -> Family:
-    """The family of `model`; without a known one that of LLaDA2.x, block by block."""
-    row = row_of(getattr(model, "config", None))
-    return row.family if row else Family()
+    """The family of `model`; without a known one that of LLaDA2.x, block by block.
+
+    A mask that the model's config names goes before that of the table.
+    """
+    config = getattr(model, "config", None)
+    row = row_of(config)
+    if row is None:
+        return Family()
+    named = getattr(config, "mask_token_id", None) is not None
+    return replace(row.family, mask_token_id=None) if named else row.family
 
 
 def known_kinds() -> str:

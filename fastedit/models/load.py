@@ -84,9 +84,25 @@ def checked_place(path_or_id: str | os.PathLike[str], revision: str | None) -> s
 
 def class_of(path: str, revision: str | None) -> tuple[Any, Checkpoints]:
     """The model class of a checkpoint, whoever else took its name, and its row of the table."""
-    from transformers import PreTrainedConfig
-
     from fastedit.models.hub.modeling import model_class
+
+    row, kind = _row(path, revision)
+    return model_class(row, kind if kind in row.model_types else None), row
+
+
+def released_policy(path_or_id: str | os.PathLike[str], revision: str | None = None) -> str:
+    """The policy that a checkpoint was released with; only its config is read.
+
+    Raises TypeError, OSError and ValueError for what cannot be loaded either.
+    """
+    path = checked_place(path_or_id, revision)
+    with named(path, "checkpoint", OSError):
+        return _row(path, revision)[0].family.policy
+
+
+def _row(path: str, revision: str | None) -> tuple[Checkpoints, Any]:
+    """The row of a checkpoint, and its `model_type`."""
+    from transformers import PreTrainedConfig
 
     config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
     row, kind = row_of(config), config.get("model_type")
@@ -96,7 +112,7 @@ def class_of(path: str, revision: str | None) -> tuple[Any, Checkpoints]:
             f"{path}: its config.json has model_type={kind!r} and architectures={names!r}, which "
             f"name no kind of model that is known here; {known_kinds()}"
         )
-    return model_class(row, kind if kind in row.model_types else None), row
+    return row, kind
 
 
 def _tokenizer(path: str, revision: str | None, config: Any, row: Checkpoints) -> Any:

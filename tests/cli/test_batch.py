@@ -719,7 +719,9 @@ def test_a_block_length_of_ones_own_is_another_option_than_the_models():
     from fastedit.cli.requests import Row
 
     row = Row(0, 1, None, "1 + 1 =")
-    origins = [made_from(row, DecodeConfig(**k), False, "m") for k in ({}, {"block_length": 32})]
+    origins = [
+        made_from(row, DecodeConfig(**k), False, "m", "wino") for k in ({}, {"block_length": 32})
+    ]
     assert origins[0] != origins[1]
 
 

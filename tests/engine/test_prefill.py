@@ -4,6 +4,7 @@ import pytest
 import torch
 from cases import GOLDEN, B, prompt, results
 from fakes import Recorder
+from family_models import family_model
 
 from fastedit import DecodeConfig, Decoder
 from fastedit.engine.call import ModelCall
@@ -13,6 +14,7 @@ from fastedit.engine.memory import PREFILL_CHUNK
 from fastedit.engine.plans import Piece, block, plan_for
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Slots
+from fastedit.models import Family
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM, attention, modeling
 
 POSITIONS = 32768
@@ -73,3 +75,21 @@ def test_long_prompts_come_in_beside_those_that_decode(golden_model, monkeypatch
     assert first < 3 and sum(prefills[first:]) >= 4  # the short one decodes from the start
     alone = [Decoder(golden_model).generate(ids, **GOLDEN) for ids in prompts]
     assert results(out) == [results(one)[0] for one in alone]
+
+
+def test_keys_of_long_prompts_are_not_copied_for_every_block(monkeypatch):
+    """Models of transformers take a row per prompt, where a row per block would copy too much."""
+    monkeypatch.setattr(block, "COPIES", 8)
+    model = family_model("sdar")
+    long = 4 * (block.COPIES + 2)
+    prompts = [torch.arange(length) % 20 for length in (long, long, long + 4, 9)]
+    options = {"mask_token_id": 23, "eos_token_id": [], "max_new_tokens": 9, "block_length": 4}
+    recorder = Recorder(model)
+    out = Decoder(recorder, family=Family(block_length=4)).generate(prompts, **options)
+    prefilled = [rows for rows, *_ in recorder.calls if not any(23 in row for row in rows)]
+    assert [len(row) for row in prefilled[0]] == [long]  # the second has the same, and reuses it
+    assert sorted({len(row) for rows in prefilled for row in rows}) == [4, long]
+    whole = Decoder(model, family=Family(block_length=4))
+    alone = [whole.generate(ids, use_cache=False, **options) for ids in prompts]
+    assert [x.tolist() for x in out.sequences] == [x.sequences[0].tolist() for x in alone]
+    assert len({tuple(x.tolist()) for x in out.sequences}) > 1

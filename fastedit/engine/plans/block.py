@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise, takewhile
+from itertools import chain, pairwise, takewhile
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from fastedit.engine.slots import Live, Slots
 
 # Positions that such a forward may read of several extents, where they are copied together.
 COPIED = 65536
+# How often a prefill may copy a position's keys where its rows are blocks, each with all before it.
+COPIES = 32
 # The share of live blocks that must be able to use their next block for a forward to take the next
 # blocks along. Below it, those that cannot cost more than is saved.
 AHEAD_SHARE = 0.75
@@ -42,28 +44,55 @@ class Block(Plan):
         taken = list(
             takewhile(lambda piece: piece.width == first.width, pieces[: self.most_pieces])
         )
+        runs = self._runs(taken)
+        taken = [*chain(*takewhile(lambda run: len(run) == len(runs[0]), runs))]
         reach = max(piece.start for piece in taken) + first.width
-        if len({piece.extent for piece in taken}) > 1 and len(taken) * reach > COPIED:
+        rows = len(taken) // len(runs[0])
+        if len({piece.extent for piece in taken}) > 1 and rows * reach > COPIED:
             taken = list(takewhile(lambda piece: piece.extent == first.extent, taken))
         return len(taken)
 
+    def _runs(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
+        """The pieces of each row of a prefill.
+
+        A piece each: no mask of queries times keys is made, and rows of all prompts go together.
+        But where the keys of every row are copied, those of long prompts that follow one another
+        are one row.
+        """
+        length = pieces[0].width
+        reach = max(piece.start for piece in pieces) + length
+        if self.call.in_place or reach <= COPIES * length:
+            return [[piece] for piece in pieces]
+        runs: list[list[Piece]] = []
+        for piece in pieces:
+            end = runs[-1][-1] if runs else None
+            follows = end and (end.extent, end.start + end.width) == (piece.extent, piece.start)
+            if follows:
+                runs[-1].append(piece)
+            else:
+                runs.append([piece])
+        return runs
+
     def prefill(self, pieces: Sequence[Piece]) -> None:
-        """A row per block: it sees what lies before it and itself, as the rows of a step do."""
-        width = pieces[0].width
-        reach = max(piece.start for piece in pieces) + width
+        """A block sees what lies before it and itself, as the rows of a step do."""
+        runs, length = self._runs(pieces), pieces[0].width
+        blocks = len(runs[0])
+        width = blocks * length
+        reach = max(piece.start for piece in pieces) + length
         device = self.pool.ids.device
-        extents = [piece.extent for piece in pieces]
-        numbers = [(e.first, e.size, p.start) for e, p in zip(extents, pieces, strict=True)]
+        extents = [run[0].extent for run in runs]
+        numbers = [(run[0].extent.first, run[0].extent.size, run[0].start) for run in runs]
         offsets, sizes, starts = sent(torch.tensor(numbers), device).unbind(1)
         positions = starts[:, None] + self.columns(width)
         first, stride = laid_out(extents, reach)
         rows = Rows(
             self.pool, offsets, positions, reach - width, first=first, stride=stride, sizes=sizes
         )
-        seen = starts + width
-        mask = (self.columns(reach) < seen[:, None])[:, None, None].expand(-1, -1, width, -1)
+        seen = starts[:, None] + (1 + self.columns(blocks)) * length  # by block
+        mask = (self.columns(reach) < seen[..., None])[:, :, None].expand(-1, -1, length, -1)
         ids = self.pool.ids[offsets[:, None] + positions]
-        lengths = seen.to(torch.int32), offsets.to(torch.int32)
+        lengths = (starts + width).to(torch.int32), offsets.to(torch.int32)
+        mask = mask.reshape(len(runs), 1, width, reach)
         self.call(ids, mask, positions, rows, lengths, **self.call.last_logits_only)
 
     def place(

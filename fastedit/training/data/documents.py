@@ -54,9 +54,8 @@ class Form(NamedTuple):
             max_length = min(LONGEST, positions) // size * size
         if max_length > positions:
             raise ValueError(f"max_length={max_length} is beyond the model's {positions} positions")
-        named = getattr(config, "mask_token_id", None)
-        mask = family_of(model).mask_token_id if named is None else named
-        return cls(size, max_length, eos, resolve_mask(mask, model, tokenizer))
+        mask = resolve_mask(family_of(model).mask_token_id, model, tokenizer)
+        return cls(size, max_length, eos, mask)
 
 
 class Document(NamedTuple):
