@@ -12,7 +12,7 @@ import typer
 from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import UserError, one_line
-from fastedit.cli.evaluate_policies import SEED, compare_policies, refuse_beside_policies
+from fastedit.cli.evaluate_policies import compare_policies, refuse_beside_policies
 from fastedit.cli.report import result_lines
 from fastedit.cli.terminal import counting, plain, stdout_console
 from fastedit.evaluation.accuracy import BATCH, evaluate
@@ -55,7 +55,9 @@ def evaluate_command(
     eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
     lookahead: options.Lookahead = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draws, when sampling.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of draws; with --policies the first problem's.")
+    ] = None,
 ) -> None:
     """Score a checkpoint on held-out problems, with speed and editing beside it."""
     if context.invoked_subcommand:
@@ -87,7 +89,7 @@ def evaluate_command(
         eos_token_id=eos_token_id,
         temperature=temperature,
         lookahead=lookahead,
-        seed=SEED if seed is None and compared is not None else seed,
+        seed=seed,
     )
     from fastedit.config import DEFAULT_POLICY, OF_THE_POLICY
     from fastedit.engine.prepare import with_block_length
@@ -97,7 +99,7 @@ def evaluate_command(
     model = {"checkpoint": os.fspath(checkpoint), "adapter": adapter and os.fspath(adapter)}
     if compared is not None:
         raise typer.Exit(
-            compare_policies(decoder, problems, compared, n, batch_size, model, as_json)
+            compare_policies(decoder, problems, compared, n, batch_size, seed or 0, model, as_json)
         )
     result = _measured(decoder, problems, n, batch_size)
     (config,) = with_block_length([config], decoder.model, decoder.family)

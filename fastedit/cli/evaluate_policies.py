@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from fastedit.policies import Policy
     from fastedit.tasks import Task
 
-SEED = 0  # of rules that draw, so that a row can be made again
-
 
 def refuse_beside_policies(options: Mapping[str, Any]) -> None:
     """Options of a single rule; those that were not given are None."""
@@ -36,6 +34,7 @@ def compare_policies(
     policies: Sequence[Policy],
     n: int,
     batch_size: int,
+    seed: int,
     model: Mapping[str, Any],
     as_json: bool,
 ) -> int:
@@ -47,7 +46,9 @@ def compare_policies(
     interrupted = False
     # What a user may have got wrong is found before the first row.
     with counting(task.name, n * len(policies)) as advance, one_line(ValueError, TypeError):
-        found = compare(decoder, task, policies, n, batch_size=batch_size, on_done=advance)
+        found = compare(
+            decoder, task, policies, n, batch_size=batch_size, seed=seed, on_done=advance
+        )
         try:
             for row in found:
                 rows.append(row)
@@ -55,7 +56,8 @@ def compare_policies(
             interrupted = True
     place = hardware(decoder.device)
     if as_json:
-        result = {"task": task.name, "n": n, "batch_size": batch_size, **model, "hardware": place}
+        result = {"task": task.name, "n": n, "batch_size": batch_size, "seed": seed}
+        result |= {**model, "hardware": place}
         typer.echo(json.dumps(result | {"interrupted": interrupted, "rows": rows}))
     else:
         console = stdout_console()

@@ -42,7 +42,10 @@ def evaluate(
     problems = task.test_set(n)
     prompts = [task.messages(problem.question) for problem in problems]
     options = {**overrides, "max_batch": batch_size}
-    list(decoder.as_completed(prompts[:1], **options))  # first calls allocate and compile
+    first = (
+        options | {"seed": seed[:1]} if isinstance(seed := options.get("seed"), list) else options
+    )
+    list(decoder.as_completed(prompts[:1], **first))  # first calls allocate and compile
     decoder.close()  # nothing that an evaluation before this one computed is used
     results: list[Result] = []
     started = time.perf_counter()

@@ -47,6 +47,7 @@ def compare(
     n: int,
     *,
     batch_size: int = BATCH,
+    seed: int = 0,
     on_done: Callable[[int], None] = lambda done: None,
     **overrides: Any,
 ) -> Iterator[dict[str, Any]]:
@@ -54,7 +55,8 @@ def compare(
 
     Arguments as of `evaluate`, whose numbers a row holds, beside `policy`, `parameters` and
     `needs_training`. One that cannot run, with this checkpoint or these options, has the `reason`
-    in place of numbers. Raises ValueError and TypeError for options that no policy could run with.
+    in place of numbers. seed: of rules that draw; each problem has its own, counted from this one.
+    Raises ValueError and TypeError for options that no policy could run with.
     """
     first = task.messages(task.test_set(1)[0].question)
     decoder.stream(first, policy=Confidence(), **overrides)  # which goes with whatever can decode
@@ -66,6 +68,7 @@ def compare(
             yield _named(policy) | {"reason": str(error)}
             continue
         used = rule_of(decoder.config.replace(**options), decoder.family)
+        options["seed"] = list(range(seed, seed + n))
         yield _named(used) | evaluate(
             decoder, task, n, batch_size=batch_size, on_done=on_done, **options
         )

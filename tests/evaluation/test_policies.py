@@ -12,7 +12,7 @@ from fastedit.evaluation.policies import compare, named
 from fastedit.policies import POLICIES, parse
 
 pytest.importorskip("reasoning_gym")
-OPTIONS = {"max_new_tokens": 24, "seed": 0}
+OPTIONS = {"max_new_tokens": 24}
 TIMES = {"seconds", "tokens_per_second"}
 
 
@@ -76,6 +76,18 @@ def test_a_row_is_an_evaluation_that_names_its_policy(decoder, task):
     assert rows[0]["remasks"] > 0
     assert rows[0]["remasks_per_100_tokens"] == 100 * rows[0]["remasks"] / rows[0]["tokens"]
     assert sum(done) == 6
+
+
+def test_each_problem_draws_with_a_seed_of_its_own(decoder, task):
+    (row,) = compare(decoder, task, named(["remdm:steps=4"]), 3, seed=5, **OPTIONS)
+    chats = [task.messages(problem.question) for problem in task.test_set(3)]
+    out = decoder.generate(chats, policy="remdm:steps=4", seed=[5, 6, 7], **OPTIONS)
+    scores = map(task.score, out.texts, task.test_set(3))
+    assert row["partial_credit"] == sum(score.credit for score in scores) / 3
+    assert (row["tokens"], row["remasks"]) == (
+        sum(each.tokens for each in out.stats),
+        sum(each.remasks for each in out.stats),
+    )
 
 
 def test_every_policy_has_numbers_or_a_reason(decoder, task):
