@@ -102,6 +102,8 @@ class DecodeStats:
     """Counts of one request.
 
     forwards          step and KV-commit forwards that it took part in
+    block_forwards    the same in blocks of rows: a forward with shadows counts 2, one over m blocks
+                      that are reopened together m
     prefill_forwards  forwards over its prompt, before the first step
     tokens            generated tokens, up to and including the EOS
     m2t_commits       masks that became tokens, in all of its blocks
@@ -115,6 +117,7 @@ class DecodeStats:
     """
 
     forwards: int = 0
+    block_forwards: int = 0
     prefill_forwards: int = 0
     tokens: int = 0
     m2t_commits: int = 0

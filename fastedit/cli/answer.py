@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,9 +15,10 @@ from fastedit.cli.terminal import plain, printable, stderr_console, stdout_conso
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder
+    from fastedit.policies import Policy
     from fastedit.results import DecodeStats, Event
 
-AsJson = Annotated[bool, typer.Option("--json", help="One object: text, token_ids, stats.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One object: text, token_ids, stats, policy.")]
 AsLive = Annotated[bool, typer.Option("--live", help="Show the canvas at every forward, slowed.")]
 
 
@@ -38,11 +39,16 @@ def answer(
 
     options: of `Decoder.stream`. What is wrong with them is a `UserError`.
     """
+    from fastedit.engine.settled import rule_of
     from fastedit.results import RequestError
 
     with one_line(ValueError, TypeError):  # everything is checked before the first forward
         events = decoder.stream(prompt, drafts=live, **options)
-    show = _as_json if as_json else functools.partial(_as_live, decoder) if live else _as_text
+    show: Callable[[Iterator[Event], str], str] = _as_text
+    if as_json:
+        show = functools.partial(_as_json, rule_of(decoder.config, decoder.family))
+    elif live:
+        show = functools.partial(_as_live, decoder)
     try:
         return show(events, before)
     except RequestError as error:
@@ -52,13 +58,14 @@ def answer(
         raise InterruptedRunError("interrupted") from None
 
 
-def _as_json(events: Iterator[Event], before: str) -> str:
+def _as_json(rule: Policy, events: Iterator[Event], before: str) -> str:
     *commits, end = events
     text = before + "".join(event.text for event in commits)
     record = {
         "text": text,
         "token_ids": [token for event in commits for token in event.ids],
         "stats": _stats(end).as_dict(),
+        **rule.as_dict(),
     }
     typer.echo(json.dumps(record, ensure_ascii=False))
     return text

@@ -1,6 +1,7 @@
 """The canvas of one request, followed through the events of `Decoder.stream(..., drafts=True)`.
 
-Each token is a mask, a draft (may still change), edited (changed in this block) or committed.
+Each position is a mask, a draft (may still change), edited (changed in this block), remasked (a
+mask again) or committed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from fastedit.prompts.tokens import special_ids
 if TYPE_CHECKING:
     from fastedit.results import Event
 
-MASK, DRAFT, EDITED = "mask", "draft", "edited"
+MASK, DRAFT, EDITED, REMASKED = "mask", "draft", "edited", "remasked"
 # One cell wide in every terminal, also where East Asian ambiguous characters take two.
-MASK_SIGN, SPECIAL_SIGN, NEWLINE_SIGN = "░", "∎", "↵"
+SIGNS = {MASK: "░", REMASKED: "↺"}
+SPECIAL_SIGN, NEWLINE_SIGN = "∎", "↵"
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Canvas:
     ids, states  of the active block's tokens, prompt excluded
     committed    tokens in the blocks before; block: the active one, counted from 1
     edits        tokens that became other tokens, those behind the end included
+    remasks      tokens that became masks again, as well
     """
 
     tokenizer: Any
@@ -40,6 +43,7 @@ class Canvas:
     block: int = 0
     forwards: int = 0
     edits: int = 0
+    remasks: int = 0
 
     def update(self, event: Event) -> None:
         """Take the next "draft" or "commit" event."""
@@ -63,7 +67,8 @@ class Canvas:
         if before == now:
             return state
         if now == self.mask_token_id:
-            return MASK
+            self.remasks += 1
+            return REMASKED
         if before == self.mask_token_id:
             return DRAFT
         self.edits += 1
@@ -74,7 +79,7 @@ class Canvas:
         """Tokens written so far, up to the first that ends the text."""
         special = special_ids(self.tokenizer) - {self.mask_token_id}
         end = next((i + 1 for i, token in enumerate(self.ids) if token in special), None)
-        return self.committed + sum(state != MASK for state in self.states[:end])
+        return self.committed + sum(state not in SIGNS for state in self.states[:end])
 
     def pieces(self, newline: str = NEWLINE_SIGN) -> Iterator[tuple[str, str]]:
         """(state, text) of the active block, neighbours in one state together.
@@ -86,8 +91,8 @@ class Canvas:
         cells = zip(self.ids, self.states, strict=True)
         for (state, is_special), run in groupby(cells, lambda c: (c[1], c[0] in special)):
             ids = [token for token, _ in run]
-            if state == MASK:
-                yield state, MASK_SIGN * len(ids)
+            if state in SIGNS:
+                yield state, SIGNS[state] * len(ids)
             elif is_special:
                 yield state, SPECIAL_SIGN * len(ids)
             else:
@@ -102,5 +107,5 @@ class Canvas:
         rate = self.tokens / self.forwards if self.forwards else 0.0
         return (
             f"forward {self.forwards:3}  block {self.block}  tokens {self.tokens:3}  "
-            f"edits {self.edits:2}  {rate:4.1f} tokens per forward"
+            f"edits {self.edits:2}  remasks {self.remasks:2}  {rate:4.1f} tokens per forward"
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fastedit.cli import options
-from fastedit.cli.canvas import MASK_SIGN, NEWLINE_SIGN, SPECIAL_SIGN
+from fastedit.cli.canvas import MASK, NEWLINE_SIGN, SIGNS, SPECIAL_SIGN
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import one_line
 from fastedit.cli.live import show
@@ -25,7 +25,7 @@ SHOWN = {"chain_sum": (14, 44, 58), "leg_counting": (16, 39)}
 INTRODUCTION = (
     "Problems kept out of training, chosen for their edits. The model writes all tokens of a block",
     "at once, commits those it is sure of and edits those it has second thoughts about.",
-    f"{MASK_SIGN} is a mask, [x] an edit, {NEWLINE_SIGN} a new line, {SPECIAL_SIGN} the end.",
+    f"{SIGNS[MASK]} is a mask, [x] an edit, {NEWLINE_SIGN} a new line, {SPECIAL_SIGN} the end.",
     "Running totals of sums start from 500, so that none is negative; the answer starts from 0.\n",
 )
 # Row of the table, task, problems, options.

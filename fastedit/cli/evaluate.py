@@ -12,6 +12,7 @@ import typer
 from fastedit.cli import options
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import UserError, one_line
+from fastedit.cli.evaluate_policies import compare_policies, refuse_beside_policies
 from fastedit.cli.report import result_lines
 from fastedit.cli.terminal import counting, plain, stdout_console
 from fastedit.evaluation.accuracy import BATCH, evaluate
@@ -19,6 +20,7 @@ from fastedit.tasks import get_task, task_names
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder
+    from fastedit.policies import Policy
     from fastedit.tasks import Task
 
 
@@ -27,6 +29,12 @@ def evaluate_command(
     task: Annotated[str, typer.Option(help=" or ".join(task_names()))] = "chain_sum",
     n: Annotated[int, typer.Option("--n", min=1, help="Held-out problems, always the same.")] = 200,
     batch_size: Annotated[int, typer.Option(min=1, help="Problems decoded together.")] = BATCH,
+    policies: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Compare these in one table; commas or repeated.", metavar="all|POLICY,..."
+        ),
+    ] = None,
     no_editing: Annotated[bool, typer.Option("--no-editing", help="Drafts stay.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One object.")] = False,
     checkpoint: options.Checkpoint = "tiny",
@@ -47,7 +55,9 @@ def evaluate_command(
     eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
     lookahead: options.Lookahead = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draws, when sampling.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of draws; with --policies the first problem's.")
+    ] = None,
 ) -> None:
     """Score a checkpoint on held-out problems, with speed and editing beside it."""
     if context.invoked_subcommand:
@@ -55,9 +65,16 @@ def evaluate_command(
         return
     if no_editing and editing_threshold is not None:
         raise UserError("--no-editing and --editing-threshold exclude each other")
-    options.check_sampling(temperature, False, policy, seed=seed)
+    if policies is not None:
+        of_one = {"policy": policy, "mode": mode, "threshold": threshold, "steps": steps}
+        of_one |= {"editing-threshold": editing_threshold, "no-editing": no_editing or None}
+        of_one |= {"max-post-steps": max_post_steps, "num-to-transfer": num_to_transfer}
+        refuse_beside_policies(of_one)
+    else:
+        options.check_sampling(temperature, False, policy, seed=seed)
     with one_line(ValueError, ImportError):
         problems = get_task(task)
+        compared = _named(policies)
     config = options.decode_config(
         policy=policy,
         mode=mode,
@@ -76,17 +93,23 @@ def evaluate_command(
     )
     from fastedit.config import DEFAULT_POLICY, OF_THE_POLICY
     from fastedit.engine.prepare import with_block_length
+    from fastedit.engine.settled import rule_of
 
     decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
+    model = {"checkpoint": os.fspath(checkpoint), "adapter": adapter and os.fspath(adapter)}
+    if compared is not None:
+        raise typer.Exit(
+            compare_policies(decoder, problems, compared, n, batch_size, seed or 0, model, as_json)
+        )
     result = _measured(decoder, problems, n, batch_size)
     (config,) = with_block_length([config], decoder.model, decoder.family)
     released = decoder.family.policy
-    rule = config.rule(released)
+    rule = rule_of(config, decoder.family)
     as_used = {name: getattr(rule, name, None) for name in OF_THE_POLICY} | {"policy": str(rule)}
     result |= {
+        **rule.as_dict(),
         "mode": mode or ("quality" if policy is None and released == DEFAULT_POLICY else None),
-        "checkpoint": os.fspath(checkpoint),
-        "adapter": adapter and os.fspath(adapter),
+        **model,
         "config": dataclasses.asdict(config) | as_used,
     }
     if as_json:
@@ -97,6 +120,12 @@ def evaluate_command(
             plain(console, line)
         plain(console, f"{task}, batches of {batch_size}, {result['hardware']}")
     raise typer.Exit(1 if result["failed"] else 0)
+
+
+def _named(texts: list[str] | None) -> list[Policy] | None:
+    from fastedit.evaluation.policies import named
+
+    return None if texts is None else named(texts)
 
 
 def _refuse_options(context: typer.Context) -> None:

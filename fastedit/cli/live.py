@@ -10,8 +10,17 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from fastedit.cli.canvas import DRAFT, EDITED, MASK, MASK_SIGN, NEWLINE_SIGN, SPECIAL_SIGN, Canvas
-from fastedit.cli.terminal import can_redraw, plain, printable
+from fastedit.cli.canvas import (
+    DRAFT,
+    EDITED,
+    MASK,
+    NEWLINE_SIGN,
+    REMASKED,
+    SIGNS,
+    SPECIAL_SIGN,
+    Canvas,
+)
+from fastedit.cli.terminal import can_redraw, plain, printable, stderr_console
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder
@@ -19,8 +28,8 @@ if TYPE_CHECKING:
 
 # A frame stays at least this long, so that the eye can follow a model that is faster.
 FRAME_SECONDS = 0.08
-# Told apart without colour too: shade, underline, brackets, plain.
-STYLES = {MASK: "dim", DRAFT: "underline cyan", EDITED: "bold yellow"}
+# Told apart without colour too: signs, underline, brackets, plain.
+STYLES = {MASK: "dim", DRAFT: "underline cyan", EDITED: "bold yellow", REMASKED: "bold magenta"}
 _LEGEND_LINES = 2
 
 
@@ -54,6 +63,7 @@ def _in_place(events: Iterator[Event], canvas: Canvas, console: Console) -> Any:
 
 
 def _line_by_line(events: Iterator[Event], canvas: Canvas, console: Console) -> Any:
+    plain(stderr_console(), LINES_LEGEND)
     for event in events:
         canvas.update(event)
         if event.kind == "draft":
@@ -82,9 +92,15 @@ class CanvasView:
 
 
 LEGEND = Text.assemble(
-    (MASK_SIGN, STYLES[MASK]), " mask  ",
-    ("draft", STYLES[DRAFT]), " may change  ",
-    ("[edited]", STYLES[EDITED]), "  committed  ",
-    SPECIAL_SIGN, " end",
+    (SIGNS[MASK], STYLES[MASK]), " mask  ",
+    ("filled", STYLES[DRAFT]), " may change  ",
+    ("[edited]", STYLES[EDITED]), "  ",
+    (SIGNS[REMASKED], STYLES[REMASKED]), " mask again  ",
+    "committed  ", SPECIAL_SIGN, " end",
     no_wrap=True, overflow="ellipsis", style="dim",
 )  # fmt: skip
+# Of lines without styles, which show the active block alone.
+LINES_LEGEND = (
+    f"{SIGNS[MASK]} mask  {SIGNS[REMASKED]} mask again  [edited]  {NEWLINE_SIGN} new line  "
+    f"{SPECIAL_SIGN} end; all else is filled, and may change"
+)

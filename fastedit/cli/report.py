@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
 
 HEADERS = (
     "right answers\n(95% interval)",
     "tokens/\nforward",
     "edits/\n100 tokens",
     "tokens/\nsecond",
+)
+POLICIES_HEADERS = (
+    "right answers\n(95% interval)",
+    "TPF",
+    "forwards",
+    "edits",
+    "remasks",
+    "tokens/\nsecond",
+)
+POLICIES_CAPTION = (
+    "TPF: tokens per forward. forwards: per answer, in blocks of rows, so that a forward with "
+    "shadow rows counts 2 and one over m blocks m; a corrector pass is a forward. "
+    "edits, remasks: per 100 tokens."
 )
 CAPTION = (
     "right answers: share of problems whose final answer is exactly right; "
@@ -36,12 +50,51 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
         "tokens per second": f"{result['tokens_per_second']:.0f}",
         "forwards per answer": f"{result['forwards'] / result['n']:.1f}",
     }
+    if result["remasks"]:
+        numbers["remasks per 100 tokens"] = f"{result['remasks_per_100_tokens']:.2f}"
     if result["failed"]:
         numbers["failed requests"] = str(result["failed"])
     if result["truncated"]:
         numbers["cut off"] = f"{result['truncated']} of {result['n']}, by max_new_tokens"
     for name, number in numbers.items():
         yield f"{name:<22}{number}"
+
+
+def policies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of `evaluation.policies.compare`, those that ran; fits 80 columns."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("policy", overflow="fold")
+    for header in POLICIES_HEADERS:
+        table.add_column(header, justify="right", no_wrap=True)
+    for row in rows:
+        if "reason" in row:
+            continue
+        low, high = row["interval"]
+        name, _, fields = row["policy"].partition(":")
+        name += "*" if row["needs_training"] else ""
+        table.add_row(
+            Text(name + (f": {fields.replace(',', ', ')}" if fields else "")),  # may wrap there
+            f"{row['accuracy']:.0%} ({100 * low:.0f}-{high:.0%})",
+            f"{row['tokens_per_forward']:.2f}",
+            f"{row['block_forwards'] / row['n']:.1f}",
+            f"{row['edits_per_100_tokens']:.1f}",
+            f"{row['remasks_per_100_tokens']:.1f}",
+            f"{row['tokens_per_second']:.0f}",
+        )
+    return table
+
+
+def remarks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What a table of policies cannot show, a line each."""
+    for row in rows:
+        if "reason" in row:
+            yield f"not run: {row['policy']}: {row['reason']}"
+            continue
+        if row["needs_training"]:
+            yield f"* {row['policy']}: for a model trained {row['needs_training']}"
+        for name, key in (("failed requests", "failed"), ("cut off", "truncated")):
+            if row[key]:
+                yield f"{row['policy']}: {name}: {row[key]} of {row['n']}"
 
 
 def comparison(results: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -23,7 +23,7 @@ class Counts(NamedTuple):
 class Record:
     """What one decision did to the blocks of `requests`, which may be fewer than its rows.
 
-    done, dirty, bad, capped  per row, as in `policies.State`
+    done, dirty, bad, capped, reopened  per row, as in `policies.State`
     ids                       [n, L], maybe a view that holds until the slots change
     logits                    [n, L, V], or None where they are gone
     """
@@ -38,7 +38,7 @@ class Record:
         logits: Tensor | None,
     ) -> None:
         self.step, self.requests, self.ids, self.logits = step, requests, ids, logits
-        self.done, self.dirty, self.bad, self.capped, _ = flags
+        self.done, self.dirty, self.bad, self.capped, self.reopened = flags
         self._counts = counts
 
     def counts(self, row: int) -> Counts:

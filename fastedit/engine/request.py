@@ -72,6 +72,8 @@ class Request(Layout):
     entered: int = 0  # step of its lane at which the active block began
     step: int = 0  # and the last one that the host has followed
     restarts: int = 0  # how often memory ran out, so that the active block began again
+    reopened: bool = False  # whether the next forward takes the blocks before the active one along
+    beside: int = 0  # blocks that forwards of the active one took along, for having been reopened
     bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
     progress: Progress = field(default_factory=Progress)  # of the active block
@@ -85,11 +87,15 @@ class Request(Layout):
 
     def follow(self, record: Record, row: int) -> bool:
         """Do what the device did to this request's row; True when it opened its next block."""
+        if self.reopened:
+            behind = (self.start - self.origin) // self.block_length
+            self.beside += min(self.policy.window - 1, behind)
+        self.reopened = record.reopened[row]
         if not record.done[row]:
             self._check_progress(record, row)
             return False
         if self.committed:  # the forward that only refreshed the KV is over
-            self.stats.forwards += 1
+            self._took(1)
         else:
             if self.bad:
                 self._stop(record, row, self.bad)
@@ -131,6 +137,7 @@ class Request(Layout):
     def next_block(self, step: int) -> None:
         self.start += self.block_length
         self.entered, self.committed, self.progress = step, False, Progress()
+        self.reopened, self.beside = False, 0
 
     def rewind(self) -> None:
         """Back to where the active block began, for a later admission.
@@ -142,15 +149,15 @@ class Request(Layout):
             self.stats = DecodeStats(seed=self.seed, prefill_forwards=before)
             self.start, self.committed = self.origin, False
         if self.committed:  # whose prefill does what the outstanding forward would have done
-            self.stats.forwards += 1
+            self._took(1)
             self.next_block(self.entered)
         del self.generated[self.stats.tokens :]  # half of a commit, where Ctrl-C came
         del self.written[max(self.start - len(self.prompt), 0) :]
         if self.text:
             self.text.update(self.generated)
         self.restarts += 1
-        self.filled = 0
-        self.bad, self.progress = None, Progress()
+        self.filled = self.beside = 0
+        self.reopened, self.bad, self.progress = False, None, Progress()
 
     def fail(self, error: RequestError) -> None:
         """End here; what has been committed so far stays the result."""
@@ -161,7 +168,7 @@ class Request(Layout):
         """End here, for this reason, with what has been committed."""
         self.stats.finish_reason, self.finished = reason, True
         if reason == "aborted" and self.slot >= 0:
-            self.stats.forwards += max(self.step - self.entered, 0)
+            self._took(max(self.step - self.entered, 0))
         if len(self.generated) > self.stats.tokens:  # half of a commit, where Ctrl-C came
             del self.generated[self.stats.tokens :]
             if self.text:
@@ -173,13 +180,20 @@ class Request(Layout):
 
     def _count(self, record: Record, row: int) -> None:
         stats, counts = self.stats, record.counts(row)
-        stats.forwards += record.step - self.entered
+        self._took(record.step - self.entered)
         stats.m2t_commits += counts.m2t_commits
         stats.t2t_edits += counts.t2t_edits
         stats.remasks += counts.remasks
         stats.inserts += counts.inserts
         stats.deletes += counts.deletes
         stats.capped |= record.capped[row]
+
+    def _took(self, forwards: int) -> None:
+        """So many, with what they took along."""
+        self.stats.forwards += forwards
+        rows = 2 if self.policy.plan == "shadow" else 1
+        self.stats.block_forwards += rows * forwards + self.beside
+        self.beside = 0
 
     def _check_progress(self, record: Record, row: int) -> None:
         """End this request where its active block cannot end by itself.

@@ -31,7 +31,7 @@ class Settled:
     def rule_and_mask(self, config: DecodeConfig) -> tuple[Policy, int]:
         """Raises ValueError for what does not go together."""
         if id(config) not in self._rules:
-            rule = config.rule(self.family.policy).within(_whole(config, self.family))
+            rule = rule_of(config, self.family)
             _check_together(config, rule, self.family, vocab_size(self.model))
             asked = config.mask_token_id
             if asked not in self._masks:
@@ -66,9 +66,14 @@ def _keep(known: dict[Any, Any], key: Any, value: Any) -> None:
     known[key] = value
 
 
-def _whole(config: DecodeConfig, family: Family) -> bool:
-    """Whether every forward computes all positions, so that any of them may change."""
-    return family.attention == "full" and not config.approximate
+def rule_of(config: DecodeConfig, family: Family) -> Policy:
+    """The policy that `config` has for models of `family`, as it decodes.
+
+    Raises ValueError for options that the policy does not have.
+    """
+    # Where every forward computes all positions, any of them may change.
+    whole = family.attention == "full" and not config.approximate
+    return config.rule(family.policy).within(whole)
 
 
 def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:

@@ -33,7 +33,7 @@ def evaluate(
     accuracy is the share of exact answers, interval its 95 % Wilson interval, partial_credit the
     scorer's mean. Ratios are of sums over all problems. seconds hold decoding alone: loading,
     scoring and one untimed problem at the start are left out. A failed request counts as wrong.
-    truncated: answers that max_new_tokens cut off.
+    truncated: answers that max_new_tokens cut off. block_forwards: as `DecodeStats` has them.
     Raises ValueError and TypeError for bad options, and what `Decoder.as_completed` raises.
     """
     for name, value in (("n", n), ("batch_size", batch_size)):
@@ -42,7 +42,10 @@ def evaluate(
     problems = task.test_set(n)
     prompts = [task.messages(problem.question) for problem in problems]
     options = {**overrides, "max_batch": batch_size}
-    list(decoder.as_completed(prompts[:1], **options))  # first calls allocate and compile
+    first = (
+        options | {"seed": seed[:1]} if isinstance(seed := options.get("seed"), list) else options
+    )
+    list(decoder.as_completed(prompts[:1], **first))  # first calls allocate and compile
     decoder.close()  # nothing that an evaluation before this one computed is used
     results: list[Result] = []
     started = time.perf_counter()
@@ -56,8 +59,10 @@ def evaluate(
     answered = [(r.text, p) for r, p in zip(results, problems, strict=True) if r.text is not None]
     scores = [task.score(text, problem) for text, problem in answered]
     exact = sum(score.exact for score in scores)
-    tokens, forwards = (sum(getattr(s, name) for s in stats) for name in ("tokens", "forwards"))
-    edits = sum(s.t2t_edits for s in stats)
+    names = ("tokens", "forwards", "block_forwards", "t2t_edits", "remasks")
+    tokens, forwards, block_forwards, edits, remasks = (
+        sum(getattr(s, name) for s in stats) for name in names
+    )
     return {
         "task": task.name,
         "n": n,
@@ -67,11 +72,14 @@ def evaluate(
         "partial_credit": sum(score.credit for score in scores) / n,
         "tokens": tokens,
         "forwards": forwards,
+        "block_forwards": block_forwards,
         "edits": edits,
+        "remasks": remasks,
         "failed": failed,
         "truncated": sum(s.finish_reason == "length" for s in stats),
         "tokens_per_forward": tokens / forwards if forwards else 0.0,
         "edits_per_100_tokens": 100.0 * edits / tokens if tokens else 0.0,
+        "remasks_per_100_tokens": 100.0 * remasks / tokens if tokens else 0.0,
         "tokens_per_second": tokens / seconds,
         "seconds": seconds,
         "batch_size": batch_size,

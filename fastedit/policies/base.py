@@ -148,6 +148,8 @@ class Policy:
              and not only those of the block. Statistics and buffers are then of all of them, with
              those behind the block, which may not change yet
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
+    needs_training  what a model has to have been trained for beyond filling masks, as the end of "a
+             model trained ..."; None: nothing
     may_reach_bound  whether a block may take `bound` forwards: then the last of them fills what
              masks are left, and the request counts as capped. A block that takes more forwards
              without this flag is a bug of the policy, and fails its request
@@ -163,6 +165,7 @@ class Policy:
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
+    needs_training: ClassVar[str | None] = None
     may_reach_bound: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
@@ -224,6 +227,10 @@ class Policy:
     def twin(self, view: View) -> Callable[[Tensor, bool], None] | None:
         """A fused step on `view`, equal to `rule`: takes logits and whether any row draws."""
         return None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Its text and every parameter, ready for JSON."""
+        return {"policy": str(self), "parameters": dataclasses.asdict(self)}  # type: ignore[call-overload]
 
     def __str__(self) -> str:
         """As `parse` reads it: the name, and the parameters that differ from their defaults."""

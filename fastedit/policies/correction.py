@@ -58,6 +58,12 @@ class Correction(Policy):
             return frozenset({"logit"})
         return frozenset({"score" if self.scorer == "head" else "current"})
 
+    @property
+    def needs_training(self) -> str | None:  # type: ignore[override]
+        if self.mode == "rank":
+            return "to give wrong tokens low logits (RemeDi)"
+        return "with a correction head" if self.scorer == "head" else None
+
     def rule(self, stats: Stats, view: View) -> Write:
         return self._ranked(stats, view) if self.mode == "rank" else self._corrected(stats, view)
 

@@ -43,6 +43,7 @@ class EntropyBound(Policy):
     confidence: float = number(0.005)
 
     noise = True
+    needs_training = "on canvases of random tokens (uniform diffusion)"
     needs = frozenset({"entropy", "sample"})
     buffers: ClassVar[Mapping[str, Buffer]] = {
         "best": Buffer(torch.int64, initial=-1),

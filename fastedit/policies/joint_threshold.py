@@ -44,6 +44,10 @@ class JointThreshold(Policy):
     }
     stateless = True
 
+    @property
+    def needs_training(self) -> str | None:  # type: ignore[override]
+        return None if self.editing_threshold is None else "to replace wrong tokens (T2T)"
+
     def rule(self, stats: Stats, view: View) -> Write:
         p, masked = view.parameters, view.masked()
         had_mask = masked.any(-1)

@@ -48,6 +48,10 @@ class MultiBlock(JointThreshold):
     stateless = False
 
     @property
+    def needs_training(self) -> str:  # type: ignore[override]
+        return "to replace wrong tokens (T2T), with blocks that see each other"
+
+    @property
     def window(self) -> int:  # type: ignore[override]
         return self.blocks
 

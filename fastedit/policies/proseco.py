@@ -42,6 +42,7 @@ class ProSeCo(Policy):
     steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     scope: str = choice("block", "generated")
 
+    needs_training = "to correct complete texts"
     buffers: ClassVar[Mapping[str, Buffer]] = {
         "step": Buffer(torch.int32, per_position=False),
         "passed": Buffer(torch.int32, per_position=False),  # the pass that comes; 0: none

@@ -41,6 +41,7 @@ class SelfCorrection(Policy):
     max_steps: int = integer(128, least=1)
     greedy: bool = choice(False, True)
 
+    needs_training = "on texts with random wrong tokens (uniform noise)"
     buffers: ClassVar[Mapping[str, Buffer]] = {
         name: Buffer(torch.int32, per_position=False) for name in ("steps", "most_agreed", "waited")
     }

@@ -130,3 +130,71 @@ def test_the_policy_stands_in_the_result(run_eval):
     assert code == 0 and result["mode"] is None
     assert result["config"]["policy"] == "remask:tau=0.2,threshold=0.6"
     assert result["config"]["threshold"] == 0.6 and result["config"]["editing_threshold"] is None
+    assert result["policy"] == "remask:tau=0.2,threshold=0.6"
+    assert result["parameters"]["tau"] == 0.2 and result["parameters"]["cap"] == 1
+
+
+REMASK = "remask:trigger=t2t,tau=0.9"
+ASKED = ("--policies", f"{REMASK},correction", "--policies", "multi_block:rounds=1")
+
+
+def test_policies_stand_in_one_table(run_eval):
+    code, out, _ = run_eval(*ASKED)
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    for words in ("right answers", "TPF", "forwards", "edits", "remasks", "trigger=t2t", "tau=0.9"):
+        assert words in out
+    assert "multi_block*:" in out and "* multi_block:rounds=1: for a model trained to" in out
+    assert "not run: correction: policy correction needs the scores of a correction head" in out
+
+
+def test_policies_are_one_object_with_rows(run_eval, checkpoint):
+    code, out, _ = run_eval(*ASKED, "--json")
+    result = json.loads(out)
+    assert code == 0 and result["interrupted"] is False and result["checkpoint"] == checkpoint
+    names = [REMASK, "correction", "multi_block:rounds=1"]
+    assert [row["policy"] for row in result["rows"]] == names
+    first, second, third = result["rows"]
+    assert first["parameters"]["cap"] == 1 and first["n"] == 3 and first["needs_training"] is None
+    assert "reason" in second and "accuracy" not in second
+    assert third["needs_training"] and third["block_forwards"] >= third["forwards"] > 0
+
+
+def test_an_interrupted_comparison_keeps_its_rows(run_eval, monkeypatch):
+    from fastedit import Decoder
+
+    as_completed = Decoder.as_completed
+
+    def interrupted(self, prompts, **options):
+        if str(options["policy"]) == "saber":
+            raise KeyboardInterrupt
+        return as_completed(self, prompts, **options)
+
+    monkeypatch.setattr(Decoder, "as_completed", interrupted)
+    code, out, err = run_eval("--policies", "confidence,saber,wino", "--json")
+    result = json.loads(out)
+    assert code == 130 and "interrupted: 1 of 3 policies are done" in err
+    assert result["interrupted"] is True
+    assert [row["policy"] for row in result["rows"]] == ["confidence"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--policies", "winno"], "policy must be one of"),
+        (["--policies", ""], "no policy is named"),
+        (["--policies", "all", "--policy", "wino"], "--policy is of one policy"),
+        (["--policies", "all", "--mode", "speed"], "--mode is of one policy"),
+        (["--policies", "all", "--threshold", 0], "--threshold is of one policy"),
+        (["--policies", "all", "--no-editing"], "--no-editing is of one policy"),
+        (["--policies", "all", "--max-new-tokens", 10**6], "beyond the model's"),
+    ],
+)
+def test_what_does_not_go_with_policies_is_one_line(run_eval, arguments, words):
+    code, out, err = run_eval(*arguments)
+    assert code == 2 and out == "" and len(err.splitlines()) == 1
+    assert words in err or "max_new_tokens" in err
+
+
+def test_nothing_that_could_run_is_exit_code_1(run_eval):
+    code, out, _ = run_eval("--policies", "correction")
+    assert code == 1 and "not run: correction" in out

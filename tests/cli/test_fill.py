@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from fastedit.policies import JointThreshold
+
 MASK = "<|mask|>"
 
 
@@ -38,6 +40,7 @@ def test_json_has_all_of_the_text_and_the_ids_behind_the_prompt(fill, decoder):
         "text": "one " + want.texts[0],
         "token_ids": want.sequences[0].tolist(),
         "stats": want.stats[0].as_dict(),
+        **JointThreshold().as_dict(),
     }
 
 

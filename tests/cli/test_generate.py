@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import sys
 
 import pytest
+
+from fastedit import policies
 
 LENGTH = 40
 
@@ -47,7 +50,16 @@ def test_json_is_one_object_with_text_ids_and_stats(generate, decoder):
         "text": expected.texts[0],
         "token_ids": expected.sequences[0].tolist(),
         "stats": expected.stats[0].as_dict(),
+        **policies.JointThreshold().as_dict(),
     }
+
+
+def test_json_names_the_policy_and_its_parameters(generate):
+    record = json.loads(generate("hello", "--json", "--policy", "remask:tau=.2")[1])
+    assert record["policy"] == "remask:tau=0.2"
+    assert record["parameters"] == dataclasses.asdict(policies.Remask(tau=0.2))
+    speed = json.loads(generate("hello", "--json", "--mode", "speed")[1])
+    assert speed["parameters"]["editing_threshold"] == 0.0
 
 
 def test_an_empty_answer_is_remarked_on(generate, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fastedit.cli import live
-from fastedit.cli.canvas import DRAFT, EDITED, MASK, Canvas
+from fastedit.cli.canvas import DRAFT, EDITED, MASK, REMASKED, Canvas
 from fastedit.cli.terminal import can_redraw, printable
 from fastedit.results import Event
 
@@ -44,13 +44,39 @@ def test_states_of_a_token(canvas, ids):
     assert canvas.block == 2
 
 
-def test_counts_are_those_of_the_stats(canvas, decoder):
-    *events, end = decoder.stream(CHAT, drafts=True, **OPTIONS)
+def test_fills_edits_and_remasks_have_signs_of_their_own(canvas, ids):
+    for text in ("____", "abc_", "a_x_", "__x_"):
+        canvas.update(Event("draft", ids=ids(text), block=4))
+    assert canvas.states == [REMASKED, REMASKED, EDITED, MASK]
+    assert canvas.line() == "↺↺[x]░"
+    assert (canvas.tokens, canvas.edits, canvas.remasks) == (1, 1, 2)
+    canvas.update(Event("draft", ids=ids("abx_"), block=4))
+    assert canvas.states == [DRAFT, DRAFT, EDITED, MASK]
+    assert canvas.line() == "ab[x]░"
+    console = Console(file=io.StringIO(), width=80, height=9, no_color=True)
+    canvas.update(Event("draft", ids=ids("_bx_"), block=4))
+    console.print(live.CanvasView(canvas))
+    block, status, legend = console.file.getvalue().splitlines()
+    assert block.rstrip() == "↺b[x]░" and "edits  1  remasks  3" in status
+    assert all(sign in legend for sign in ("░ mask", "filled", "[edited]", "↺ mask again"))
+
+
+@pytest.mark.parametrize(
+    "policy", [None, "remask:tau=.9,threshold=.4", "remask:trigger=t2t,tau=.5"]
+)
+def test_counts_are_those_of_the_stats(canvas, decoder, policy):
+    options = OPTIONS if policy is None else {"max_new_tokens": 70, "policy": policy}
+    *events, end = decoder.stream(CHAT, drafts=True, **options)
     for event in events:
         canvas.update(event)
-    assert (canvas.tokens, canvas.edits) == (end.stats.tokens, end.stats.t2t_edits)
-    assert end.stats.t2t_edits > 0
-    assert canvas.text == decoder.generate([CHAT], **OPTIONS).texts[0]
+    stats = end.stats
+    assert (canvas.tokens, canvas.edits, canvas.remasks) == (
+        stats.tokens,
+        stats.t2t_edits,
+        stats.remasks,
+    )
+    assert stats.remasks > 0 if policy else stats.t2t_edits > 0
+    assert canvas.text == decoder.generate([CHAT], **options).texts[0]
 
 
 def test_a_character_of_several_tokens_shows_whole(canvas, decoder):
@@ -74,7 +100,8 @@ def test_the_view_stays_inside_the_terminal(canvas, ids, width, height):
 
 def test_without_a_terminal_every_forward_is_a_line(run, checkpoint, decoder):
     arguments = ("--max-new-tokens", "70", "--threshold", ".4", "--editing-threshold", ".6")
-    code, out, _ = run("generate", "hello", "--live", "--checkpoint", checkpoint, *arguments)
+    code, out, err = run("generate", "hello", "--live", "--checkpoint", checkpoint, *arguments)
+    assert "░ mask" in err and "↺ mask again" in err and "[edited]" in err
     answer = decoder.generate([CHAT], **OPTIONS)
     assert code == 0
     lines = out.removesuffix(answer.texts[0] + "\n").split("\n")
