@@ -15,7 +15,7 @@ from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
-from fastedit.models.families import WHOLE, Family
+from fastedit.models.families import WHOLE, Family, named_block_length
 from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.tokens import vocab_size
@@ -109,10 +109,8 @@ def with_block_length(
             f"block_length={max(given)} is longer than the model's {positions} positions: give a "
             "shorter one, or leave it out"
         )
-    trained: Any = family.block_length
+    trained: Any = named_block_length(family, sizes)
     if trained is None:
-        trained = getattr(sizes, "block_size", None)
-    if not trained:
         return list(configs)
     if trained == WHOLE:
         return [

@@ -5,9 +5,7 @@ No weight is read, so a model that fits nowhere near this machine can be looked 
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,8 @@ from typing import Any
 import torch
 
 from fastedit.models.checkpoint_files import check_folder, read_headers
-from fastedit.models.families import Family
+from fastedit.models.families import Family, block_length
+from fastedit.models.hub.strict import StrictLoading
 from fastedit.models.load import checked_place, class_of
 from fastedit.models.places import named
 
@@ -30,7 +29,7 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Description:
-    """name: of the family; parameters: how many; dtype: as stored; weights: bytes of them.
+    """name: of the family; parameters: how many; dtype: as loaded; weights: bytes of them, loaded.
 
     position_bytes  of the keys and values of one position, where they are kept; else None
     """
@@ -58,23 +57,23 @@ def describe(path_or_id: str | os.PathLike[str], revision: str | None = None) ->
     with torch.device("meta"):
         model = made(config)
     parameters = sum(p.numel() for p in model.parameters())
-    dtype = config.dtype or torch.float32
+    dtype = config.dtype
     if Path(path).is_dir():
         found = read_headers(check_folder(Path(path)))
-        model.check_tensors({name: stored.shape for name, stored in found.items()})
-        # The dtype that most of the weights have: some keep a few tensors in fp32.
-        kinds = Counter[str]()
-        for stored in found.values():
-            kinds[stored.dtype] += math.prod(stored.shape)
-        dtype = _DTYPES[kinds.most_common(1)[0][0]]
-    heads = config.num_key_value_heads
+        if issubclass(made, StrictLoading):
+            model.check_tensors({name: stored.shape for name, stored in found.items()})
+        if dtype is None:  # the first one's, as transformers takes it
+            kinds = [_DTYPES[stored.dtype] for stored in found.values() if stored.dtype in _DTYPES]
+            dtype = kinds[0] if kinds else None
+    dtype = dtype or torch.float32
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     kept = round(2 * config.num_hidden_layers * heads * size * dtype.itemsize)
     return Description(
         name=row.name,
         model_type=config.model_type,
         family=row.family,
-        block_length=row.family.block_length or config.block_size,
+        block_length=block_length(row.family, config),
         layers=config.num_hidden_layers,
         parameters=parameters,
         dtype=str(dtype).removeprefix("torch."),

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 # A block that is as long as what is to be generated.
 WHOLE = "max_new_tokens"
+# Tokens per block where nothing says how many.
+BLOCK_LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Family:
     blocks         "aligned": blocks begin at multiples of their length, the first one may hold the
                    prompt's tail; "after_prompt": the first one begins behind the prompt
     mask_token_id, block_length  None: as the model's config says. A block length of
-                   "max_new_tokens" is one block for all that is generated
+                   "max_new_tokens" is one block for all that is generated, with full attention
     policy         rule that the model was released with, `name:field=value,...`
     """
 
@@ -43,10 +45,18 @@ class Family:
                 raise ValueError(
                     f"{name} must be {' or '.join(map(repr, allowed))}; got {getattr(self, name)!r}"
                 )
-        if isinstance(self.block_length, str) and self.block_length != WHOLE:
+        if self.block_length not in (None, WHOLE) and not _is_length(self.block_length):
             raise ValueError(
-                f'block_length must be a number or "{WHOLE}"; got {self.block_length!r}'
+                f'block_length must be an integer of at least 1 or "{WHOLE}"; '
+                f"got {self.block_length!r}"
             )
+        if self.block_length == WHOLE and self.attention != "full":
+            raise ValueError(
+                f'block_length="{WHOLE}" is for attention="full": what a block-causal model sees '
+                "follows from a length in tokens"
+            )
+        if not isinstance(self.policy, str):
+            raise TypeError(f"policy must be a name:field=value,...; got {self.policy!r}")
 
     @property
     def exact_cache(self) -> bool:
@@ -91,11 +101,44 @@ class Checkpoints:
     implied: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     tokenizer: str | None = None
 
+    def __post_init__(self) -> None:
+        for key in ("model_types", "architectures"):
+            names = getattr(self, key)
+            listed = isinstance(names, (tuple, list)) and all(isinstance(n, str) for n in names)
+            if not listed or not names:
+                raise TypeError(f"{key} must be a tuple of one or more names; got {names!r}")
+        if not isinstance(self.family, Family):
+            raise TypeError(f"family must be a Family(...); got {self.family!r}")
+        if not isinstance(self.model, str) and not callable(self.model):
+            raise TypeError(
+                f"model must be the name of a class of transformers, or a function that returns "
+                f"a class; got {self.model!r}"
+            )
+
 
 def register(row: Checkpoints) -> Checkpoints:
-    """Add a row to the table, before those that are there; returns it."""
+    """Add a row to the table, before those that are there; returns it.
+
+    Raises TypeError for what is no row, ValueError for a model that transformers does not have.
+    """
+    if not isinstance(row, Checkpoints):
+        raise TypeError(f"register takes a row, Checkpoints(...); got {row!r:.80}")
+    if isinstance(row.model, str):
+        _check_model(row)
     _ROWS.insert(0, row)
     return row
+
+
+def _check_model(row: Checkpoints) -> None:
+    import transformers
+
+    found = getattr(transformers, str(row.model), None)
+    if not hasattr(found, "config_class") or not hasattr(found, "generate"):
+        raise ValueError(
+            f"{row.name}: model={row.model!r} names no model of transformers "
+            f"{transformers.__version__} with a language-model head, such as "
+            '"Qwen3ForCausalLM"; a function may return a class of your own'
+        )
 
 
 def row_of(config: Any) -> Checkpoints | None:
@@ -130,6 +173,31 @@ def family_of(model: Any) -> Family:
     return replace(row.family, mask_token_id=None) if named else row.family
 
 
+def named_block_length(family: Family, config: Any) -> int | str | None:
+    """Tokens per block as `family` says, then `config`; None where neither does.
+
+    Raises ValueError for a `block_size` of the config that is no length.
+    """
+    if family.block_length is not None:
+        return family.block_length
+    size = getattr(config, "block_size", None)
+    if size is not None and not _is_length(size):
+        raise ValueError(
+            f"block_size={size!r} of the model's config must be an integer of at least 1, such as "
+            f"{BLOCK_LENGTH}"
+        )
+    return size
+
+
+def block_length(family: Family, config: Any) -> int | str:
+    """The same, and `BLOCK_LENGTH` where neither says one."""
+    return named_block_length(family, config) or BLOCK_LENGTH
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 def known_kinds() -> str:
     """What can be loaded, and how to add to it, in a line."""
     kinds = ", ".join(f"{row.name} ({', '.join(row.model_types)})" for row in _ROWS)
@@ -152,7 +220,12 @@ def _llada_sizes(config: Mapping[str, Any]) -> dict[str, Any]:
         found["intermediate_size"] = int(config.get("mlp_ratio", 4) * config["d_model"])
     if config.get("embedding_size") is None and "vocab_size" in config:
         found["vocab_size"] = config["vocab_size"]
-    return found
+    return found | _eps(config)
+
+
+def _eps(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The default of LLaDA's released configs, which is not that of transformers."""
+    return {} if config.get("rms_norm_eps") is not None else {"rms_norm_eps": 1e-5}
 
 
 # As the rotations of Qwen2 and Qwen3 are made; scaled ones are transformers' own.
@@ -253,7 +326,11 @@ _ROWS = [
             "use_sliding_window": (False,),
         },
         # The released code never renormalises, whatever its config says.
-        implied=lambda config: {"norm_topk_prob": False, "decoder_sparse_step": 1},
+        implied=lambda config: {
+            "norm_topk_prob": False,
+            "decoder_sparse_step": 1,
+            **_eps(config),
+        },
     ),
     Checkpoints(
         name="Dream",

@@ -6,7 +6,7 @@ import copy
 import math
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from fastedit.ops.draft_and_corrupt import DRAFT_MODES, LOSS_REGIONS, RANDOM_SCOPES
 from fastedit.training.noise.schedule import Schedule
@@ -36,11 +36,17 @@ _AT_LEAST: dict[str, float] = {
     "turn_editing_threshold": 0,
     "cap_beta": 0,
 }
-# What models of other than block-causal attention were trained with, where it is not the default.
-# Full attention: the SFT of LLaDA (arXiv 2502.09992, GUIDELINES.md of ML-GSAI/LLaDA). Its weights
-# 1/t are not clipped: t is at least .001.
+NOISE, W_MAX = "uniform_seq(0.3,0.8)", 20.0
+# What models of an attention were trained with. Block-causal: as LLaDA2.x is. Full attention: the
+# SFT of LLaDA (arXiv 2502.09992, GUIDELINES.md of ML-GSAI/LLaDA). Its weights 1/t are not clipped:
+# t is at least .001.
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "block_causal": {},
+    "block_causal": {
+        "noise": NOISE,
+        "mask_weight": "1",
+        "w_max": W_MAX,
+        "denominator": "supervised",
+    },
     "full": {
         "noise": "uniform(0.001,1)",
         "mask_weight": "1/t",
@@ -89,17 +95,17 @@ class EditOptions:
 
     A sample without wrong tokens is plain M2T, where only masks carry labels; with turns > 1 it
     gets wrong tokens, and all of its response carries labels.
-    The defaults are those of block-causal models; `for_attention` has those of others.
+    None is not given: a step has it from `for_attention`, as models of its kind were trained.
     Raises ValueError, naming the option, for a value that is none of these.
     """
 
     t2t: str = "self"
-    noise: str = "uniform_seq(0.3,0.8)"
-    mask_weight: str = "1"
-    w_max: float = 20.0
+    noise: str | None = None
+    mask_weight: str | None = None
+    w_max: float | None = None
     lambda_edit: float = 1.0
     lambda_keep: float = 1.0
-    denominator: str = "supervised"
+    denominator: str | None = None
 
     r_edit: float = 0.10
     mix_share: float = 1.0
@@ -126,18 +132,10 @@ class EditOptions:
     cap_beta: float = 0.0
     cap_region: str = "m2t"
 
-    _given: ClassVar[frozenset[str]] = frozenset()  # of each instance: the options that were given
-
-    def __new__(cls, *args: Any, **options: Any) -> EditOptions:
-        self = super().__new__(cls)
-        names = [*cls.__dataclass_fields__][: len(args)]
-        object.__setattr__(self, "_given", frozenset([*names, *options]))
-        return self
-
     def __post_init__(self) -> None:
         set_types(self)
         for name, choices in _CHOICES.items():
-            if self._value(name) not in choices:
+            if self._said(name) and self._value(name) not in choices:
                 raise ValueError(
                     f"{name} must be one of {', '.join(choices)}; got {self._value(name)!r}"
                 )
@@ -145,7 +143,7 @@ class EditOptions:
             if not 0.0 <= self._value(name) <= 1.0:
                 raise ValueError(f"{name} is a share from 0 to 1, got {self._value(name)}")
         for name, least in _AT_LEAST.items():
-            if not least <= self._value(name) < math.inf:
+            if self._said(name) and not least <= self._value(name) < math.inf:
                 raise ValueError(
                     f"{name} must be finite and at least {least}, got {self._value(name)}"
                 )
@@ -153,7 +151,8 @@ class EditOptions:
             raise ValueError(
                 f"draft_temperature must be from 1e-30 to 1e30, got {self.draft_temperature}"
             )
-        Schedule.parse(self.noise)
+        if self.noise is not None:
+            Schedule.parse(self.noise)
         if self.lambda_keep == 0:
             warnings.warn(
                 "lambda_keep=0: nothing keeps right tokens in place, and a decoder that edits at "
@@ -164,11 +163,15 @@ class EditOptions:
     def _value(self, name: str) -> Any:
         return getattr(self, name)
 
+    def _said(self, name: str) -> bool:
+        """Whether it is not left to `for_attention`."""
+        return name not in OBJECTIVES["full"] or self._value(name) is not None
+
     def for_attention(self, attention: str) -> EditOptions:
-        """These, with what was not given as models of this attention were trained: `OBJECTIVES`."""
-        settled = copy.copy(self)
+        """These, with what is None as models of this attention were trained: `OBJECTIVES`."""
+        settled = copy.copy(self)  # without the warnings of a new one
         for name, value in OBJECTIVES[attention].items():
-            if name not in self._given:
+            if self._value(name) is None:
                 object.__setattr__(settled, name, value)
         return settled
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from fastedit.models.families import Family, family_of
-
-WHOLE_UNIT = 32  # tokens per block with full attention where no number is said: that of LLaDA
+from fastedit.models.families import BLOCK_LENGTH, Family, family_of, named_block_length
 
 
 class Reading(NamedTuple):
@@ -32,9 +30,9 @@ class Reading(NamedTuple):
         family = family or family_of(model)
         full = family.attention == "full"
         config: Any = getattr(model, "config", None)
-        size: Any = family.block_length or getattr(config, "block_size", None)
-        if full and not isinstance(size, int):  # one block for all that is generated
-            size = WHOLE_UNIT
+        size: Any = named_block_length(family, config)
+        if full and not isinstance(size, int):  # one block for all that is generated, or none said
+            size = BLOCK_LENGTH
         if size is None:
             name = getattr(config, "name_or_path", None) or "this checkpoint"
             raise ValueError(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
+import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from family_cases import FAMILIES, GOLDEN, OPTIONS, config_of, decoder, forwards
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
@@ -60,11 +64,60 @@ def test_without_a_mask_a_model_sees_what_its_family_sees(family):
     if made.family.attention == "block_causal":
         first = (ids.shape[1] - 1) // length * length
     assert not changed[:first].any() and changed[first:].all()
+    trunk = made.model.model(input_ids=ids).last_hidden_state
+    assert torch.equal(made.model.lm_head(trunk), before)
+
+
+@torch.no_grad()
+def test_documents_packed_by_positions_stay_apart(family):
+    model = decoder(family).model
+    one = forwards(family).popitem()[1][0]["input_ids"][:1, :16]
+    both, positions = torch.cat([one, one.flip(1)], dim=1), torch.arange(16).repeat(2)[None]
+    packed = model(both, position_ids=positions).logits
+    apart = torch.cat([model(one).logits, model(one.flip(1)).logits], dim=1)
+    torch.testing.assert_close(packed, apart, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keep", [0, 5, torch.tensor([2, 7, 11])])
+def test_the_loss_is_of_the_tokens_that_rows_predict(family, keep):
+    model = decoder(family).model
+    ids = forwards(family).popitem()[1][0]["input_ids"]
+    labels = ids.clone()
+    labels[:, 3] = -100
+    predicted = labels
+    if family in ("dream", "fast_dllm_v2"):
+        predicted = torch.cat([labels[:, 1:], torch.full_like(labels[:, :1], -100)], dim=1)
+    kept = keep if isinstance(keep, torch.Tensor) else slice(-keep, None)
+    logits = model(ids).logits[:, kept]
+    expected = F.cross_entropy(logits.flatten(0, 1), predicted[:, kept].flatten())
+    torch.testing.assert_close(model(ids, labels=labels, logits_to_keep=keep).loss, expected)
+    with pytest.raises(ValueError, match="labels must be"):
+        model(ids, labels=labels[:, :-1])
+
+
+@torch.no_grad()
+def test_models_and_configs_can_be_pickled_and_copied(family):
+    model = decoder(family).model
+    ids = forwards(family).popitem()[1][0]["input_ids"]
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    again = [torch.load(file, weights_only=False), pickle.loads(pickle.dumps(model))]
+    for other in (*again, copy.deepcopy(model)):
+        assert type(other) is type(model) and torch.equal(other(ids).logits, model(ids).logits)
+    config = pickle.loads(pickle.dumps(model.config))
+    assert type(config) is type(model.config)
+    assert config.to_diff_dict() == model.config.to_diff_dict()
 
 
 def test_saved_again_it_is_the_checkpoint_that_was_read(family, tmp_path):
     decoder(family).model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == config_of(family)
+    generation = GOLDEN / family / "generation_config.json"
+    if generation.exists():
+        written = json.loads((tmp_path / "generation_config.json").read_text())
+        assert written == json.loads(generation.read_text())
     original = load_file(GOLDEN / family / "model.safetensors")
     saved = load_file(tmp_path / "model.safetensors")
     assert saved.keys() == original.keys()
@@ -73,11 +126,13 @@ def test_saved_again_it_is_the_checkpoint_that_was_read(family, tmp_path):
 
 def test_shards_in_bf16_and_a_change_of_the_config(family, tmp_path):
     model = Decoder.from_pretrained(GOLDEN / family, dtype="bfloat16", device="cpu").model
-    model.config.eos_token_id = 3
+    model.config.eos_token_id = model.generation_config.eos_token_id = 3
     model.save_pretrained(tmp_path / "first", max_shard_size="100KB")
     assert len(list((tmp_path / "first").glob("*.safetensors"))) > 1
     config = json.loads((tmp_path / "first" / "config.json").read_text())
     assert config == config_of(family) | {"eos_token_id": 3, "torch_dtype": "bfloat16"}
+    generation = json.loads((tmp_path / "first" / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == 3
     again = Decoder.from_pretrained(tmp_path / "first", device="cpu").model
     assert again.dtype == torch.bfloat16
     again.save_pretrained(tmp_path / "second")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from dataclasses import asdict, replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,7 +139,29 @@ def test_what_was_given_stays_given():
     full = EditOptions(t2t="none").for_attention("full")
     assert (full.noise, full.mask_weight, full.w_max) == ("uniform(0.001,1)", "1/t", 1000.0)
     assert full.denominator == "sequence" and full.t2t == "none"
-    assert EditOptions().for_attention("block_causal") == EditOptions()
+    blocks = EditOptions().for_attention("block_causal")
+    assert (blocks.noise, blocks.denominator) == ("uniform_seq(0.3,0.8)", "supervised")
+
+
+def test_options_made_from_others_give_no_more_than_those():
+    """Copies with a change, and what was written down, leave open what was left open."""
+    start = EditOptions(w_max=5.0)
+    for options in (
+        replace(start, r_edit=0.2),
+        EditOptions(**asdict(start) | {"r_edit": 0.2}),
+        EditOptions(**json.loads(json.dumps(asdict(replace(start, r_edit=0.2))))),
+        copy.deepcopy(replace(start, r_edit=0.2)),
+    ):
+        full = step_with(options).options
+        assert (full.noise, full.mask_weight) == ("uniform(0.001,1)", "1/t")
+        assert (full.denominator, full.w_max, full.r_edit) == ("sequence", 5.0, 0.2)
+    settled = start.for_attention("block_causal")
+    assert replace(settled, r_edit=0.2).for_attention("full").noise == "uniform_seq(0.3,0.8)"
+
+
+def step_with(options):
+    settings = {"seed": SEED, "mask_token_id": MASK, "family": FAMILIES["llada"]}
+    return EditStep(family_model("llada"), options, **settings)
 
 
 @pytest.mark.parametrize("name", ["sdar", "dream"])

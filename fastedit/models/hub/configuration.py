@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,6 +10,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
 
 from fastedit.models.families import Checkpoints
+
+from .by_row import ByRow
 
 # Asks for a kernel of the released training code; a caller asks for another one when loading.
 _OF_TRAINING = ("attn_implementation",)
@@ -29,21 +32,23 @@ class PublishedConfig(PreTrainedConfig):
 
     def __init__(self, **given: Any) -> None:
         _check(self.row, given)
+        given = copy.deepcopy(given)  # transformers writes into what it is given
         names, implied = self.row.keys, self.row.implied
         # A null is a key that is not given; but transformers has defaults for these.
         native: dict[str, Any] = dict.fromkeys(_IDS)
         said = {key: value for key, value in given.items() if value is not None}
         native |= {key: value for key, value in said.items() if key not in names}
         native |= {names[key]: value for key, value in said.items() if key in names}
-        super().__init__(**(native | (implied(given) if implied else {})))
-        self._published = dict(given)
+        super().__init__(**(copy.deepcopy(native) | (implied(given) if implied else {})))
+        self._published = given
         self._read = self._values()
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As in transformers; overrides among `kwargs` are changes to what was published."""
         # Older releases of transformers put where a file came from beside what is in it.
-        published = {key: value for key, value in config_dict.items() if key != "_commit_hash"}
+        published = copy.deepcopy(config_dict)
+        published.pop("_commit_hash", None)
         plain = {key: value for key, value in published.items() if key not in _OF_TRAINING}
         try:
             before = cls(**plain)
@@ -86,7 +91,7 @@ def made_from(row: Checkpoints, native: Any, kind: str) -> Any:
         "model_type": kind,
         "attribute_map": {**native.attribute_map, **row.keys},
     }
-    return type(f"{row.architectures[0]}Config", (PublishedConfig, native), own)
+    return ByRow(f"{row.architectures[0]}Config", (PublishedConfig, native), own)
 
 
 def _check(row: Checkpoints, given: Mapping[str, Any]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 import transformers
-from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -19,29 +20,28 @@ from transformers.conversion_mapping import (
 from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
 
 from fastedit.models.adapters.experts import adapted_modules
-from fastedit.models.families import Checkpoints
-from fastedit.models.masks import default_positions, open_empty_rows, resolve_mask
+from fastedit.models.families import Checkpoints, block_length
+from fastedit.models.llada2.arguments import check_labels
+from fastedit.models.masks import mask_and_positions, open_empty_rows
 
+from .by_row import ByRow
 from .configuration import made_from
+from .generation import PublishedGenerationConfig
 from .strict import Shapes, StrictLoading, compare
 
 # A block that every position is in.
 _EVERYTHING = sys.maxsize
 
 
-class _AsPublished(GenerationConfig):
-    """Saved as it was read: some releases of transformers refuse what some families publish."""
-
-    def validate(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing is drawn by what it says."""
-
-
 class DiffusionModel(StrictLoading):
     """Mixed into a causal model of transformers; its arguments are those of that model.
 
     attention_mask  bool [B, 1, Q, K] is what is seen. Without one, and with a padding mask [B, K],
-                    it follows from the family: everything, or blocks of the config's `block_size`
-                    and all before them. It is never causal
+                    it follows from the family: everything, or its blocks and all before them. It
+                    is never causal, nor is that of the trunk alone
+    position_ids    where they begin again in a row, so does a document, which sees only itself;
+                    not so beside a 4-D mask or a cache
+    labels          int64 [B, Q], -100 = none: of position i, whichever row predicts it
     """
 
     row: ClassVar[Checkpoints]
@@ -49,30 +49,10 @@ class DiffusionModel(StrictLoading):
     _supports_flash_attn = False  # it has no masks
     _supports_flex_attn = False  # it takes masks as functions
 
-    def mask_and_positions(
-        self, shape: torch.Size, mask: Tensor | None, positions: Tensor | None, cache: Any
-    ) -> tuple[Tensor, Tensor]:
-        """What the queries of a forward see, as the attention takes it, and their positions."""
-        if mask is None or mask.ndim != 4 or mask.dtype != torch.bool or positions is None:
-            cached = cache.get_seq_length() if cache is not None else 0
-            if positions is None:
-                positions = default_positions(mask, shape, cached, self.device)
-            mask = resolve_mask(mask, positions, shape, cached, self.block_size)
-            mask = open_empty_rows(mask)
-        if self.config._attn_implementation == "eager":  # adds masks to scores
-            mask = torch.zeros_like(mask, dtype=self.dtype).masked_fill_(
-                ~mask, torch.finfo(self.dtype).min
-            )
-        return mask, positions
-
-    @property
-    def block_size(self) -> int:
-        """Of masks that are not given; all positions are one block where all see all."""
-        family = self.row.family
-        if family.attention == "full":
-            return _EVERYTHING
-        given: Any = family.block_length
-        return given or self.config.block_size
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.loss_type = "ForMaskedLM"  # transformers' name of a cross entropy without a shift
+        self.base_model.register_forward_pre_hook(_see, with_kwargs=True)
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -80,8 +60,19 @@ class DiffusionModel(StrictLoading):
 
     @generation_config.setter
     def generation_config(self, config: GenerationConfig) -> None:
-        self._generation_config: GenerationConfig = copy.copy(config)
-        self._generation_config.__class__ = _AsPublished
+        self._generation_config = PublishedGenerationConfig.of(config)
+
+    def adjust_generation_fn(
+        self, generation_config: Any, from_auto: Any, from_pipeline: Any, name: Any, **kwargs: Any
+    ) -> None:
+        """As in transformers, but a file is read with the keys that are unknown there."""
+        made: Any = super()
+        made.adjust_generation_fn(generation_config, from_auto, from_pipeline, name, **kwargs)
+        if generation_config is None and name is not None:
+            del kwargs["trust_remote_code"]
+            with contextlib.suppress(OSError):  # there is none
+                found = PublishedGenerationConfig.from_pretrained(name, **kwargs)
+                self.generation_config = found
 
     def generate(self, *args: Any, custom_generate: Any = None, **kwargs: Any) -> Any:
         """Only with a `custom_generate`: transformers' own loops go from left to right."""
@@ -156,28 +147,71 @@ def _made(row: Checkpoints, kind: str) -> Any:
         "_can_set_attn_implementation": native._can_set_attn_implementation,
         "_can_set_experts_implementation": native._can_set_experts_implementation,
     }
-    made: Any = type(row.architectures[0], (DiffusionModel, native), own)
+    made: Any = ByRow(row.architectures[0], (DiffusionModel, native), own)
     made.register_conversions()
     return made
 
 
 def _forward(native: type[PreTrainedModel]) -> Callable[..., Any]:
     @functools.wraps(native.forward)  # callers look for the names of its arguments
-    def forward(
-        self: Any,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        *others: Any,
-        **named: Any,
-    ) -> Any:
-        given = (*others, None, None)  # the cache comes next, then embeddings
-        cache = named.get("past_key_values", named.get("cache", given[0]))
-        tokens = named.get("inputs_embeds", given[1]) if input_ids is None else input_ids
-        if tokens is not None:
-            attention_mask, position_ids = self.mask_and_positions(
-                tokens.shape[:2], attention_mask, position_ids, cache
-            )
-        return native.forward(self, input_ids, attention_mask, position_ids, *others, **named)
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = _by_name(native, (self, *args), kwargs)
+        labels = given.get("labels")
+        if labels is not None:
+            inputs = given.get("input_ids")
+            check_labels(labels, given.get("inputs_embeds") if inputs is None else inputs)
+            if self.row.family.shift:  # the row before predicts it
+                labels = F.pad(labels, (0, 1), value=-100)[:, 1:]
+            keep = given.get("logits_to_keep", 0)
+            if isinstance(keep, int):
+                keep = slice(-keep, None)
+            given["labels"] = labels[:, keep].contiguous()
+        return native.forward(**given)
 
     return forward
+
+
+def _by_name(kind: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of `kind.forward`, with its model first, all of them by name."""
+    names = _names(kind)
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
+@functools.cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(inspect.signature(kind.forward).parameters)
+
+
+def _see(trunk: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A forward's arguments with the mask of its family, as the attention takes it."""
+    given = _by_name(type(trunk), (trunk, *args), kwargs)
+    del given["self"]
+    tokens = given.get("input_ids")
+    if tokens is None:
+        tokens = given.get("inputs_embeds")
+    if tokens is None:
+        return args, kwargs  # refused by the model itself
+    mask, positions = given.get("attention_mask"), given.get("position_ids")
+    if mask is None or mask.ndim != 4 or mask.dtype != torch.bool or positions is None:
+        cache = given.get("past_key_values", given.get("cache"))
+        cached = cache.get_seq_length() if cache is not None else 0
+        shape = tokens.shape[:2]
+        mask, positions = mask_and_positions(
+            mask, positions, tokens, cached, _block_size(trunk.config)
+        )
+        if mask is None:  # every query sees every key; transformers' None is causal
+            keys = cached + shape[1]
+            mask = torch.ones(1, 1, shape[1], keys, dtype=torch.bool, device=tokens.device)
+        mask = open_empty_rows(mask)
+    if trunk.config._attn_implementation == "eager":  # adds masks to scores
+        mask = torch.zeros_like(mask, dtype=trunk.dtype).masked_fill_(
+            ~mask, torch.finfo(trunk.dtype).min
+        )
+    return (), given | {"attention_mask": mask, "position_ids": positions}
+
+
+def _block_size(config: Any) -> int:
+    """Of masks that are not given; all positions are one block where all see all."""
+    family = config.row.family
+    length: Any = _EVERYTHING if family.attention == "full" else block_length(family, config)
+    return length

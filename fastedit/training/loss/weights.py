@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastedit.training.loss.metrics import MASKED, RIGHT, WRONG
 from fastedit.training.noise.corruption import Noisy
-from fastedit.training.options import EditOptions
+from fastedit.training.options import W_MAX, EditOptions
 
 
 def position_weights(
@@ -21,7 +21,7 @@ def position_weights(
     """
     weight = torch.ones_like(noisy.rate)
     if options.mask_weight == "1/t":
-        weight = (1.0 / noisy.rate).clamp(max=options.w_max)
+        weight = (1.0 / noisy.rate).clamp(max=options.w_max or W_MAX)
     weight = torch.where(kind == WRONG, options.lambda_edit, weight)
     weight = torch.where(kind == RIGHT, options.lambda_keep, weight)
     if options.denominator == "sequence":
@@ -39,11 +39,9 @@ def denominator(
     labelled: Tensor, response: Tensor, example: Tensor, options: EditOptions
 ) -> Tensor:
     """What one supervised pass adds to the denominator, int64 []; see `EditOptions`."""
-    if options.denominator == "supervised":
-        return labelled.sum()
-    if options.denominator == "maskable":
-        return response.sum()
-    return torch.tensor(len(example[response].unique()), device=example.device)
+    if options.denominator == "sequence":
+        return torch.tensor(len(example[response].unique()), device=example.device)
+    return response.sum() if options.denominator == "maskable" else labelled.sum()
 
 
 def confident_rows(kind: Tensor, options: EditOptions) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastedit.training.noise.draws import EDIT, MASK, RATE, SAMPLE, Draws
 from fastedit.training.noise.schedule import Schedule
-from fastedit.training.options import EditOptions
+from fastedit.training.options import NOISE, EditOptions
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def draw_masks(
     the rate 1 - t: each position of the response is masked exactly once in the two.
     """
     turn = pair(options, copy)
-    rate = mask_rates(draws, Schedule.parse(options.noise), turn, block_size)
+    rate = mask_rates(draws, Schedule.parse(options.noise or NOISE), turn, block_size)
     masked = draws.per_token(MASK, turn) < rate
     if options.complementary and copy % 2:
         masked, rate = ~masked, 1.0 - rate
