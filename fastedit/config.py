@@ -6,7 +6,6 @@ import dataclasses
 import difflib
 import functools
 import math
-import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any, ClassVar
 
 from fastedit.policies import POLICIES, Policy, parse
 from fastedit.policies.fields import checked, real, whole
+from fastedit.policies.registry import given_in
 
 ALIASES = {
     "gen_length": "max_new_tokens",
@@ -179,7 +179,7 @@ class DecodeConfig:
             return self.policy
         text = default if self.policy is None else self.policy
         policy = parse(text)
-        known, spelled = policy.parameters(), re.findall(r"[:,]\s*(\w+)\s*=", self.policy or "")
+        known, spelled = policy.parameters(), given_in(self.policy or "")
         if policy.name == DEFAULT_POLICY:
             given.pop("steps", None)
         for name, value in given.items():

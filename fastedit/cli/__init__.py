@@ -25,6 +25,7 @@ from fastedit.cli.fill import fill_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.info import info_command
 from fastedit.cli.train import train_command
+from fastedit.cli.tune import tune_command
 from fastedit.files.disk import full
 
 INTERRUPTED = 130
@@ -41,6 +42,7 @@ evaluations = typer.Typer()
 evaluations.callback(invoke_without_command=True)(evaluate_command)
 evaluations.command("errors")(errors_command)
 app.add_typer(evaluations, name="eval")
+app.command("tune")(tune_command)
 app.command("bench")(bench_command)
 app.command("info")(info_command)
 app.command("demo")(demo_command)

@@ -1,1 +1,1 @@
-"""What a model is worth: accuracy on tasks, the errors it makes, the decision step by its peers."""
+"""What a model is worth: accuracy, errors, settings of a policy, the decision step by its peers."""

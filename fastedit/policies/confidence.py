@@ -36,8 +36,8 @@ class Confidence(Policy):
 
     rule: str = choice("threshold", "factor", "schedule")  # type: ignore[assignment]
     threshold: float = number(0.9)
-    factor: float = number(1.0)
-    steps: int | None = integer(None, least=1, optional=True)
+    factor: float = number(1.0, span=(0.0, 3.0))
+    steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     quirk: bool = choice(False, True)
 
     judges_tokens = False

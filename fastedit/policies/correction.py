@@ -44,7 +44,7 @@ class Correction(Policy):
     budget: int = integer(2)
     tau: float = number(0.75)
     ring: int = integer(4)
-    steps: int | None = integer(None, least=1, optional=True)
+    steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     mode: str = choice("threshold", "rank")
 
     buffers: ClassVar[Mapping[str, Buffer]] = {

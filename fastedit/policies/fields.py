@@ -21,12 +21,16 @@ class Parameter(NamedTuple):
     type    float or int: one value per request, on the device; str or bool: static
     dtype   of the values on the device; None: static
     absent  what the device holds for None
+    span    numbers that a search tries: from the first to the second; None: no others than `values`
+    values  what a search tries by itself: all of a choice, None where it is allowed
     """
 
     check: Check
     type: type
     dtype: torch.dtype | None = None
     absent: float = 0
+    span: tuple[float, float] | None = None
+    values: tuple[Any, ...] = ()
 
 
 def number(
@@ -37,10 +41,16 @@ def number(
     optional: bool = False,
     absent: float = 0.0,
     dtype: torch.dtype = torch.float32,
+    span: tuple[float, float] | None = None,
 ) -> Any:
-    """A field of real numbers from `least` to `most`, of None as well if `optional`."""
+    """A field of real numbers from `least` to `most`, of None as well if `optional`.
+
+    span: where a search looks; without it, up to `most`, or to 1 above `least`: most are
+    probabilities.
+    """
     check = real(least, most, _words("number", least, most, optional), optional)
-    return _field(default, Parameter(check, float, dtype, absent))
+    span = span or (least, min(most, least + 1.0))
+    return _field(default, Parameter(check, float, dtype, absent, span, (None,) * optional))
 
 
 def integer(
@@ -51,14 +61,18 @@ def integer(
     optional: bool = False,
     absent: int = 0,
     static: bool = False,
+    span: tuple[int, int] | None = None,
 ) -> Any:
     """A field of integers from `least` to `most`, of None as well if `optional`.
 
     static: it says how large something is, so requests with different ones decode apart.
+    span: where a search looks; without it, up to twice the default, and at least four values.
     """
     words = ("None or " if optional else "") + f"an integer from {least} to " + _power(most)
     dtype = None if static else torch.int32
-    return _field(default, Parameter(whole(least, words, optional, most), int, dtype, absent))
+    span = span or (least, min(most, max(2 * (default or 0), least + 3)))
+    check = whole(least, words, optional, most)
+    return _field(default, Parameter(check, int, dtype, absent, span, (None,) * optional))
 
 
 def choice(default: str | bool | None, *others: str | bool) -> Any:
@@ -70,7 +84,7 @@ def choice(default: str | bool | None, *others: str | bool) -> Any:
             raise ValueError(f"one of {', '.join(map(repr, allowed))}")
         return value
 
-    return _field(default, Parameter(check, type((*others, default)[0])))
+    return _field(default, Parameter(check, type((*others, default)[0]), values=allowed))
 
 
 def parameter_of(field: dataclasses.Field) -> Parameter:

@@ -34,7 +34,7 @@ class LowConfidence(Policy):
     """
 
     threshold: float = number(0.95)
-    steps: int | None = integer(None, least=1, optional=True)
+    steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     rank: str = choice("confidence", "entropy", "margin")
     schedule: str = choice("even", "dream")
     eps: float = number(1e-3, most=1.0)

@@ -39,7 +39,7 @@ class ProSeCo(Policy):
     every: int = integer(2, least=1)
     passes: int = integer(4)
     threshold: float | None = number(None, optional=True, absent=math.inf)
-    steps: int | None = integer(None, least=1, optional=True)
+    steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     scope: str = choice("block", "generated")
 
     needs_training = "to correct complete texts"

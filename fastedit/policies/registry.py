@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -69,3 +70,8 @@ def parse(text: str) -> Policy:
         return kind(**values)
     except ValueError as error:
         raise ValueError(f"policy {text!r}: {error}") from None
+
+
+def given_in(text: str) -> list[str]:
+    """Names of the fields that the text of a policy sets."""
+    return re.findall(r"[:,]\s*(\w+)\s*=", text)

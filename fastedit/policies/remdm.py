@@ -43,7 +43,7 @@ class ReMDM(Policy):
 
     variant: str = choice("cap", "rescale", "conf", "loop")
     eta: float | None = number(None, most=1.0, optional=True, absent=-1.0)
-    steps: int | None = integer(None, least=1, optional=True)
+    steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     t_on: float = number(0.55, most=1.0)
     t_off: float = number(0.05, most=1.0)
     alpha_on: float = number(0.9, most=1.0)

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache
 
 from fastedit import DecodeConfig, Decoder
 from fastedit.engine.memory import Room, capacity
+from fastedit.engine.plans import approximate as module
 from fastedit.models import Family
 from fastedit.policies import Confidence, LowConfidence
 
@@ -271,3 +272,25 @@ def test_memory_counts_keys_and_values_beside_a_whole_forward(monkeypatch):
     kept = 2 * heads * (sizes.hidden_size // sizes.num_attention_heads) * 4
     for cache in APPROXIMATE:
         assert had[cache].per_position == had["exact"].per_position + kept
+
+
+@pytest.mark.parametrize("cache", ["prefix", "dual"])
+def test_no_two_rows_are_stored_in_one_place_that_is_seen(cache, monkeypatch):
+    """Shorter requests stand beside longer ones, and shadows behind both."""
+    seen = []
+
+    class Watched(module.Rows):
+        def __init__(self, pool, offsets, positions, *args, **options):
+            seen.append((options["sizes"] - 1, positions))
+            super().__init__(pool, offsets, positions, *args, **options)
+
+    monkeypatch.setattr(module, "Rows", Watched)
+    prompts = [torch.arange(1, 10), torch.tensor([5]), torch.arange(1, 12)]
+    given = [{"max_new_tokens": new, "block_length": 4} for new in (8, 5, 8)]
+    config = DecodeConfig(policy="wino", cache=cache, eos_token_id=[])
+    loaded("llada").generate(prompts, config=[config.replace(**each) for each in given])
+    assert seen
+    for spare, positions in seen:
+        for last, row in zip(spare.tolist(), positions.tolist(), strict=True):
+            where = [position for position in row if position != last]
+            assert len(set(where)) == len(where)

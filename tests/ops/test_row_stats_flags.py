@@ -353,3 +353,9 @@ def test_only_in_blocks_and_with_a_temperature_per_row(backend):
     got = stats(backend, logits, current, temperature=heat, only=7)
     assert got.prob.equal(torch.where(current == 7, every.prob, 0))
     assert got.token.equal(torch.where(current == 7, every.token, current))
+
+
+@pytest.mark.parametrize("only", [1.5, True, 2**64 + 1, "7"])
+def test_only_is_an_id(only):
+    with pytest.raises(ValueError, match="only must be a token id"):
+        ops.row_stats(torch.zeros(1, 4), torch.tensor([0]), only=only)

@@ -89,8 +89,10 @@ class Approximate(Plan):
         reach, widest = torch.stack((span, span - begin)).amax(1).tolist()
         width = widest if first or self.behind else min(length + self.shift, widest)
         own = start[:, None] + self.columns(length)
-        # What is beyond a row's span has a place in its extent, at its end, that no row sees.
-        window = torch.minimum(begin[:, None] + self.columns(width), size[:, None] - 1)
+        # What is beyond a row's span has a place at the end of its extent that no row sees, behind
+        # that of the shadows.
+        window = begin[:, None] + self.columns(width)
+        window = torch.where(window < span[:, None], window, size[:, None] - 1)
         visible = reach + (length if self.shadow else 0)
         columns, end = self.columns(visible), live.seen[rows]
         mask = (columns < end[:, None])[:, None].expand(-1, width, -1)

@@ -119,6 +119,10 @@ def row_stats(
         temperature = float(temperature)
     if not (isinstance(top_k, int) and 0 <= top_k <= MOST_RANKS):
         raise ValueError(f"top_k must be an integer from 0 to {MOST_RANKS}, got {top_k}")
+    if only is not None and (
+        not isinstance(only, int) or isinstance(only, bool) or abs(only) >> 62
+    ):
+        raise ValueError(f"only must be a token id, or None for all rows; got {only!r}")
     if draws is not None:
         for name, kind in _DRAWS.items():
             check_per_row(f"draws.{name}", getattr(draws, name), kind, rows, logits.device)
