@@ -54,8 +54,10 @@ def compare(
     """A row per policy, as soon as it is measured: so a run that is stopped keeps what it has.
 
     Arguments as of `evaluate`, whose numbers a row holds, beside `policy` as it was asked for,
-    `parameters` as it decodes and `needs_training`. One that cannot run, with this checkpoint or these options, has the `reason`
-    in place of numbers. seed: of rules that draw; each problem has its own, counted from this one.
+    `parameters` as it decodes and `needs_training`. One that cannot run, with this checkpoint or
+    these options, has the `reason` in place of numbers.
+
+    seed: of rules that draw; each problem has its own, counted from this one.
     Raises ValueError and TypeError for options that no policy could run with.
     """
     first = task.messages(task.test_set(1)[0].question)
