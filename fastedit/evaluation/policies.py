@@ -53,26 +53,24 @@ def compare(
 ) -> Iterator[dict[str, Any]]:
     """A row per policy, as soon as it is measured: so a run that is stopped keeps what it has.
 
-    Arguments as of `evaluate`, whose numbers a row holds, beside `policy`, `parameters` and
-    `needs_training`. One that cannot run, with this checkpoint or these options, has the `reason`
-    in place of numbers. seed: of rules that draw; each problem has its own, counted from this one.
+    Arguments as of `evaluate`, whose numbers a row holds, beside `policy` as it was asked for,
+    `parameters` as it decodes and `needs_training`. One that cannot run, with this checkpoint or
+    these options, has the `reason` in place of numbers.
+
+    seed: of rules that draw; each problem has its own, counted from this one.
     Raises ValueError and TypeError for options that no policy could run with.
     """
     first = task.messages(task.test_set(1)[0].question)
     decoder.stream(first, policy=Confidence(), **overrides)  # which goes with whatever can decode
     for policy in policies:
         options = overrides | {"policy": policy}
+        row = policy.as_dict() | {"needs_training": policy.needs_training}
         try:
             decoder.stream(first, **options)  # checks, and decodes nothing
         except ValueError as error:
-            yield _named(policy) | {"reason": str(error)}
+            yield row | {"reason": str(error)}
             continue
         used = rule_of(decoder.config.replace(**options), decoder.family)
+        row["parameters"] = used.as_dict()["parameters"]
         options["seed"] = list(range(seed, seed + n))
-        yield _named(used) | evaluate(
-            decoder, task, n, batch_size=batch_size, on_done=on_done, **options
-        )
-
-
-def _named(policy: Policy) -> dict[str, Any]:
-    return policy.as_dict() | {"needs_training": policy.needs_training}
+        yield row | evaluate(decoder, task, n, batch_size=batch_size, on_done=on_done, **options)
