@@ -1,6 +1,6 @@
 """Plans: which rows a forward takes and what they see, against forwards written out by hand."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -100,8 +100,16 @@ def test_no_real_row_sees_a_shadow_and_their_keys_are_discarded(golden_model, ca
     with_shadows = Decoder(golden_model, config=options(Verified(), cache=cache))
     without = Decoder(golden_model, config=options(Unverified(), cache=cache))
     want = results(without.generate(PROMPTS))
-    assert results(with_shadows.generate(PROMPTS)) == want
-    assert results(with_shadows.generate(PROMPTS, max_batch=2)) == want
+    assert of_one_row(with_shadows.generate(PROMPTS)) == want
+    assert of_one_row(with_shadows.generate(PROMPTS, max_batch=2)) == want
+
+
+def of_one_row(out):
+    """`results`, where every forward has a shadow for each row."""
+    return [
+        (ids, replace(stats, block_forwards=stats.block_forwards // 2))
+        for ids, stats in results(out)
+    ]
 
 
 class Everything(nn.Module):
@@ -188,7 +196,7 @@ def test_a_full_attention_model_under_an_editing_rule_and_with_shadows():
     Verified.seen.clear()
     shadows = decoder.generate(prompts, policy=Verified(), **settings)
     plain = decoder.generate(prompts, policy=Unverified(), **settings)
-    assert results(shadows) == results(plain) and Verified.seen
+    assert of_one_row(shadows) == results(plain) and Verified.seen
 
 
 @pytest.mark.parametrize("cache", ["prefix", "dual"])
@@ -200,7 +208,7 @@ def test_shadows_beside_an_approximate_cache(cache):
     lengths = [DecodeConfig(max_new_tokens=new, cache=cache, **settings) for new in (8, 12, 3)]
     rules = [[c.replace(policy=rule()) for c in lengths] for rule in (Verified, Unverified)]
     shadows, plain = (decoder.generate(prompts, config=configs) for configs in rules)
-    assert results(shadows) == results(plain)
+    assert of_one_row(shadows) == results(plain)
     draft, seen = torch.tensor([[5, 191, 191, 8, 191, 3]]), {}
     for kind in ("exact", cache):
         Verified.seen.clear()

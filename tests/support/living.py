@@ -104,7 +104,7 @@ def check(events: Sequence[Event], want: tuple[list[int], str, DecodeStats], nam
     assert (got, text_of(events)) == (ids, text)
     ended = comparable(end.stats)
     if CONFIGS[name].lookahead:  # whether a forward takes two blocks depends on the neighbours
-        ended = replace(ended, forwards=stats.forwards)
+        ended = replace(ended, forwards=stats.forwards, block_forwards=stats.block_forwards)
     assert ended == stats
 
 
