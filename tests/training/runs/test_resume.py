@@ -52,7 +52,7 @@ MOMENTS = {
     "all steps are done, the result is not": ("trainer.EditTrainer", "export", 1),
 }
 
-QUICK = ("weights are saved, the optimiser is not", "an old checkpoint is half removed")
+QUICK = ("weights are saved, the optimiser is not",)
 
 
 # From which call on, as above, a file may have as many bytes and no more.
@@ -66,7 +66,7 @@ SHORTAGES = {
     "the result": ("trainer.EditTrainer", "export", 1, 200_000),
     "the tokenizer of the result": ("trainer.EditTrainer", "export", 1, 20_000),
 }
-QUICK_SHORTAGES = ("run.json", "its optimiser")
+QUICK_SHORTAGES = ("its optimiser",)
 
 
 def train_by_command(output: str, resume: bool, shortage: tuple | None) -> None:
