@@ -110,7 +110,7 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
     if "score" in rule.needs:
         raise ValueError(
             f"policy {rule} needs the scores of a correction head, and there is none: give scores "
-            'to `policies.step_`, or take `correction:scorer=confidence`'
+            "to `policies.step_`, or take `correction:scorer=confidence`"
         )
     if rule.wide and (config.approximate or (config.use_cache and family.exact_cache)):
         raise ValueError(
