@@ -168,3 +168,26 @@ def test_a_row_from_outside(tmp_path, monkeypatch):
     assert (
         len(mine.generate(torch.arange(8, 14), max_new_tokens=8, eos_token_id=[]).sequences[0]) == 8
     )
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("dream", "hidden_act", "swoosh"),
+        ("llada_moe", "hidden_act", "swoosh"),
+        ("sdar", "rope_scaling", {"type": "spiral", "factor": 2.0}),
+        ("dream", "rope_scaling", {"rope_type": "spiral", "factor": 2.0}),
+        ("llada", "mask_token_id", "x"),
+        ("sdar", "mask_token_id", -1),
+        ("dream", "mask_token_id", 1.5),
+    ],
+)
+def test_a_value_that_nobody_knows_is_named(family, key, value):
+    with pytest.raises(ValueError, match=f"{key}=.*(swoosh|spiral|x|-1|1.5).*must be"):
+        made(family, **{key: value})
+
+
+@pytest.mark.parametrize("family", ["dream", "sdar", "fast_dllm_v2"])
+def test_no_number_of_key_heads_is_that_of_the_query_heads(family):
+    config = made(family, num_key_value_heads=None).config
+    assert config.num_key_value_heads == config.num_attention_heads

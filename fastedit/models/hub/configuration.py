@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from fastedit.models.families import Checkpoints
 
@@ -36,6 +38,8 @@ class PublishedConfig(PreTrainedConfig):
         names, implied = self.row.keys, self.row.implied
         # A null is a key that is not given; but transformers has defaults for these.
         native: dict[str, Any] = dict.fromkeys(_IDS)
+        if "num_key_value_heads" in given:  # as many as there are of queries
+            native["num_key_value_heads"] = None
         said = {key: value for key, value in given.items() if value is not None}
         native |= {key: value for key, value in said.items() if key not in names}
         native |= {names[key]: value for key, value in said.items() if key in names}
@@ -106,3 +110,16 @@ def _check(row: Checkpoints, given: Mapping[str, Any]) -> None:
                 f"{key}={value!r} is not supported: {row.name} checkpoints are computed with "
                 f"{key}={words}"
             )
+    for key, value in given.items():
+        name, known = row.keys.get(key, key), None
+        if name == "hidden_act" and value is not None and value not in ACT2FN:
+            known = ", ".join(ACT2FN)
+        if name in ("rope_scaling", "rope_parameters") and isinstance(value, Mapping):
+            kind = value.get("rope_type", value.get("type", "default"))
+            if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
+                known = f"of type default, {', '.join(ROPE_INIT_FUNCTIONS)}"
+        wrong_id = value is not None and (type(value) is not int or value < 0)
+        if name == "mask_token_id" and wrong_id:
+            known = "an id, or null"
+        if known:
+            raise ValueError(f"{key}={value!r} is not known: it must be {known}")
