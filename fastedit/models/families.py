@@ -236,6 +236,13 @@ _QWEN = {
     "num_experts": (0,),
 }
 
+_LLADA = Family(
+    attention="full",
+    blocks="after_prompt",
+    block_length=32,
+    policy="low_confidence:threshold=1,steps=none",
+)
+
 _ROWS = [
     Checkpoints(
         name="LLaDA2.x",
@@ -248,12 +255,7 @@ _ROWS = [
         name="LLaDA",
         model_types=("llada",),
         architectures=("LLaDAModelLM",),
-        family=Family(
-            attention="full",
-            blocks="after_prompt",
-            block_length=32,
-            policy="low_confidence:threshold=1,steps=none",
-        ),
+        family=_LLADA,
         model="LlamaForCausalLM",
         keys={
             "d_model": "hidden_size",
@@ -305,12 +307,7 @@ _ROWS = [
         name="LLaDA-MoE",
         model_types=("llada", "lladamoe"),
         architectures=("LLaDAMoEModelLM",),
-        family=Family(
-            attention="full",
-            blocks="after_prompt",
-            block_length=32,
-            policy="low_confidence:threshold=1,steps=none",
-        ),
+        family=_LLADA,
         model="Qwen3MoeForCausalLM",
         marks=("num_experts",),
         keys={"expert_intermediate_size": "moe_intermediate_size"},

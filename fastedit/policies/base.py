@@ -44,6 +44,10 @@ class View(Protocol):
     @property
     def length(self) -> int: ...
 
+    def positions(self) -> Tensor:
+        """Of the request, int64 [n, L]: what draws are keyed by."""
+        ...
+
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [n, L]."""
         ...

@@ -83,6 +83,4 @@ class EntropyBound(Policy):
         return self.steps
 
     def _noise(self, view: View, forwards: Tensor, vocab: int) -> Tensor:
-        draws = view.sampling
-        mask = view.mask_token_id
-        return random_ids(draws.seed, draws.start, view.length, forwards, vocab, mask)
+        return random_ids(view, forwards, vocab, view.mask_token_id)

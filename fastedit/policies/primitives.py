@@ -14,20 +14,17 @@ __all__ = ["chances", "highest", "random_ids", "running_sums"]
 
 def chances(view: View) -> Tensor:
     """A uniform number in [0, 1) for every position of this forward, fp32 [n, length]."""
-    draws, forward = view.sampling, view.counts.forwards
-    position = draws.start[:, None] + torch.arange(view.length, device=forward.device)
-    return uniform(draws.seed[:, None], position, forward[:, None].long(), purpose=CHANCE)
+    seed, forward = view.sampling.seed[:, None], view.counts.forwards[:, None].long()
+    return uniform(seed, view.positions(), forward, purpose=CHANCE)
 
 
-def random_ids(
-    seed: Tensor, start: Tensor, length: int, forward: Tensor, vocab: int, forbidden: int | None
-) -> Tensor:
+def random_ids(view: View, forward: Tensor, vocab: int, forbidden: int | None) -> Tensor:
     """Uniform random ids, int64 [n, length], never `forbidden`.
 
-    seed, start, forward: int64 [n]; a position's id depends on them and the position alone.
+    forward: integers [n]; a position's id depends on it, on the seed and on the position alone.
     """
-    position = start[:, None] + torch.arange(length, device=start.device)
-    number = uniform(seed[:, None], position, forward[:, None].long(), purpose=NOISE)
+    seed = view.sampling.seed[:, None]
+    number = uniform(seed, view.positions(), forward[:, None].long(), purpose=NOISE)
     if forbidden is None or not 0 <= forbidden < vocab:
         return (number * vocab).long().clamp_(max=vocab - 1)
     ids = (number * (vocab - 1)).long().clamp_(max=vocab - 2)

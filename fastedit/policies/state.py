@@ -142,6 +142,12 @@ class State:
         """L, the positions of a block and of what stands before it."""
         return self.ids.shape[1]
 
+    def positions(self) -> Tensor:
+        """Of the request, int64 [N, L]: what draws are keyed by."""
+        start = self.sampling.start
+        place = torch.arange(-self.earlier, self.length - self.earlier, device=start.device)
+        return start[:, None] + place
+
     def _of_block(self, earlier: int) -> State:
         buffers = self.buffers.items()
         return State(

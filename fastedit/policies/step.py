@@ -167,8 +167,6 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
 def _draws(state: State) -> ops.RowDraws:
     """The key of every position's draw."""
     draws, shape = state.sampling, state.ids.shape
-    place = torch.arange(-state.earlier, shape[1] - state.earlier, device=draws.start.device)
-    position = draws.start[:, None] + place
     forward = state.counts["forwards"].long()
     nucleus = state.policy.nucleus(state)
     if nucleus is None:
@@ -176,7 +174,7 @@ def _draws(state: State) -> ops.RowDraws:
     seed, forward, top_k, top_p = (
         each[:, None].expand(shape) for each in (draws.seed, forward, draws.top_k, nucleus)
     )
-    return ops.RowDraws(seed, position, forward, top_k, top_p)
+    return ops.RowDraws(seed, state.positions(), forward, top_k, top_p)
 
 
 def _apply(state: State, write: Write, stats: Stats) -> None:
