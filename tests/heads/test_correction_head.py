@@ -43,6 +43,8 @@ def test_a_stored_head_is_the_same_head(shape, tmp_path):
 @torch.no_grad()
 def test_a_position_sees_what_the_mask_lets_it_and_where_that_stands():
     head, hidden = head_of(), hidden_of()
+    for weights in head.blocks.parameters():  # a fresh one hardly looks around
+        weights.mul_(10)
     alone = head(hidden[:, :4], position_ids=torch.arange(400, 404)[None])
     blocks = torch.arange(8) // 4
     mask = (blocks[:, None] == blocks)[None, None]
