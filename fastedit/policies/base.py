@@ -24,6 +24,8 @@ class View(Protocol):
     counts               int32 [n] each      `forwards` before this one, and what has changed
     parameters, buffers                      of the policy, by name
     sampling             seed, start, ... [n], for noise
+    lengths, limits      int64 [n] each, of a policy with variable lengths: how many of the L
+                         positions there are, and how many there may be; None for others
     strict, vocab                            whether the mask may be chosen; how many ids there are
     """
 
@@ -40,6 +42,8 @@ class View(Protocol):
     parameters: Planes
     buffers: Planes
     sampling: ops.Sampling
+    lengths: Tensor | None
+    limits: Tensor | None
 
     @property
     def length(self) -> int: ...
@@ -86,7 +90,10 @@ class Stats:
     logit, logit_current        fp32, of `token` and of the held one; None unless it needs "logit"
     scores         fp32         of a head; None unless it needs "score"
     shadow         Stats        of the shadow rows; None unless its plan is "shadow"
-    following      Stats        of the head that predicts the next token, where it is needed
+    following      Stats        of the head that predicts the next token, where it is needed: of the
+                                token behind each position
+    excluded       fp32         [n, L, k], logits of what `Policy.excluded` names, which the other
+                                fields know nothing of; None where it names nothing
     bad            bool         NaN or +inf among the logits, or nothing to choose from
     vocab                       how many ids there are
     """
@@ -106,6 +113,7 @@ class Stats:
     scores: Tensor | None = None
     shadow: Stats | None = None
     following: Stats | None = None
+    excluded: Tensor | None = None
 
 
 class Write(NamedTuple):
@@ -117,12 +125,18 @@ class Write(NamedTuple):
     buffers                new contents of the policy's buffers, by name
     reopen   bool [n]      from the next forward on, the block and those before it in its window may
                            change together, until it is done; None: nowhere
+    keep     bool [n, L]   False deletes the token of a position that may change; None: all stay
+    insert   bool [n, L]   where a token comes in before that of the position; None: nowhere
+    inserted int64 [n, L]  that token; None: the mask
     """
 
     ids: Tensor
     done: Tensor
     buffers: Mapping[str, Tensor] = {}
     reopen: Tensor | None = None
+    keep: Tensor | None = None
+    insert: Tensor | None = None
+    inserted: Tensor | None = None
 
 
 NEEDS = frozenset({"current", "entropy", "top_k", "sample", "logit", "score", "next_token"})
@@ -151,6 +165,11 @@ class Policy:
     wide     whether a decision may write all generated positions up to the end of the active block,
              and not only those of the block. Statistics and buffers are then of all of them, with
              those behind the block, which may not change yet
+    variable  whether sequences shrink and grow, as tokens are deleted and inserted: then there is
+             one block, of all that is generated behind the last token of the prompt, and every
+             forward computes everything
+    tokens   parameters that are ids, by name: how a tokenizer spells them where neither they nor
+             the model's config say it, or None
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     needs_training  what a model has to have been trained for beyond filling masks, as the end of "a
              model trained ..."; None: nothing
@@ -168,6 +187,8 @@ class Policy:
     reads_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
+    variable: ClassVar[bool] = False
+    tokens: ClassVar[Mapping[str, str | None]] = {}
     stateless: ClassVar[bool] = False
     needs_training: ClassVar[str | None] = None
     may_reach_bound: ClassVar[bool] = False
@@ -211,6 +232,36 @@ class Policy:
     def nucleus(self, view: View) -> Tensor | None:
         """What this step's draws keep of the probability, [n], where the policy sets it (top-p)."""
         return None
+
+    def reads(self, view: View, following: bool) -> Tensor | None:
+        """Positions [n, L] whose statistics the rule looks at, of the head for the next token where
+        `following`; those of the others are not read. None: all."""
+        return None
+
+    def excluded(self, view: View) -> Tensor | None:
+        """Ids int64 [n, k] that this step's statistics leave out altogether, as if their logits
+        were -inf; negative: none. Not those of the head for the next token."""
+        return None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How long a sequence with variable length may become, its prompt included; None: as long
+        as it begins."""
+        return None
+
+    @property
+    def padding(self) -> int | None:
+        """The id that fills what is behind the end of sequences with variable lengths."""
+        return None
+
+    @property
+    def never_next(self) -> tuple[int, ...]:
+        """Ids, beside the mask, that the head for the next token may not choose."""
+        return ()
+
+    def wants_next(self, view: View) -> Tensor:
+        """Blocks [n] that need the head for the next token in this step."""
+        return torch.full_like(view.done, "next_token" in self.needs)
 
     def rule(self, stats: Stats, view: View) -> Write:
         """One decision for n blocks, a pure function of what it is given."""

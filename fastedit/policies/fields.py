@@ -75,6 +75,13 @@ def integer(
     return _field(default, Parameter(check, int, dtype, absent, span, (None,) * optional))
 
 
+def token_id() -> Any:
+    """A field that holds an id of the vocabulary or None; requests with different ones decode
+    apart."""
+    check = whole(0, "None or a token id", optional=True)
+    return _field(None, Parameter(check, int, values=(None,)))
+
+
 def choice(default: str | bool | None, *others: str | bool) -> Any:
     """A field that holds one of these values; requests with different ones decode apart."""
     allowed = (default, *others)

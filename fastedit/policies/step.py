@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +14,10 @@ from fastedit.policies.base import Policy, Stats, Write
 from fastedit.policies.fields import checked, real
 from fastedit.policies.registry import parse
 from fastedit.policies.state import State
+from fastedit.policies.varying import rewrite_
+
+# So that draws of the head for the next token are others than those at the same position.
+NEXT_DRAWS = 0x5DEECE66D
 
 
 def open(
@@ -24,6 +30,7 @@ def open(
     start: int | Tensor = 0,
     temperature: float = 0.0,
     strict_reference: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> State:
     """The state of blocks that somebody else's loop decodes; `step_` takes a decision on it.
 
@@ -33,6 +40,13 @@ def open(
     seed      of the draws, where there are any; start: absolute position of the blocks' first
               tokens, one number or [B]
     temperature  0.0 is greedy
+    lengths   [B], how many of the L positions each sequence has, for a policy that inserts and
+              deletes; None: all
+
+    Sequences of such a policy (`me_dlm`) shrink and grow. `state.ids` [B, W] is as wide as the
+    longest of them is by now, so that of one sequence it holds exactly its ids; in general
+    `state.ids[b, : state.lengths[b]]` does, and what is behind means nothing. The next logits are
+    of these W positions. Each row is a whole sequence, its prompt in front.
 
     Raises TypeError and ValueError for wrong shapes and types, and for an unknown policy.
     """
@@ -55,7 +69,30 @@ def open(
     state.sampling.start.copy_(torch.as_tensor(start))
     state.sampling.temperature.fill_(heat)
     state.draws = heat > 0.0
+    if chosen.variable:
+        _set_lengths(state, lengths)
+    elif lengths is not None:
+        raise ValueError(f"lengths are for policies that insert and delete, not for {chosen}")
     return state
+
+
+def _set_lengths(state: State, lengths: Tensor | Sequence[int] | None) -> None:
+    """How many positions each sequence has, and how many it may have."""
+    assert state.lengths is not None and state.limits is not None
+    blocks, width = state.ids.shape
+    if lengths is not None:
+        given = torch.as_tensor(lengths, device=state.ids.device)
+        if given.shape != (blocks,) or given.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"lengths must be integers [{blocks}], one per row of ids; "
+                f"got {given.dtype} {list(given.shape)}"
+            )
+        if blocks and not 0 <= int(given.min()) <= int(given.max()) <= width:
+            raise ValueError(f"lengths must be from 0 to {width}, as ids are; got {lengths}")
+        state.lengths.copy_(given)
+    most = state.policy.most_tokens
+    if most is not None:
+        state.limits.copy_(most - state.sampling.start)
 
 
 def step_(
@@ -74,20 +111,25 @@ def step_(
     shadow_logits  [B, L, V] of rows that see a mask at their own position, for plan "shadow"
     draws          [B, L] int64: tokens to use in place of what would be drawn
 
-    Never raises for values and never waits for the device. Raises ValueError for what the policy
+    Never raises for values, and never waits for the device but where a policy inserts and deletes:
+    the width of `state.ids` follows from what it did. Logits are written to meanwhile where ids are
+    left out of the softmax, and are as they were behind it. Raises ValueError for what the policy
     needs and is not given, and for shapes that are not those of the state.
     """
     if state.twin is not None and draws is None and logits is not None:  # it checks for itself
         state.twin(logits, state.draws)
         return
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
-    stats = _statistics(state, logits, draws)
+    with _without(logits, state.policy.excluded(state)) as excluded:
+        stats = _statistics(state, logits, draws)
     extra: dict[str, Any] = {}
     if scores is not None:
         extra["scores"] = scores
+    if excluded is not None:
+        extra["excluded"] = excluded
     for name, others in (("shadow", shadow_logits), ("following", next_logits)):
         if others is not None:
-            extra[name] = _statistics(state, others, None)
+            extra[name] = _statistics(state, others, None, name == "following")
     if extra:
         stats = Stats(**(vars(stats) | extra))
     _apply(state, state.policy.decide(stats, state), stats)
@@ -100,7 +142,7 @@ def _check_given(
     for needed, name, value in (
         (True, "logits", logits),
         ("score" in policy.needs, "scores", scores),
-        ("next_token" in policy.needs, "next_logits", next_logits),
+        ("next_token" in policy.needs and state.wants_next, "next_logits", next_logits),
         (policy.plan == "shadow", "shadow_logits", shadow_logits),
         (False, "draws", draws),
     ):
@@ -113,12 +155,38 @@ def _check_given(
             )
 
 
-def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
+@contextlib.contextmanager
+def _without(logits: Tensor, ids: Tensor | None) -> Iterator[Tensor | None]:
+    """Let the logits of `ids` int64 [n, k] be -inf meanwhile; yields what they are, fp32 [n, L, k].
+
+    The few columns are put back behind it: another copy of the logits would be a read and a write.
+    """
+    if ids is None:
+        yield None
+        return
+    is_id = (ids >= 0) & (ids < logits.shape[-1])
+    ids = torch.where(is_id, ids, ids.amax(-1, keepdim=True))  # a place must not have two values
+    is_id = (ids >= 0) & (ids < logits.shape[-1])
+    columns = ids.clamp(0, logits.shape[-1] - 1)[:, None, :].expand(-1, logits.shape[1], -1)
+    held = logits.gather(-1, columns)
+    gone = held.masked_fill(is_id[:, None], -torch.inf)
+    with torch.inference_mode():  # the logits may be tensors of it
+        logits.scatter_(-1, columns, gone)
+        try:
+            yield held.float().masked_fill(~is_id[:, None], -torch.inf)
+        finally:
+            logits.scatter_(-1, columns, held)
+
+
+def _statistics(
+    state: State, logits: Tensor, draws: Tensor | None, following: bool = False
+) -> Stats:
+    """Of the positions of `state`; following: of the head for the next token."""
     policy, shape = state.policy, state.ids.shape
     heat = policy.heat(state)
     samples = "sample" in policy.needs
     drawn = (samples or state.draws) and draws is None
-    options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1])}
+    options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1], following)}
     if "entropy" in policy.needs:
         options["entropy"] = True
     if "top_k" in policy.needs:
@@ -129,10 +197,13 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
     if heat is not None:
         options["temperature"] = heat[:, None].expand(shape)
     if drawn:
-        options["draws"] = _draws(state)
+        options["draws"] = _draws(state, following)
     if not (policy.judges_tokens and policy.reads_tokens):
         options["only"] = state.mask_token_id
-    rows = ops.row_stats(logits, state.ids, **options)
+    current, reads = state.ids, policy.reads(state, following)
+    if reads is not None:  # none of the ids is negative
+        current, options["only"] = current.masked_fill(reads, -1), -1
+    rows = ops.row_stats(logits, current, **options)
     token, prob, sample, sample_prob = rows.token, rows.prob, rows.sample, rows.sample_prob
     if draws is not None:
         options |= {"forbid": (), "only": None}
@@ -164,15 +235,16 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
     )
 
 
-def _draws(state: State) -> ops.RowDraws:
+def _draws(state: State, following: bool) -> ops.RowDraws:
     """The key of every position's draw."""
     draws, shape = state.sampling, state.ids.shape
     forward = state.counts["forwards"].long()
     nucleus = state.policy.nucleus(state)
     if nucleus is None:
         nucleus = draws.top_p
+    seed = draws.seed ^ NEXT_DRAWS if following else draws.seed
     seed, forward, top_k, top_p = (
-        each[:, None].expand(shape) for each in (draws.seed, forward, draws.top_k, nucleus)
+        each[:, None].expand(shape) for each in (seed, forward, draws.top_k, nucleus)
     )
     return ops.RowDraws(seed, state.positions(), forward, top_k, top_p)
 
@@ -183,6 +255,8 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     if policy.may_reach_bound:
         ids, done = _at_the_bound(state, write, stats)
     bad = policy.bad(stats, state)
+    may, varies = state.may_change(), state.lengths is not None
+    active = ~state.done if varies else state.done
     if write.buffers:
         # All of them before the first is written: a rule may hand one buffer on to another.
         kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
@@ -193,7 +267,7 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     ops.write_blocks_(
         state.ids,
         ids,
-        state.may_change(),
+        may,
         done,
         bad,
         state.flags,
@@ -201,6 +275,8 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         mask_token_id=state.mask_token_id,
         judges_tokens=policy.judges_tokens,
     )
+    if varies:
+        rewrite_(state, write, may, active)
     if write.reopen is not None:
         # Keys and values of a forward in which blocks saw those behind them are stale in any case.
         state.dirty.logical_or_(state.reopened)
