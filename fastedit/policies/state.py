@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.policies.base import NEEDS, PLANS, Policy
+from fastedit.policies.base import NEEDS, PLANS, Buffer, Policy
 from fastedit.policies.planes import Planes
 
 FLAGS = ("done", "dirty", "bad", "capped", "reopened")
@@ -26,7 +26,7 @@ class State:
                                `reopened`: what stands before the block may change with it
     counts      [6, N] int32   forwards, m2t_commits, t2t_edits, remasks, inserts, deletes
     parameters  [N] each       of the policy, one value per block
-    buffers     [N] or [N, L]  what the policy keeps
+    buffers     [N], [N, L] or [N, forwards, L]  what the policy keeps
     limit       [N] int32      forwards that a block may take
     sampling                   how blocks with a temperature draw
     earlier     int            of the L positions, those that stand before the block
@@ -91,10 +91,13 @@ class State:
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.full(shape, value, dtype=dtype, device=device)
 
+        def shape(buffer: Buffer) -> list[int]:
+            if buffer.history:
+                return [blocks, policy.most_forwards(length), length]
+            return [blocks, length] if buffer.per_position else [blocks]
+
         buffers = {
-            name: full(
-                buffer.initial, buffer.dtype, blocks, *([length] if buffer.per_position else [])
-            )
+            name: full(buffer.initial, buffer.dtype, *shape(buffer))
             for name, buffer in policy.buffers.items()
         }
         parameters = {
@@ -160,7 +163,7 @@ class State:
             self.count_rows,
             self.limit,
             self.parameters,
-            Planes((name, b if b.ndim == 1 else b[:, earlier:]) for name, b in buffers),
+            Planes((name, b if b.ndim == 1 else b[..., earlier:]) for name, b in buffers),
             self.sampling,
             None,
         )
@@ -211,15 +214,15 @@ class State:
             if isinstance(rows, Tensor):
                 if self.opened is not None and plane.ndim > 1:
                     continue
-                where = rows if plane.ndim == 1 else rows[:, None]
+                where = rows.view(-1, *[1] * (plane.ndim - 1))
                 plane.masked_fill_(where, buffer.initial)
             else:
                 plane[rows] = buffer.initial
 
     def forbidden(self, vocab: int) -> tuple[int, ...]:
         """Ids that are never chosen from `vocab` ones: the mask, unless the released rule may."""
-        inside = 0 <= self.mask_token_id < vocab
-        return (self.mask_token_id,) if inside and not self.strict else ()
+        chosen = self.strict or self.policy.chooses_mask or not 0 <= self.mask_token_id < vocab
+        return () if chosen else (self.mask_token_id,)
 
     def may_change(self) -> Tensor:
         """Positions that a decision may write, bool [N, L].
@@ -227,7 +230,7 @@ class State:
         The released loop commits a literal mask of the prompt, and never edits it.
         """
         may = self.editable
-        if self.strict:
+        if self.strict and not self.policy.chooses_mask:
             may = may | (self.ids == self.mask_token_id)
         if self.opened is not None:
             may = may & self.opened
