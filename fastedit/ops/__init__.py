@@ -6,6 +6,7 @@
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+| `compact` | inserts and deletes: what positions emit, in blocks or packed sequences |
 | `uniform` | random numbers that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
@@ -22,6 +23,7 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 """
 
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
+from fastedit.ops.compact import compact, rewrite_blocks
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
 from fastedit.ops.highest import highest
@@ -49,11 +51,13 @@ __all__ = [
     "Sampling",
     "StepState",
     "backend_report",
+    "compact",
     "draft_and_corrupt",
     "highest",
     "joint_threshold_step_",
     "joint_threshold_step_from_partials_",
     "merge_partials",
+    "rewrite_blocks",
     "row_partials",
     "row_stats",
     "uniform",

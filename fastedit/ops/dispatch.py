@@ -34,6 +34,8 @@ OPERATIONS = {  # and the folder of each
     "highest": "highest",
     "write_blocks_": "write_blocks",
     "uniform": "uniform",
+    "rewrite_blocks": "compact",
+    "compact": "compact",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
