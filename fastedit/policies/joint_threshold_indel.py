@@ -125,11 +125,13 @@ class JointThresholdInDel(Policy):
         final = view.counts.forwards >= view.length + self.max_post_steps
         final = final | (post >= self.max_post_steps if self.max_post_steps else ~begun)
 
-        mask, other = view.mask_token_id, (stats.top_tokens[..., 0] == view.mask_token_id).long()
-        other = other[..., None]
-        resolve = first & (token == mask) & ~final[:, None]
-        token = torch.where(resolve, stats.top_tokens.gather(-1, other)[..., 0], token)
-        prob = torch.where(resolve, stats.top_probs.gather(-1, other)[..., 0], prob)
+        # The best id that is not the mask, for masks that would stay one.
+        second = (stats.top_tokens[..., :1] == view.mask_token_id).long()
+        other, its_prob = (
+            best.gather(-1, second)[..., 0] for best in (stats.top_tokens, stats.top_probs)
+        )
+        resolve = first & (token == view.mask_token_id) & ~final[:, None] & (other >= 0)
+        token, prob = torch.where(resolve, other, token), torch.where(resolve, its_prob, prob)
 
         need = 1 + masked.sum(-1) - first.sum(-1)
         above = masked & (prob > p.threshold[:, None])
@@ -144,22 +146,38 @@ class JointThresholdInDel(Policy):
         changing = write & (token != ids)
         again = (view.buffers.seen == ids[:, None]).all(-1).any(-1) & ~final & changing.any(-1)
         least = highest(-prob, changing, 1) & again[:, None]
-        place = torch.where(again, least.int().argmax(-1), -1)
-        tried = view.buffers.written.gather(
-            2, place.clamp(min=0)[:, None, None].expand(-1, view.buffers.written.shape[1], 1)
-        )[..., 0]
-        banned = torch.where((first & least).any(-1), mask, -1)
-        novel = stats.outside(place, torch.cat((tried, banned[:, None]), -1))[:, None]
-        token = torch.where(least & (novel >= 0), novel, token)
-        return _Decision(write, token, final)
+        novel = self._novel(stats, view, least, first)[:, None]
+        return _Decision(write, torch.where(least & (novel >= 0), novel, token), final)
+
+    def _novel(self, stats: Stats, view: View, least: Tensor, first: Tensor) -> Tensor:
+        """The best id that was never written at the one position of each block that is `least`."""
+        assert stats.outside is not None
+        some, place = least.max(-1)
+        written = view.buffers.written
+        tried = written.gather(2, place[:, None, None].expand(-1, written.shape[1], 1))[..., 0]
+        mask = torch.where((first & least).any(-1), view.mask_token_id, -1)
+        excluded = torch.cat((tried, mask[:, None]), -1)
+        return stats.outside(torch.where(some, place, -1), excluded)
 
     def _text(self, stats: Stats, view: View, token: Tensor) -> Tensor:
-        """`token`, or the best id that stands for itself where it does not."""
-        ...
+        """`token`, or the best id that stands for itself where it does not; held ids where there is
+        none."""
+        assert stats.top_tokens is not None
+        found, rank = self._stands_for_itself(stats.top_tokens, view).max(-1)
+        best = stats.top_tokens.gather(-1, rank[..., None])[..., 0]
+        text = torch.where(found, best, view.ids)
+        return torch.where(self._stands_for_itself(token, view), token, text)
+
+    def _stands_for_itself(self, ids: Tensor, view: View) -> Tensor:
+        delete, insert = self.control_ids
+        return (ids >= 0) & (ids != view.mask_token_id) & (ids != delete) & (ids != insert)
 
     def bad(self, stats: Stats, view: View) -> Tensor:
-        """Also where nothing but ids that stand for no text can be chosen."""
-        ...
+        """Also where no id that stands for itself can be chosen; without editing, nobody looks at
+        tokens."""
+        assert stats.top_tokens is not None
+        wrong = stats.bad | ~self._stands_for_itself(stats.top_tokens, view).any(-1)
+        return wrong & (view.masked() | (view.parameters.editing_threshold < torch.inf)[:, None])
 
     def most_forwards(self, length: int) -> int:
         return length + self.max_post_steps + 1

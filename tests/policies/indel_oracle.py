@@ -41,7 +41,7 @@ class InDelBlock:
     max_post_steps: int = 16
     original: list[bool] = field(default_factory=list)
     post: int = 0
-    updates: int = 0
+    forwards: int = 0
     done: bool = False
     inputs: list[list[int]] = field(default_factory=list)
     written: dict[int, list[int]] = field(default_factory=dict)
@@ -76,12 +76,12 @@ class InDelBlock:
         places = [i for i, free in enumerate(self.free) if free]
         masked = [i for i in places if self.ids[i] == self.mask]
         first = [i for i in masked if self.original[i]]
-        self.updates += 1
+        self.forwards += 1
         if not first:
             self.post += 1
         most = self.max_post_steps
         over_budget = self.post >= most if most > 0 else not first
-        final = over_budget or self.updates > len(self.ids) + most
+        final = over_budget or self.forwards > len(self.ids) + most
 
         said, sure = {}, {}
         for i in places:
@@ -98,9 +98,8 @@ class InDelBlock:
                 fill = sorted(masked, key=lambda i: (-sure[i], i))[:need]
                 for i in set(masked) - set(fill):
                     for j in fill:
-                        if sure[i] == sure[j] or logits[i] == logits[j]:
-                            continue  # a tie on every machine
-                        self.near = min(self.near, sure[j] - sure[i])
+                        if logits[i] != logits[j]:  # else a tie on every machine
+                            self.near = min(self.near, sure[j] - sure[i])
         if most == 0 and first and set(first) <= set(fill):
             final, fill = True, masked
 
