@@ -58,7 +58,7 @@ def check_blocks(backend, ids, keep, insert, planes, blanks):
         check(emitted(*row), ids.shape[1], new[b].tolist(), *values, blanks)
 
 
-BACKENDS = ["reference"]
+BACKENDS = ["reference", "cpp"]
 
 
 @settings(max_examples=80, deadline=None)
