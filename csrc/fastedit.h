@@ -129,6 +129,7 @@ typedef struct {
 typedef struct {
     int64_t blocks, length, planes;
     const uint8_t *keep, *insert;
+    const uint8_t* fixed; /* NULL: none is */
 } fe_rewrite_args;
 
 /* Per position, [positions], as planes are before the call; afterwards they are [capacity]. The ids

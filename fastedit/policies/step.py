@@ -234,7 +234,7 @@ def _rewrite(state: State, keep: Tensor, insert: Tensor, active: Tensor) -> None
     A block that the rewrite gives a mask is not done.
     """
     may = state.may_change()
-    moves = may & active[:, None]
+    moves = may & active[:, None]  # bits of what stays where it is count for nothing
     keep, insert = keep | ~moves, insert & moves
     state.counts.inserts.add_(insert.sum(-1, dtype=torch.int32))
     state.counts.deletes.add_((~keep).sum(-1, dtype=torch.int32))
@@ -248,6 +248,7 @@ def _rewrite(state: State, keep: Tensor, insert: Tensor, active: Tensor) -> None
         state.mask_token_id,
         planes,
         [kinds[name].initial for name in names],
+        fixed=~may,
     )
     state.dirty.logical_or_((ids != state.ids).any(-1))
     state.done.logical_and_(~(active & ((ids == state.mask_token_id) & may).any(-1)))
