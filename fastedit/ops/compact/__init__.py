@@ -49,6 +49,9 @@ def rewrite_blocks(
 
     Source: JointThresholdInDel of SGLang and the LLaDA2.2 report, equation 3.
     """
+    if torch.compiler.is_compiling():
+        new, *moved = torch.ops.fastedit.rewrite_blocks(ids, keep, insert, fill, planes, blanks)
+        return new, tuple(moved)
     shape, device = ids.shape, ids.device
     if ids.dtype != torch.int64 or len(shape) != 2:
         raise ValueError(f"ids must be int64 [n, L]; got {ids.dtype} {list(shape)}")
@@ -104,6 +107,11 @@ def compact(
 
     Source: `utils/edit_trainer.py` of ME-DLM, arXiv 2605.09603, with a limit per sequence.
     """
+    if torch.compiler.is_compiling():
+        new, *moved, lengths = torch.ops.fastedit.compact(
+            ids, cu_seqlens, keep, insert, planes, blanks, capacity, fill, room
+        )
+        return new, tuple(moved), lengths
     shape, device = ids.shape, ids.device
     if ids.dtype != torch.int64 or len(shape) != 1:
         raise ValueError(f"ids must be int64 [N]; got {ids.dtype} {list(shape)}")
