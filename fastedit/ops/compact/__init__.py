@@ -50,7 +50,9 @@ def rewrite_blocks(
     Source: JointThresholdInDel of SGLang and the LLaDA2.2 report, equation 3.
     """
     if torch.compiler.is_compiling():
-        new, *moved = torch.ops.fastedit.rewrite_blocks(ids, keep, insert, fill, planes, blanks)
+        new, *moved = torch.ops.fastedit.rewrite_blocks(
+            ids, keep, insert, fill, planes, blanks, fixed
+        )
         return new, tuple(moved)
     shape, device = ids.shape, ids.device
     if ids.dtype != torch.int64 or len(shape) != 2:
