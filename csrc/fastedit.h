@@ -8,7 +8,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 6
+#define FASTEDIT_ABI 7
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -117,6 +117,33 @@ typedef struct {
     int64_t mask_token_id, judges_tokens;
 } fe_write_blocks_args;
 
+/* Values of positions that move with their tokens, and what places without a token hold. */
+typedef struct {
+    const void* from;
+    void* to;
+    int64_t size; /* bytes of a value: 1, 4 or 8 */
+    char blank[8]; /* those of one, from the front */
+} fe_plane;
+
+/* Per position, [blocks, length], as are the planes, of which the ids are the first. */
+typedef struct {
+    int64_t blocks, length, planes;
+    const uint8_t *keep, *insert;
+    const uint8_t* fixed; /* NULL: none is */
+} fe_rewrite_args;
+
+/* Per position, [positions], as planes are before the call; afterwards they are [capacity]. The ids
+ * are the first of them. */
+typedef struct {
+    int64_t positions, sequences, planes, capacity;
+    const void* cu; /* [sequences + 1], as is cu_out */
+    void* cu_out;
+    int64_t cu_size; /* bytes of each: 4 or 8 */
+    const uint8_t* keep;
+    const int64_t* insert;
+    const int64_t* room; /* [sequences]; NULL: for all */
+} fe_compact_args;
+
 /* [rows] each, but for n_err. The settings are those of `DraftOptions.settings`. */
 typedef struct {
     fe_logits logits; /* rows of one block */
@@ -164,6 +191,8 @@ uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_
 
 int32_t fe_highest(const fe_highest_args* args);
 int32_t fe_write_blocks(const fe_write_blocks_args* args);
+int32_t fe_rewrite_blocks(const fe_rewrite_args* args, const fe_plane* planes);
+int32_t fe_compact(const fe_compact_args* args, const fe_plane* planes);
 
 #ifdef __cplusplus
 }

@@ -66,14 +66,17 @@ class Buffer:
     """What a policy keeps of each block from forward to forward, reset when a block opens.
 
     dtype    of the tensor: [n, L], or [n] where it is not per position
-    initial  what a fresh block has
+    initial  what a fresh block has, and a position that a rewrite inserts or pads with
+    history  a plane of positions for each forward that a block may take, [n, most_forwards, L]
 
+    Those per position move with their tokens where a rule inserts or deletes; a history does not.
     Where a policy is `wide`, those per position last as long as its positions do.
     """
 
     dtype: torch.dtype = torch.float32
     initial: float = 0
     per_position: bool = True
+    history: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ class Stats:
                                 its probability in rows with a temperature
     prob_current   fp32         probability of the token that the position holds
     entropy        fp32         in nats; None unless the policy needs "entropy"
-    top_tokens, top_probs       [n, L, k], the best ones; None unless it needs "top_k"
+    top_tokens, top_probs       [n, L, k], the best ones, `ranks` of the policy; None unless it
+                                needs "top_k"
     sample, sample_prob         one draw and its probability after all filters; None unless it needs
                                 "sample"
     logit, logit_current        fp32, of `token` and of the held one; None unless it needs "logit"
@@ -94,6 +98,10 @@ class Stats:
                                 token behind each position
     excluded       fp32         [n, L, k], logits of what `Policy.excluded` names, which the other
                                 fields know nothing of; None where it names nothing
+    outside        of (place, excluded), int64 [n] and [n, K]: the best id of one position per block
+                   that may be chosen and is none of `excluded`; -1 where there is none, and where
+                   `place` is negative. It reads those positions once more; None unless it needs
+                   "outside"
     bad            bool         NaN or +inf among the logits, or nothing to choose from
     vocab                       how many ids there are
     """
@@ -114,6 +122,7 @@ class Stats:
     shadow: Stats | None = None
     following: Stats | None = None
     excluded: Tensor | None = None
+    outside: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class Write(NamedTuple):
@@ -125,9 +134,12 @@ class Write(NamedTuple):
     buffers                new contents of the policy's buffers, by name
     reopen   bool [n]      from the next forward on, the block and those before it in its window may
                            change together, until it is done; None: nowhere
-    keep     bool [n, L]   False deletes the token of a position that may change; None: all stay
-    insert   bool [n, L]   where a token comes in before that of the position; None: nowhere
-    inserted int64 [n, L]  that token; None: the mask
+    keep, insert  bool [n, L]  once `ids` are written, positions that are not kept are taken out, and
+                           a mask is put before those with `insert`. What stands between two
+                           positions that may not change is then cut, or padded with masks, so that
+                           these stay where they are; both or neither
+    inserted int64 [n, L]  what is put there in place of a mask, where lengths vary: then nothing is
+                           cut or padded
     """
 
     ids: Tensor
@@ -139,7 +151,9 @@ class Write(NamedTuple):
     inserted: Tensor | None = None
 
 
-NEEDS = frozenset({"current", "entropy", "top_k", "sample", "logit", "score", "next_token"})
+NEEDS = frozenset(
+    {"current", "entropy", "top_k", "outside", "sample", "logit", "score", "next_token"}
+)
 PLANS = ("block", "shadow", "window")
 
 
@@ -149,8 +163,9 @@ class Policy:
     Fields that are strings or flags are static: read them from `self`. The others have one value
     per request, on the device: read them from `view.parameters`, tensors [n].
 
-    needs    of "current", "entropy", "top_k", "sample", "logit", "score", "next_token": what
-             `Stats` must hold; whatever is not named costs nothing
+    needs    of "current", "entropy", "top_k", "outside", "sample", "logit", "score", "next_token":
+             what `Stats` must hold; whatever is not named costs nothing
+    ranks    how many best tokens "top_k" stands for
     buffers  what is kept of a block, by name
     plan     which rows a forward takes: "block"; "shadow" (the block and, for each of its
              positions, a row that sees a mask there); or "window" (the block and, where a rule
@@ -165,11 +180,11 @@ class Policy:
     wide     whether a decision may write all generated positions up to the end of the active block,
              and not only those of the block. Statistics and buffers are then of all of them, with
              those behind the block, which may not change yet
+    chooses_mask  whether the mask is among the ids to choose from; the rule sees to it that a block
+             which is done has none
     variable  whether sequences shrink and grow, as tokens are deleted and inserted: then there is
              one block, of all that is generated behind the last token of the prompt, and every
              forward computes everything
-    tokens   parameters that are ids, by name: how a tokenizer spells them where neither they nor
-             the model's config say it, or None
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     needs_training  what a model has to have been trained for beyond filling masks, as the end of "a
              model trained ..."; None: nothing
@@ -180,6 +195,7 @@ class Policy:
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    ranks: ClassVar[int] = 2
     buffers: ClassVar[Mapping[str, Buffer]] = {}
     plan: ClassVar[str] = "block"
     window: ClassVar[int] = 1
@@ -187,8 +203,8 @@ class Policy:
     reads_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
+    chooses_mask: ClassVar[bool] = False
     variable: ClassVar[bool] = False
-    tokens: ClassVar[Mapping[str, str | None]] = {}
     stateless: ClassVar[bool] = False
     needs_training: ClassVar[str | None] = None
     may_reach_bound: ClassVar[bool] = False
@@ -213,6 +229,11 @@ class Policy:
     def within(self, full: bool) -> Policy:
         """This policy where all positions see each other in every forward (`full`), or do not."""
         return self
+
+    @property
+    def control_ids(self) -> tuple[int, ...]:
+        """Ids that stand for what is to be done with a position, and for no text."""
+        return ()
 
     def open(self, view: View) -> Tensor:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""

@@ -45,18 +45,13 @@ class MEDLM(Policy):
     edit_steps: int = integer(16)
     max_length: int | None = integer(None, least=1, optional=True)
     per_step: int | None = integer(None, least=1, optional=True, absent=2**31 - 1)
-    delete_token_id: int | None = token_id()
-    pad_token_id: int | None = token_id()
-    eos_token_id: int | None = token_id()
+    delete_token_id: int | None = token_id("delete_token_id", text="<|del|>")
+    pad_token_id: int | None = token_id("pad_token_id")
+    eos_token_id: int | None = token_id("eos_token_id")
 
     needs: ClassVar[frozenset[str]] = frozenset({"logit", "next_token"})
     needs_training = "with a second head for the next token, to edit (ME-DLM)"
     variable = True
-    tokens: ClassVar[Mapping[str, str | None]] = {
-        "delete_token_id": "<|del|>",
-        "pad_token_id": None,
-        "eos_token_id": None,
-    }
     buffers: ClassVar[Mapping[str, Buffer]] = {
         # Masks that the sequence began with; known from its first forward on.
         "masks": Buffer(torch.int32, per_position=False),
@@ -71,6 +66,10 @@ class MEDLM(Policy):
     @property
     def padding(self) -> int | None:  # type: ignore[override]
         return self.pad_token_id
+
+    @property
+    def control_ids(self) -> tuple[int, ...]:
+        return () if self.delete_token_id is None else (self.delete_token_id,)
 
     @property
     def never_next(self) -> tuple[int, ...]:

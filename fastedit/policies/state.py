@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.policies.base import NEEDS, PLANS, Policy
+from fastedit.policies.base import NEEDS, PLANS, Buffer, Policy
 from fastedit.policies.planes import Planes
 
 FLAGS = ("done", "dirty", "bad", "capped", "reopened")
@@ -26,7 +26,7 @@ class State:
                                `reopened`: what stands before the block may change with it
     counts      [6, N] int32   forwards, m2t_commits, t2t_edits, remasks, inserts, deletes
     parameters  [N] each       of the policy, one value per block
-    buffers     [N] or [N, L]  what the policy keeps
+    buffers     [N], [N, L] or [N, forwards, L]  what the policy keeps
     limit       [N] int32      forwards that a block may take
     lengths     [N] int64      positions that there are of the L, which shrink and grow; None unless
                                the policy has variable lengths
@@ -98,10 +98,13 @@ class State:
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.full(shape, value, dtype=dtype, device=device)
 
+        def shape(buffer: Buffer) -> list[int]:
+            if buffer.history:
+                return [blocks, policy.most_forwards(length), length]
+            return [blocks, length] if buffer.per_position else [blocks]
+
         buffers = {
-            name: full(
-                buffer.initial, buffer.dtype, blocks, *([length] if buffer.per_position else [])
-            )
+            name: full(buffer.initial, buffer.dtype, *shape(buffer))
             for name, buffer in policy.buffers.items()
         }
         parameters = {
@@ -177,7 +180,7 @@ class State:
             self.count_rows,
             self.limit,
             self.parameters,
-            Planes((name, b if b.ndim == 1 else b[:, columns]) for name, b in buffers),
+            Planes((name, b if b.ndim == 1 else b[..., columns]) for name, b in buffers),
             self.sampling,
             None,
         )
@@ -231,7 +234,7 @@ class State:
             if isinstance(rows, Tensor):
                 if self.opened is not None and plane.ndim > 1:
                     continue
-                where = rows if plane.ndim == 1 else rows[:, None]
+                where = rows.view(-1, *[1] * (plane.ndim - 1))
                 plane.masked_fill_(where, buffer.initial)
             else:
                 plane[rows] = buffer.initial
@@ -241,7 +244,8 @@ class State:
 
         following: what the head for the next token never chooses.
         """
-        never = () if self.strict else (self.mask_token_id,)
+        chosen = self.strict or self.policy.chooses_mask
+        never = () if chosen else (self.mask_token_id,)
         if following:
             never = (*never, *self.policy.never_next)
         return tuple(i for i in never if 0 <= i < vocab)
@@ -252,7 +256,7 @@ class State:
         The released loop commits a literal mask of the prompt, and never edits it.
         """
         may = self.editable
-        if self.strict:
+        if self.strict and not self.policy.chooses_mask:
             may = may | (self.ids == self.mask_token_id)
         if self.opened is not None:
             may = may & self.opened

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -61,6 +62,8 @@ def open(
             f"editable must be bool {list(ids.shape)}, as ids are; "
             f"got {editable.dtype} {list(editable.shape)}"
         )
+    if mask_token_id in chosen.control_ids:
+        raise ValueError(f"mask_token_id={mask_token_id} is a control id of policy {chosen}")
     heat = checked("temperature", temperature, real(0.0, 1e6, "a number of at least 0"))
     state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
     if editable is not None:
@@ -190,7 +193,7 @@ def _statistics(
     if "entropy" in policy.needs:
         options["entropy"] = True
     if "top_k" in policy.needs:
-        options["top_k"] = 2
+        options["top_k"] = policy.ranks
     if heat is None and state.draws:
         heat = state.sampling.temperature
         heat = torch.where(heat > 0.0, heat, 1.0)
@@ -219,6 +222,9 @@ def _statistics(
         ids = torch.stack((token, state.ids), dim=-1)
         ids.clamp_(0, logits.shape[-1] - 1)  # the mask may be no id of the logits
         logit, logit_current = logits.gather(-1, ids).float().unbind(-1)
+    outside = None
+    if "outside" in policy.needs:
+        outside = functools.partial(_outside, logits, options["forbid"])
     return Stats(
         token=token,
         prob=prob,
@@ -232,7 +238,18 @@ def _statistics(
         sample_prob=sample_prob,
         logit=logit,
         logit_current=logit_current,
+        outside=outside,
     )
+
+
+def _outside(logits: Tensor, forbid: tuple[int, ...], place: Tensor, excluded: Tensor) -> Tensor:
+    """As `Stats.outside` says."""
+    rows = logits[torch.arange(len(logits)), place.clamp(min=0)].float().clone()
+    rows = torch.nn.functional.pad(rows, (0, 1))
+    rows.scatter_(-1, torch.where(excluded < 0, logits.shape[-1], excluded), -torch.inf)
+    rows[:, [*forbid, -1]] = -torch.inf
+    best, token = rows.max(-1)
+    return torch.where((place >= 0) & (best > -torch.inf), token, -1)
 
 
 def _draws(state: State, following: bool) -> ops.RowDraws:
@@ -255,19 +272,19 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     if policy.may_reach_bound:
         ids, done = _at_the_bound(state, write, stats)
     bad = policy.bad(stats, state)
-    may, varies = state.may_change(), state.lengths is not None
-    active = ~state.done if varies else state.done
     if write.buffers:
         # All of them before the first is written: a rule may hand one buffer on to another.
         kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
-        over = {1: state.done, 2: state.done[:, None]}  # by the dimensions of a buffer
+        done_rows = state.done[:, None]
+        over = {1: state.done, 2: done_rows, 3: done_rows[:, None]}  # by dimensions of a buffer
         new = [torch.where(over[old.ndim], old, value) for old, value in kept]
         for (plane, _), value in zip(kept, new, strict=True):
             plane.copy_(value)
+    active = ~state.done if write.keep is not None else None
     ops.write_blocks_(
         state.ids,
         ids,
-        may,
+        state.may_change(),
         done,
         bad,
         state.flags,
@@ -275,12 +292,47 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         mask_token_id=state.mask_token_id,
         judges_tokens=policy.judges_tokens,
     )
-    if varies:
-        rewrite_(state, write, may, active)
+    if active is not None and write.keep is not None and write.insert is not None:
+        _rewrite(state, write, write.keep, write.insert, active)
     if write.reopen is not None:
         # Keys and values of a forward in which blocks saw those behind them are stale in any case.
         state.dirty.logical_or_(state.reopened)
         state.reopened.logical_or_(write.reopen & ~state.done)
+
+
+def _rewrite(state: State, write: Write, keep: Tensor, insert: Tensor, active: Tensor) -> None:
+    """Insert and delete in blocks that are `active` [n]; buffers per position move with their ids.
+
+    A block that the rewrite gives a mask is not done. Padding that goes is no delete.
+    """
+    may = state.may_change()
+    moves = may & active[:, None]  # bits of what stays where it is count for nothing
+    keep, insert = keep | ~moves, insert & moves
+    gone = ~keep
+    if state.policy.padding is not None:
+        gone = gone & (state.ids != state.policy.padding)
+    state.counts.inserts.add_(insert.sum(-1, dtype=torch.int32))
+    state.counts.deletes.add_(gone.sum(-1, dtype=torch.int32))
+    kinds = state.policy.buffers
+    names = [name for name, kind in kinds.items() if kind.per_position and not kind.history]
+    if state.lengths is not None:
+        token = state.mask_token_id if write.inserted is None else write.inserted
+        rewrite_(state, keep, torch.where(insert, token, -1), names)
+        return
+    planes = [state.buffers[name] for name in names]
+    ids, moved = ops.rewrite_blocks(
+        state.ids,
+        keep,
+        insert,
+        state.mask_token_id,
+        planes,
+        [kinds[name].initial for name in names],
+        fixed=~may,
+    )
+    state.dirty.logical_or_((ids != state.ids).any(-1))
+    state.done.logical_and_(~(active & ((ids == state.mask_token_id) & may).any(-1)))
+    for plane, new in zip((state.ids, *planes), (ids, *moved), strict=True):
+        plane.copy_(new)
 
 
 def _at_the_bound(state: State, write: Write, stats: Stats) -> tuple[Tensor, Tensor]:

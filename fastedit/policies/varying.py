@@ -2,74 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.policies.base import Write
 from fastedit.policies.state import State
 
 
-def rewrite_(state: State, write: Write, may: Tensor, active: Tensor) -> None:
-    """Delete and insert what `write` says, and count it; the lengths of blocks change.
+def rewrite_(state: State, keep: Tensor, insert: Tensor, names: Sequence[str]) -> None:
+    """Delete and insert in sequences of variable lengths; buffers `names` move with their ids.
 
-    state   holds the ids of `write` already. Where it is the first positions of another one, that
-            one gets the result; else its own tensors are replaced by ones as wide as the longest
-            block is then, which waits for the device
-    may     bool [n, L], positions that may change; active: bool [n], blocks that may
+    keep    bool [n, L], positions whose token stays; insert: int64 [n, L], what comes before it, a
+            negative number for nothing. Both leave alone what may not change
 
-    A deleted token that is the policy's padding is not counted: it stood for no text.
+    Where `state` is the first positions of another one, that one gets the result; else its own
+    tensors are replaced by ones as wide as the longest sequence is then, which waits for the
+    device.
     """
-    if write.keep is None or write.insert is None:
-        return
     assert state.lengths is not None
-    (blocks, width), policy, exists = state.ids.shape, state.policy, state.exists()
-    may = may & active[:, None]
-    keep, insert = write.keep | ~may, write.insert & may
-    token = state.mask_token_id if write.inserted is None else write.inserted
-    text = write.ids != (-1 if policy.padding is None else policy.padding)
-    deletes, inserts = (~keep & text).sum(-1), insert.sum(-1)
-    state.counts["deletes"].add_(deletes)
-    state.counts["inserts"].add_(inserts)
-    state.dirty.logical_or_((~keep | insert).any(-1))
-
-    cu_seqlens = torch.arange(blocks + 1, device=may.device) * width
-    names = [name for name, buffer in policy.buffers.items() if buffer.per_position]
-    ids, (editable, *planes), bounds = ops.compact(
+    (blocks, width), kinds, filler = state.ids.shape, state.policy.buffers, _filler(state)
+    exists = state.exists()
+    state.dirty.logical_or_((~keep | (insert >= 0)).any(-1))
+    planes = [state.editable, *(state.buffers[name] for name in names)]
+    blanks: list[float] = [True, *(kinds[name].initial for name in names)]
+    packed, moved, bounds = ops.compact(
         state.ids.flatten(),
-        cu_seqlens,
+        torch.arange(blocks + 1, device=keep.device) * width,
         (keep & exists).flatten(),
-        torch.where(insert, token, -1).flatten(),
-        [state.editable.flatten(), *(state.buffers[name].flatten() for name in names)],
-        [True, *(policy.buffers[name].initial for name in names)],
-        capacity=2 * blocks * width,
-        fill=filler(state),
+        insert.flatten(),
+        [plane.flatten() for plane in planes],
+        blanks,
+        capacity=2 * blocks * width,  # one insert for each token at most
+        fill=filler,
     )
-    lengths = bounds.diff()
-    state.lengths.copy_(torch.where(active, lengths, state.lengths))
-    whole = state.whole
+    lengths, whole = bounds.diff(), state.whole
+    state.lengths.copy_(lengths)
     most = int(lengths.max()) if whole is None else min(2 * width, whole.length)
-    columns = torch.arange(most, device=may.device)
-    where = (bounds[:-1, None] + columns).clamp_(max=max(len(ids) - 1, 0))
-    there = columns < lengths[:, None]
-
-    def laid_out(packed: Tensor, blank: float | Tensor) -> Tensor:
-        return torch.where(there, packed[where], blank)
-
-    each = {name: laid_out(p, policy.buffers[name].initial) for name, p in zip(names, planes)}
-    new = laid_out(ids, filler(state)), laid_out(editable, torch.ones_like(there))
+    places = torch.arange(most, device=keep.device)
+    where = (bounds[:-1, None] + places).clamp_(max=max(len(packed) - 1, 0))
+    there = places < lengths[:, None]
+    ids, editable, *buffers = (
+        torch.where(there, values[where], blank)
+        for values, blank in zip((packed, *moved), (filler, *blanks), strict=True)
+    )
     if whole is None:
-        state.ids, state.editable = new
-        for name, plane in each.items():
-            state.buffers[name] = plane
-            setattr(state.buffers, name, plane)
-        return
-    whole.ids[:, :most], whole.editable[:, :most] = new
-    for name, plane in each.items():
-        whole.buffers[name][:, :most] = plane
+        state.ids, state.editable = ids, editable
+    else:
+        whole.ids[:, :most], whole.editable[:, :most] = ids, editable
+    for name, values in zip(names, buffers, strict=True):
+        if whole is None:
+            state.buffers.replace(name, values)
+        else:
+            whole.buffers[name][:, :most] = values
 
 
-def filler(state: State) -> int:
+def _filler(state: State) -> int:
     """What ids hold behind the end of a sequence."""
     padding = state.policy.padding
     return state.mask_token_id if padding is None else padding

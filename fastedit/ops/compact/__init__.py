@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from struct import Struct
 
 import torch
 from torch import Tensor
 
 from fastedit.ops.dispatch import implementation
 
-_KINDS = (torch.float32, torch.int32, torch.int64, torch.bool)  # of planes
+# What a plane may hold, and how a blank is written as its bytes: back ends move values unread.
+FORMS = {
+    torch.float32: Struct("f"),
+    torch.int32: Struct("i"),
+    torch.int64: Struct("q"),
+    torch.bool: Struct("?"),
+}
 
 
 def rewrite_blocks(
@@ -19,6 +27,8 @@ def rewrite_blocks(
     fill: int,
     planes: Sequence[Tensor] = (),
     blanks: Sequence[float] = (),
+    *,
+    fixed: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`ids` [n, L] int64 after inserts and deletes, and `planes` moved alike; the inputs stay.
 
@@ -27,6 +37,8 @@ def rewrite_blocks(
 
     keep, insert  [n, L] bool. A deleted token is one that is not kept; it may still insert
     fill          what is inserted and what pads: the mask token of a policy
+    fixed         [n, L] bool: positions that stay where they are, whatever their flags say; what is
+                  emitted between two of them is cut or padded there. None: none of them
     planes        values of the positions, each [n, L] fp32, int32, int64 or bool: they move with
                   the token of their position
     blanks        per plane, what inserted and padded positions hold
@@ -37,14 +49,21 @@ def rewrite_blocks(
 
     Source: JointThresholdInDel of SGLang and the LLaDA2.2 report, equation 3.
     """
-    shape = ids.shape
-    if ids.dtype != torch.int64 or ids.ndim != 2:
+    if torch.compiler.is_compiling():
+        new, *moved = torch.ops.fastedit.rewrite_blocks(
+            ids, keep, insert, fill, planes, blanks, fixed
+        )
+        return new, tuple(moved)
+    shape, device = ids.shape, ids.device
+    if ids.dtype != torch.int64 or len(shape) != 2:
         raise ValueError(f"ids must be int64 [n, L]; got {ids.dtype} {list(shape)}")
-    for name, flags in (("keep", keep), ("insert", insert)):
-        _check_like(name, flags, torch.bool, ids)
-    _check_planes(planes, blanks, ids)
-    return implementation("rewrite_blocks", ids.device.type)(
-        ids, keep, insert, fill, planes, blanks
+    _check_like("keep", keep, torch.bool, shape, device)
+    _check_like("insert", insert, torch.bool, shape, device)
+    if fixed is not None:
+        _check_like("fixed", fixed, torch.bool, shape, device)
+    _check_planes(planes, blanks, shape, device)
+    return implementation("rewrite_blocks", device.type)(
+        ids, keep, insert, fill, planes, blanks, fixed
     )
 
 
@@ -90,54 +109,59 @@ def compact(
 
     Source: `utils/edit_trainer.py` of ME-DLM, arXiv 2605.09603, with a limit per sequence.
     """
-    if ids.dtype != torch.int64 or ids.ndim != 1:
-        raise ValueError(f"ids must be int64 [N]; got {ids.dtype} {list(ids.shape)}")
-    _check_like("keep", keep, torch.bool, ids)
-    _check_like("insert", insert, torch.int64, ids)
-    _check_planes(planes, blanks, ids)
+    if torch.compiler.is_compiling():
+        new, *moved, lengths = torch.ops.fastedit.compact(
+            ids, cu_seqlens, keep, insert, planes, blanks, capacity, fill, room
+        )
+        return new, tuple(moved), lengths
+    shape, device = ids.shape, ids.device
+    if ids.dtype != torch.int64 or len(shape) != 1:
+        raise ValueError(f"ids must be int64 [N]; got {ids.dtype} {list(shape)}")
+    _check_like("keep", keep, torch.bool, shape, device)
+    _check_like("insert", insert, torch.int64, shape, device)
+    _check_planes(planes, blanks, shape, device)
     if (
         cu_seqlens.dtype not in (torch.int32, torch.int64)
         or cu_seqlens.ndim != 1
         or not len(cu_seqlens)
-        or cu_seqlens.device != ids.device
+        or cu_seqlens.device != device
     ):
         raise ValueError(
-            f"cu_seqlens must be int64 or int32 [B + 1] on {ids.device}; got {cu_seqlens.dtype} "
+            f"cu_seqlens must be int64 or int32 [B + 1] on {device}; got {cu_seqlens.dtype} "
             f"{list(cu_seqlens.shape)} on {cu_seqlens.device}"
         )
     if room is not None:
-        _check_like("room", room, torch.int64, cu_seqlens[1:])
+        _check_like("room", room, torch.int64, cu_seqlens[1:].shape, device)
     if capacity < 0:
         raise ValueError(f"capacity must be at least 0, got {capacity}")
-    return implementation("compact", ids.device.type)(
+    return implementation("compact", device.type)(
         ids, cu_seqlens, keep, insert, planes, blanks, capacity, fill, room
     )
 
 
-def _check_like(name: str, value: Tensor, dtype: torch.dtype, like: Tensor) -> None:
-    if value.dtype != dtype or value.shape != like.shape or value.device != like.device:
+def _check_like(
+    name: str, value: Tensor, dtype: torch.dtype, shape: torch.Size, device: torch.device
+) -> None:
+    if value.dtype != dtype or value.shape != shape or value.device != device:
         raise ValueError(
-            f"{name} must be {dtype} {list(like.shape)} on {like.device}; "
+            f"{name} must be {dtype} {list(shape)} on {device}; "
             f"got {value.dtype} {list(value.shape)} on {value.device}"
         )
 
 
-def _check_planes(planes: Sequence[Tensor], blanks: Sequence[float], ids: Tensor) -> None:
+def _check_planes(
+    planes: Sequence[Tensor], blanks: Sequence[float], shape: torch.Size, device: torch.device
+) -> None:
     if len(planes) != len(blanks):
         raise ValueError(f"{len(planes)} planes need as many blanks, got {len(blanks)}")
-    for number, (plane, blank) in enumerate(zip(planes, blanks, strict=True)):
-        kind = plane.dtype
-        if kind not in _KINDS:
+    for number, plane in enumerate(planes):
+        kind, blank = plane.dtype, blanks[number]
+        form = FORMS.get(kind)
+        if form is None:
             raise ValueError(f"planes must be fp32, int32, int64 or bool; plane {number} is {kind}")
-        _check_like(f"plane {number}", plane, kind, ids)
-        if not _holds(kind, blank):
-            raise ValueError(f"blank {number} is {blank!r}, which {kind} cannot hold")
-
-
-def _holds(kind: torch.dtype, blank: float) -> bool:
-    if kind == torch.float32:
-        return isinstance(blank, int | float)
-    if kind == torch.bool:
-        return blank in (0, 1)
-    limits = torch.iinfo(kind)
-    return isinstance(blank, int) and limits.min <= blank <= limits.max
+        if plane.shape != shape or plane.device != device:
+            _check_like(f"plane {number}", plane, kind, shape, device)
+        try:
+            form.pack(blank)
+        except (OverflowError, struct.error):
+            raise ValueError(f"blank {number} is {blank!r}, which {kind} cannot hold") from None
