@@ -235,6 +235,15 @@ class Policy:
         """Ids that stand for what is to be done with a position, and for no text."""
         return ()
 
+    def sized(self, masks: int, most: int) -> Policy:
+        """This policy for a text that begins with so many masks and may become `most` tokens long,
+        its prompt included."""
+        return self
+
+    def drafted(self, draft: Tensor) -> Tensor:
+        """What a text [D] is to begin with that is given as a draft."""
+        return draft
+
     def open(self, view: View) -> Tensor:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
         return torch.full_like(view.ids, view.mask_token_id)

@@ -6,6 +6,7 @@ Source: arXiv 2605.09603; `get_answer`, `mask_diffusion` and `edit_diffusion` of
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -78,6 +79,18 @@ class MEDLM(Policy):
     def _no_text(self) -> int | None:
         """The padding, unless it is also what ends a text."""
         return None if self.pad_token_id == self.eos_token_id else self.pad_token_id
+
+    def sized(self, masks: int, most: int) -> MEDLM:
+        """More mask steps than masks would do nothing."""
+        steps = max(min(self.mask_steps, masks), 1)
+        return dataclasses.replace(self, mask_steps=steps, max_length=most)
+
+    def drafted(self, draft: Tensor) -> Tensor:
+        """With an EOS behind it: without one, nothing could be inserted behind its last token."""
+        eos = self.eos_token_id
+        if eos is None or draft[-1] == eos:
+            return draft
+        return torch.cat((draft, draft.new_tensor([eos])))
 
     def _masks(self, view: View) -> Tensor:
         begun = view.counts.forwards > 0
