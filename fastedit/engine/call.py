@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fastedit.heads import CorrectionHead
 
-# A head for the next token of a model, or its output of such logits, where it has its own.
-NEXT_HEAD, NEXT_LOGITS = "next_token_head", "next_logits"
+# What a model calls its output of logits of the next token, where it gives them itself.
+NEXT_LOGITS = "next_logits"
 
 
 class Forward(NamedTuple):

@@ -18,6 +18,7 @@ from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
 from fastedit.heads import Head
 from fastedit.models.families import WHOLE, Family, named_block_length
+from fastedit.policies import Policy
 from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.tokens import vocab_size
