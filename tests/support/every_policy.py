@@ -12,7 +12,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "entropy_bound": {"steps": 8},
     "joint_threshold_indel": {"delete_token_id": 5, "insert_token_id": 6},
     "correction": {"scorer": "confidence"},
-    "correction, head": {"fill": "joint_threshold;threshold=0.3;editing_threshold=0.2"},
+    "correction, head": {"fill": "confidence;threshold=0.1"},
 }
 # Those that have a name, and what else their parameters make of them.
 RULES = [*POLICIES, "correction, head"]
