@@ -167,6 +167,7 @@ class Lane:
             request.step = record.step
             if request.on_draft and record.logits is not None:
                 ids = record.ids[row][self.slots.earlier :]
+                request.moves = None if record.moves is None else record.moves[:, row]
                 request.on_draft(request, ids, record.logits[row][-len(ids) :])
             if record.bad[row] and request.bad is None:
                 request.bad = self._bad_logits(request, record, row)

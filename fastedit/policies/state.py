@@ -26,6 +26,10 @@ class State:
                                `reopened`: what stands before the block may change with it
     counts      [6, N] int32   forwards, m2t_commits, t2t_edits, remasks, inserts, deletes
     parameters  [N] each       of the policy, one value per block
+    moves       [3, N, L] int64  of the last decision, where the policy inserts and deletes, else
+                               None: where each token stood before it, -1 for a mask that was not
+                               there; which of the positions before it have a mask put before
+                               them; and which were taken out
     buffers     [N], [N, L] or [N, forwards, L]  what the policy keeps
     limit       [N] int32      forwards that a block may take
     sampling                   how blocks with a temperature draw
@@ -50,12 +54,13 @@ class State:
         sampling: ops.Sampling,
         opened: Tensor | None,
         earlier: int = 0,
+        moves: Tensor | None = None,
     ) -> None:
         self.policy, self.mask_token_id, self.strict = policy, mask_token_id, strict
         self.ids, self.editable, self.flags = ids, editable, flags
         self.count_rows, self.limit = counts, limit
         self.parameters, self.buffers, self.sampling = parameters, buffers, sampling
-        self.opened = opened
+        self.opened, self.moves = opened, moves
         self.done, self.dirty, self.bad, self.capped, self.reopened = flags
         self.counts = Planes(zip(COUNTS, counts, strict=True))
         self.draws = False  # whether a block of these has a temperature
@@ -82,6 +87,11 @@ class State:
         if not NEEDS.issuperset(policy.needs) or isinstance(policy.needs, str):
             raise ValueError(
                 f"policy {name} needs {policy.needs!r}: give a set of {', '.join(sorted(NEEDS))}"
+            )
+        if policy.rewrites and (policy.wide or policy.plan == "window"):
+            raise ValueError(
+                f"policy {name} inserts and deletes, so its blocks must be final one by one: not "
+                "wide, and no plan of windows"
             )
         if policy.plan not in PLANS:
             raise ValueError(f"policy {name} has plan {policy.plan!r}; it is {' or '.join(PLANS)}")
@@ -125,6 +135,7 @@ class State:
             ),
             full(True, torch.bool, blocks, length) if policy.wide else None,
             earlier,
+            full(0, torch.int64, 3, blocks, length) if policy.rewrites else None,
         )
         state.set_policy(slice(None), policy, length)
         return state
@@ -183,6 +194,7 @@ class State:
             ops.Sampling(*(field[rows] for field in self.sampling.fields())),
             None if self.opened is None else self.opened[rows],
             self.earlier,
+            None if self.moves is None else self.moves[:, rows],
         )
 
     def fields(self) -> tuple[Tensor, ...]:

@@ -42,6 +42,4 @@ def compact(
     ids, cu_seqlens, keep, insert, *planes = (x.contiguous() for x in tensors)
     room = None if room is None else room.contiguous()
     with on(ids.device):
-        return kernel.compact(
-            ids, cu_seqlens, keep, insert, planes, blanks, capacity, fill, room
-        )
+        return kernel.compact(ids, cu_seqlens, keep, insert, planes, blanks, capacity, fill, room)
