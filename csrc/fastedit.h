@@ -72,6 +72,17 @@ typedef struct {
     uint8_t* bad;
 } fe_row_partials_args;
 
+/* token, prob: [rows]. Each row has a list of ids that it may not choose. */
+typedef struct {
+    fe_logits logits;
+    int64_t rows, length; /* of all blocks, and of each */
+    fe_integers excluded; /* the first id of each list, */
+    int64_t width, id_stride; /* ids of a list, and how far apart; outside the vocabulary: no id */
+    const uint8_t* only; /* [rows], those to read; NULL: all */
+    int64_t* token;
+    float* prob;
+} fe_best_outside_args;
+
 /* Per block, [blocks] each; NULL temperature: every row is greedy. */
 typedef struct {
     const float* temperature;
@@ -182,6 +193,7 @@ void fe_use_openmp(void* gomp_parallel);
 
 int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads);
 int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads);
+int32_t fe_best_outside(const fe_best_outside_args* args, int32_t threads);
 int32_t fe_joint_threshold_step(const fe_step_args* args, int32_t threads);
 int32_t fe_draft_and_corrupt(const fe_draft_args* args, int32_t threads);
 int32_t fe_uniform(const fe_uniform_args* args);

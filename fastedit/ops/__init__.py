@@ -6,6 +6,7 @@
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+| `best_outside` | the best token of a row outside a set of its own |
 | `compact` | inserts and deletes: what positions emit, in blocks or packed sequences |
 | `uniform` | random numbers that follow from seed, position, forward and purpose |
 
@@ -23,6 +24,7 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 """
 
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
+from fastedit.ops.best_outside import best_outside
 from fastedit.ops.compact import compact, rewrite_blocks
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
@@ -51,6 +53,7 @@ __all__ = [
     "Sampling",
     "StepState",
     "backend_report",
+    "best_outside",
     "compact",
     "draft_and_corrupt",
     "highest",

@@ -36,6 +36,7 @@ OPERATIONS = {  # and the folder of each
     "uniform": "uniform",
     "rewrite_blocks": "compact",
     "compact": "compact",
+    "best_outside": "best_outside",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)

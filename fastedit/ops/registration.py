@@ -58,6 +58,9 @@ _library.define(
     " Tensor? seed, Tensor? start) -> ()"
 )
 _library.define(
+    "best_outside(Tensor logits, Tensor excluded, Tensor? only, int[] forbid) -> (Tensor, Tensor)"
+)
+_library.define(
     "rewrite_blocks(Tensor ids, Tensor keep, Tensor insert, int fill, Tensor[] planes,"
     " Scalar[] blanks, Tensor? fixed=None) -> Tensor[]"
 )
@@ -181,6 +184,12 @@ def joint_threshold_step_(
     )
 
 
+def best_outside(
+    logits: Tensor, excluded: Tensor, only: Tensor | None, forbid: list[int]
+) -> tuple[Tensor, Tensor]:
+    return implementation("best_outside", logits.device.type)(logits, excluded, only, tuple(forbid))
+
+
 def rewrite_blocks(
     ids: Tensor,
     keep: Tensor,
@@ -219,6 +228,7 @@ for _device in ("CPU", "CUDA"):
         row_partials,
         joint_threshold_step_,
         draft_and_corrupt,
+        best_outside,
         rewrite_blocks,
         compact,
     ):
@@ -254,6 +264,12 @@ def _(logits, *_):
 @register_fake("fastedit::joint_threshold_step_", lib=_library)
 def _(ids, *_) -> None:
     return None
+
+
+@register_fake("fastedit::best_outside", lib=_library)
+def _(logits, excluded, *_):
+    kinds = (torch.int64, torch.float32)
+    return tuple(logits.new_empty(excluded.shape[:-1], dtype=kind) for kind in kinds)
 
 
 @register_fake("fastedit::rewrite_blocks", lib=_library)

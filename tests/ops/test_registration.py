@@ -188,3 +188,19 @@ def test_compiled_inserts_and_deletes_are_the_same():
         arguments = move_example(dims)
         for got, want in zip(compiled(*arguments), moves(*arguments), strict=True):
             assert got.equal(want) and got.dtype == want.dtype
+
+
+def test_the_best_outside_a_set_passes_opcheck_and_compiles():
+    _, logits, editable, _ = example()
+    excluded = torch.tensor([0, 6, -1]).expand(2, 5, 3)
+    for only in (None, editable):
+        arguments = (logits, excluded, only, [1])
+        torch.library.opcheck(torch.ops.fastedit.best_outside.default, arguments)
+
+    def best(logits, excluded, only):
+        return ops.best_outside(logits + 1, excluded, only=only, forbid=(1,))
+
+    compiled = torch.compile(best, fullgraph=True, backend="aot_eager")
+    arguments = (logits, excluded, editable)
+    for got, want in zip(compiled(*arguments), best(*arguments), strict=True):
+        assert got.equal(want)
