@@ -195,7 +195,7 @@ class Lane:
             reach = self.plan.reach(self.live, self.steps.delay + 1)
             self.plan.place(reach)
             logits = self.plan.forward().block
-        forbid = self.slots.blocks.forbidden(logits.shape[-1])
+        forbid = self.slots.blocks.no_text(logits.shape[-1])
         width = logits.shape[1]  # of the block, or with what stands before it
         current = ids[row][-width:].to(logits.device)
         bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad

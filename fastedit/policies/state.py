@@ -236,6 +236,13 @@ class State:
         chosen = self.strict or self.policy.chooses_mask or not 0 <= self.mask_token_id < vocab
         return () if chosen else (self.mask_token_id,)
 
+    def no_text(self, vocab: int) -> tuple[int, ...]:
+        """Ids, of `vocab` ones, without which there has to be one to choose."""
+        if not self.policy.chooses_mask:
+            return self.forbidden(vocab)
+        ids = (self.mask_token_id, *self.policy.control_ids)
+        return tuple(token for token in ids if 0 <= token < vocab)
+
     def may_change(self) -> Tensor:
         """Positions that a decision may write, bool [N, L].
 

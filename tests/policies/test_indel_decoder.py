@@ -99,15 +99,18 @@ def test_a_text_is_what_the_oracle_decodes(seed, lean, prompt, draft, keep, size
 
 def test_drafts_tell_what_moves():
     rule = leaning(3, 4.0)
-    decoder = Decoder(ScriptedModel(V, rule, **NAMED))
     config = DecodeConfig(
-        policy="joint_threshold_indel:max_post_steps=4,threshold=.3",
+        policy="joint_threshold_indel",
+        threshold=0.3,
+        max_post_steps=4,
         block_length=6,
         max_new_tokens=30,
         use_cache=False,
         **IDS | {"eos_token_id": []},
     )
-    *events, end = decoder.stream([1, 2, DELETE], config=config, drafts=True)
+    decoder = Decoder(ScriptedModel(V, rule, **NAMED), config=config)
+    prompt = torch.tensor([1, 2, DELETE])
+    *events, end = decoder.stream(prompt, drafts=True)
     inserts = deletes = 0
     before: dict[int, list[int]] = {}
     for event in (event for event in events if event.kind == "draft"):
@@ -125,8 +128,8 @@ def test_drafts_tell_what_moves():
         before[event.block] = event.ids
     assert (inserts, deletes) == (end.stats.inserts, end.stats.deletes)
     assert inserts > 3 and deletes > 3
-    plain = decoder.stream([1, 2], config=config, policy="joint_threshold", drafts=True)
-    assert {event.moved for event in plain} == {None}
+    plain = decoder.stream(prompt, policy="joint_threshold", drafts=True)
+    assert all(event.moved is None for event in plain)
 
 
 def test_ids_are_those_of_the_model():
