@@ -137,14 +137,14 @@ class ModelCall:
     ) -> Forward:
         """Logits [B, W, V] of the rows `wanted` [B, W] alone, and hidden states of all rows.
 
-        Where the model has an output embedding, only these rows reach it. following: whether those
-        of the next token are wanted, too.
+        Where the model has an output embedding, only these rows reach it. following: whether the
+        head for the next token is called, too; a model gives what it has of its own in any case.
         """
         output = getattr(self.model, "get_output_embeddings", lambda: None)()
         if output is None:
             out = self(ids, mask, positions, cache, seen)
             behind = None if out.following is None else chosen(out.following, wanted)
-            return Forward(chosen(out.logits, wanted), out.hidden, behind if following else None)
+            return Forward(chosen(out.logits, wanted), out.hidden, behind)
         cut: list[Tensor] = []  # stays empty for a model that does not call its head as a module
 
         def only_wanted(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -156,14 +156,12 @@ class ModelCall:
             logits, hidden, behind = self(ids, mask, positions, cache, seen)
         finally:
             hook.remove()
-        if not following:
-            behind = None
-        elif self.next_head is not None:
+        if behind is not None:
+            behind = chosen(behind, wanted)
+        if following and self.next_head is not None:
             if not cut:
                 raise RuntimeError("the model did not call its output embedding as a module")
             behind = self.next_head(cut[0])
-        elif behind is not None:
-            behind = chosen(behind, wanted)
         return Forward(logits if cut else chosen(logits, wanted), hidden, behind)
 
 

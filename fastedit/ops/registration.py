@@ -199,7 +199,7 @@ def rewrite_blocks(
     blanks: list[float],
     fixed: Tensor | None = None,
 ) -> list[Tensor]:
-    """The ids and the planes. Checked when it runs: a compiler has no use for the bytes of a blank."""
+    """The ids and the planes. Checked when it runs: a compiler has no use for a blank's bytes."""
     new, moved = rewrite_blocks_now(ids, keep, insert, fill, planes, blanks, fixed=fixed)
     return [new, *moved]
 

@@ -98,10 +98,9 @@ class Stats:
                                 token behind each position
     excluded       fp32         [n, L, k], logits of what `Policy.excluded` names, which the other
                                 fields know nothing of; None where it names nothing
-    outside        of (place, excluded), int64 [n] and [n, K]: the best id of one position per block
-                   that may be chosen and is none of `excluded`; -1 where there is none, and where
-                   `place` is negative. It reads those positions once more; None unless it needs
-                   "outside"
+    outside        of (excluded [n, L, K], only [n, L]): the best id of each position in `only` that
+                   is none of its `excluded` ones, int64 [n, L]; -1 where there is none, and
+                   elsewhere. Those positions are read once more; None unless it needs "outside"
     bad            bool         NaN or +inf among the logits, or nothing to choose from
     vocab                       how many ids there are
     """
@@ -134,10 +133,10 @@ class Write(NamedTuple):
     buffers                new contents of the policy's buffers, by name
     reopen   bool [n]      from the next forward on, the block and those before it in its window may
                            change together, until it is done; None: nowhere
-    keep, insert  bool [n, L]  once `ids` are written, positions that are not kept are taken out, and
-                           a mask is put before those with `insert`. What stands between two
-                           positions that may not change is then cut, or padded with masks, so that
-                           these stay where they are; both or neither
+    keep, insert           bool [n, L], of rules that insert and delete. Once `ids` are written, a
+                           mask is put before the positions in `insert`, and those that are not in
+                           `keep` are taken out. What stands between two positions that may not
+                           change is then cut, or padded with masks: these stay where they are
     inserted int64 [n, L]  what is put there in place of a mask, where lengths vary: then nothing is
                            cut or padded
     """
@@ -180,6 +179,7 @@ class Policy:
     wide     whether a decision may write all generated positions up to the end of the active block,
              and not only those of the block. Statistics and buffers are then of all of them, with
              those behind the block, which may not change yet
+    rewrites  whether it inserts and deletes: whether there may be `keep` and `insert` in a `Write`
     chooses_mask  whether the mask is among the ids to choose from; the rule sees to it that a block
              which is done has none
     variable  whether sequences shrink and grow, as tokens are deleted and inserted: then there is
@@ -205,6 +205,7 @@ class Policy:
     reads_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
+    rewrites: ClassVar[bool] = False
     chooses_mask: ClassVar[bool] = False
     variable: ClassVar[bool] = False
     fills: ClassVar[bool] = False

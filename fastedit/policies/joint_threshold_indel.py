@@ -63,6 +63,7 @@ class JointThresholdInDel(Policy):
 
     needs = frozenset({"top_k", "outside"})
     ranks = 4  # one of them is none of mask, DELETE and INSERT
+    rewrites = True
     chooses_mask = True
     needs_training = "to insert and delete tokens (LLaDA2.2)"
     buffers: ClassVar[Mapping[str, Buffer]] = {
@@ -118,17 +119,18 @@ class JointThresholdInDel(Policy):
     ) -> _Decision:
         """first: masks that the block began with, [n, L]; post: post steps so far, this included"""
         assert stats.top_tokens is not None and stats.top_probs is not None
-        p, ids, token, prob = view.parameters, view.ids, stats.token, stats.prob
+        p, mask, ids = view.parameters, view.mask_token_id, view.ids
+        token, prob = stats.token, stats.prob
         begun = first.any(-1)
         final = view.counts.forwards >= view.length + self.max_post_steps
         final = final | (post >= self.max_post_steps if self.max_post_steps else ~begun)
 
         # The best id that is not the mask, for masks that would stay one.
-        second = (stats.top_tokens[..., :1] == view.mask_token_id).long()
+        second = (stats.top_tokens[..., :1] == mask).long()
         other, its_prob = (
             best.gather(-1, second)[..., 0] for best in (stats.top_tokens, stats.top_probs)
         )
-        resolve = first & (token == view.mask_token_id) & ~final[:, None] & (other >= 0)
+        resolve = first & (token == mask) & ~final[:, None] & (other >= 0)
         token, prob = torch.where(resolve, other, token), torch.where(resolve, its_prob, prob)
 
         need = 1 + masked.sum(-1) - first.sum(-1)
@@ -144,18 +146,11 @@ class JointThresholdInDel(Policy):
         changing = write & (token != ids)
         again = (view.buffers.seen == ids[:, None]).all(-1).any(-1) & ~final & changing.any(-1)
         least = highest(-prob, changing, 1) & again[:, None]
-        novel = self._novel(stats, view, least, first)[:, None]
-        return _Decision(write, torch.where(least & (novel >= 0), novel, token), final)
-
-    def _novel(self, stats: Stats, view: View, least: Tensor, first: Tensor) -> Tensor:
-        """The best id that was never written at the one position of each block that is `least`."""
         assert stats.outside is not None
-        some, place = least.max(-1)
-        written = view.buffers.written
-        tried = written.gather(2, place[:, None, None].expand(-1, written.shape[1], 1))[..., 0]
-        mask = torch.where((first & least).any(-1), view.mask_token_id, -1)
-        excluded = torch.cat((tried, mask[:, None]), -1)
-        return stats.outside(torch.where(some, place, -1), excluded)
+        # What was written here in each forward, and the mask where it may not stay.
+        never = torch.cat((view.buffers.written, torch.where(first, mask, -1)[:, None]), 1)
+        novel = stats.outside(never.transpose(1, 2), least)
+        return _Decision(write, torch.where(novel >= 0, novel, token), final)
 
     def _text(self, stats: Stats, view: View, token: Tensor) -> Tensor:
         """`token`, or the best id that stands for itself where it does not; held ids where there is

@@ -52,7 +52,7 @@ class MEDLM(Policy):
 
     needs: ClassVar[frozenset[str]] = frozenset({"logit", "next_token"})
     needs_training = "with a second head for the next token, to edit (ME-DLM)"
-    variable = True
+    variable = rewrites = True
     buffers: ClassVar[Mapping[str, Buffer]] = {
         # Masks that the sequence began with; known from its first forward on.
         "masks": Buffer(torch.int32, per_position=False),
@@ -155,7 +155,8 @@ class MEDLM(Policy):
         if self.pad_token_id is not None:
             assert stats.excluded is not None and stats.logit is not None
             pads = stats.excluded[..., 0]
-            pad = (pads > stats.logit) | (pads == stats.logit) & (self.pad_token_id < token)
+            first = (pads == stats.logit) & (token > self.pad_token_id)  # the lowest id on ties
+            pad = (pads > stats.logit) | first
             token, score = torch.where(pad, self.pad_token_id, token), score.masked_fill(pad, 0.0)
         count = masks // p.mask_steps + (step < masks % p.mask_steps)
         fill = highest(score, masked, count)

@@ -26,6 +26,10 @@ class State:
                                `reopened`: what stands before the block may change with it
     counts      [6, N] int32   forwards, m2t_commits, t2t_edits, remasks, inserts, deletes
     parameters  [N] each       of the policy, one value per block
+    moves       [3, N, L] int64  of the last decision, where the policy inserts and deletes, else
+                               None: where each token stood before it, -1 for a mask that was not
+                               there; which of the positions before it have a mask put before
+                               them; and which were taken out
     buffers     [N], [N, L] or [N, forwards, L]  what the policy keeps
     limit       [N] int32      forwards that a block may take
     lengths     [N] int64      positions that there are of the L, which shrink and grow; None unless
@@ -53,12 +57,13 @@ class State:
         sampling: ops.Sampling,
         opened: Tensor | None,
         earlier: int = 0,
+        moves: Tensor | None = None,
     ) -> None:
         self.policy, self.mask_token_id, self.strict = policy, mask_token_id, strict
         self.ids, self.editable, self.flags = ids, editable, flags
         self.count_rows, self.limit = counts, limit
         self.parameters, self.buffers, self.sampling = parameters, buffers, sampling
-        self.opened = opened
+        self.opened, self.moves = opened, moves
         self.lengths: Tensor | None = None
         self.limits: Tensor | None = None
         self.whole: State | None = None  # whose first positions these are, where lengths vary
@@ -89,6 +94,11 @@ class State:
         if not NEEDS.issuperset(policy.needs) or isinstance(policy.needs, str):
             raise ValueError(
                 f"policy {name} needs {policy.needs!r}: give a set of {', '.join(sorted(NEEDS))}"
+            )
+        if policy.rewrites and (policy.wide or policy.plan == "window"):
+            raise ValueError(
+                f"policy {name} inserts and deletes, so its blocks must be final one by one: not "
+                "wide, and no plan of windows"
             )
         if policy.plan not in PLANS:
             raise ValueError(f"policy {name} has plan {policy.plan!r}; it is {' or '.join(PLANS)}")
@@ -131,6 +141,7 @@ class State:
             ),
             full(True, torch.bool, blocks, length) if policy.wide else None,
             earlier,
+            full(0, torch.int64, 3, blocks, length) if policy.rewrites else None,
         )
         if policy.variable:
             state.lengths = full(length, torch.int64, blocks)
@@ -197,6 +208,7 @@ class State:
             ops.Sampling(*(field[rows] for field in self.sampling.fields())),
             None if self.opened is None else self.opened[rows],
             self.earlier,
+            None if self.moves is None else self.moves[:, rows],
         )
         if self.lengths is not None and self.limits is not None:
             state.lengths, state.limits = self.lengths[rows], self.limits[rows]
@@ -246,6 +258,13 @@ class State:
         if following:
             never = (*never, *self.policy.never_next)
         return tuple(i for i in never if 0 <= i < vocab)
+
+    def no_text(self, vocab: int) -> tuple[int, ...]:
+        """Ids, of `vocab` ones, without which there has to be one to choose."""
+        if not self.policy.chooses_mask:
+            return self.forbidden(vocab)
+        ids = (self.mask_token_id, *self.policy.control_ids)
+        return tuple(token for token in ids if 0 <= token < vocab)
 
     def may_change(self) -> Tensor:
         """Positions that a decision may write, bool [N, L].

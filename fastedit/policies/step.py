@@ -242,14 +242,9 @@ def _statistics(
     )
 
 
-def _outside(logits: Tensor, forbid: tuple[int, ...], place: Tensor, excluded: Tensor) -> Tensor:
+def _outside(logits: Tensor, forbid: tuple[int, ...], excluded: Tensor, only: Tensor) -> Tensor:
     """As `Stats.outside` says."""
-    rows = logits[torch.arange(len(logits)), place.clamp(min=0)].float().clone()
-    rows = torch.nn.functional.pad(rows, (0, 1))
-    rows.scatter_(-1, torch.where(excluded < 0, logits.shape[-1], excluded), -torch.inf)
-    rows[:, [*forbid, -1]] = -torch.inf
-    best, token = rows.max(-1)
-    return torch.where((place >= 0) & (best > -torch.inf), token, -1)
+    return ops.best_outside(logits, excluded, only=only, forbid=forbid)[0]
 
 
 def _draws(state: State, following: bool) -> ops.RowDraws:
@@ -280,7 +275,7 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         new = [torch.where(over[old.ndim], old, value) for old, value in kept]
         for (plane, _), value in zip(kept, new, strict=True):
             plane.copy_(value)
-    active = ~state.done if write.keep is not None else None
+    active = ~state.done if policy.rewrites else None
     ops.write_blocks_(
         state.ids,
         ids,
@@ -292,46 +287,53 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         mask_token_id=state.mask_token_id,
         judges_tokens=policy.judges_tokens,
     )
-    if active is not None and write.keep is not None and write.insert is not None:
-        _rewrite(state, write, write.keep, write.insert, active)
+    if active is not None:
+        _rewrite(state, write, active)
     if write.reopen is not None:
         # Keys and values of a forward in which blocks saw those behind them are stale in any case.
         state.dirty.logical_or_(state.reopened)
         state.reopened.logical_or_(write.reopen & ~state.done)
 
 
-def _rewrite(state: State, write: Write, keep: Tensor, insert: Tensor, active: Tensor) -> None:
+def _rewrite(state: State, write: Write, active: Tensor) -> None:
     """Insert and delete in blocks that are `active` [n]; buffers per position move with their ids.
 
-    A block that the rewrite gives a mask is not done. Padding that goes is no delete.
+    A block that gets a mask by this is not done. Padding that goes is no delete.
     """
+    assert write.keep is not None and write.insert is not None
     may = state.may_change()
-    moves = may & active[:, None]  # bits of what stays where it is count for nothing
-    keep, insert = keep | ~moves, insert & moves
+    moves = may & active[:, None]  # flags of what stays where it is count for nothing
+    keep, insert = write.keep | ~moves, write.insert & moves
     gone = ~keep
     if state.policy.padding is not None:
         gone = gone & (state.ids != state.policy.padding)
-    state.counts.inserts.add_(insert.sum(-1, dtype=torch.int32))
-    state.counts.deletes.add_(gone.sum(-1, dtype=torch.int32))
+    flags = insert, gone
+    for count, flag in zip((state.counts.inserts, state.counts.deletes), flags, strict=True):
+        count.add_(flag.sum(-1, dtype=torch.int32))
     kinds = state.policy.buffers
     names = [name for name, kind in kinds.items() if kind.per_position and not kind.history]
     if state.lengths is not None:
         token = state.mask_token_id if write.inserted is None else write.inserted
         rewrite_(state, keep, torch.where(insert, token, -1), names)
         return
+    assert state.moves is not None
+    source, *noted = state.moves
+    for plane, flag in zip(noted, flags, strict=True):
+        plane.copy_(flag)
     planes = [state.buffers[name] for name in names]
+    places = torch.arange(state.length, device=may.device).expand(may.shape)
     ids, moved = ops.rewrite_blocks(
         state.ids,
         keep,
         insert,
         state.mask_token_id,
-        planes,
-        [kinds[name].initial for name in names],
+        [*planes, places],
+        [*(kinds[name].initial for name in names), -1],
         fixed=~may,
     )
     state.dirty.logical_or_((ids != state.ids).any(-1))
     state.done.logical_and_(~(active & ((ids == state.mask_token_id) & may).any(-1)))
-    for plane, new in zip((state.ids, *planes), (ids, *moved), strict=True):
+    for plane, new in zip((state.ids, *planes, source), (ids, *moved), strict=True):
         plane.copy_(new)
 
 

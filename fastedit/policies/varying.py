@@ -23,13 +23,14 @@ def rewrite_(state: State, keep: Tensor, insert: Tensor, names: Sequence[str]) -
     """
     assert state.lengths is not None
     (blocks, width), kinds, filler = state.ids.shape, state.policy.buffers, _filler(state)
-    exists = state.exists()
+    exists, device = state.exists(), keep.device
     state.dirty.logical_or_((~keep | (insert >= 0)).any(-1))
-    planes = [state.editable, *(state.buffers[name] for name in names)]
-    blanks: list[float] = [True, *(kinds[name].initial for name in names)]
+    places = torch.arange(width, device=device).expand_as(keep)
+    planes = [state.editable, places, *(state.buffers[name] for name in names)]
+    blanks: list[float] = [True, -1, *(kinds[name].initial for name in names)]
     packed, moved, bounds = ops.compact(
         state.ids.flatten(),
-        torch.arange(blocks + 1, device=keep.device) * width,
+        torch.arange(blocks + 1, device=device) * width,
         (keep & exists).flatten(),
         insert.flatten(),
         [plane.flatten() for plane in planes],
@@ -40,22 +41,27 @@ def rewrite_(state: State, keep: Tensor, insert: Tensor, names: Sequence[str]) -
     lengths, whole = bounds.diff(), state.whole
     state.lengths.copy_(lengths)
     most = int(lengths.max()) if whole is None else min(2 * width, whole.length)
-    places = torch.arange(most, device=keep.device)
-    where = (bounds[:-1, None] + places).clamp_(max=max(len(packed) - 1, 0))
-    there = places < lengths[:, None]
-    ids, editable, *buffers = (
+    columns = torch.arange(most, device=device)
+    where = (bounds[:-1, None] + columns).clamp_(max=max(len(packed) - 1, 0))
+    there = columns < lengths[:, None]
+    ids, editable, source, *buffers = (
         torch.where(there, values[where], blank)
         for values, blank in zip((packed, *moved), (filler, *blanks), strict=True)
     )
     if whole is None:
         state.ids, state.editable = ids, editable
+        state.moves = ids.new_empty(3, blocks, max(most, width))
+        for name, values in zip(names, buffers, strict=True):
+            state.buffers.replace(name, values)
     else:
         whole.ids[:, :most], whole.editable[:, :most] = ids, editable
-    for name, values in zip(names, buffers, strict=True):
-        if whole is None:
-            state.buffers.replace(name, values)
-        else:
+        for name, values in zip(names, buffers, strict=True):
             whole.buffers[name][:, :most] = values
+    moves = state.moves if whole is None else whole.moves
+    assert moves is not None
+    moves[0].fill_(-1)[:, :most] = source
+    moves[1].zero_()[:, :width] = insert >= 0
+    moves[2].zero_()[:, :width] = ~keep
 
 
 def _filler(state: State) -> int:

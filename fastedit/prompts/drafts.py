@@ -110,8 +110,8 @@ def check_draft(
     held = set(draft.tolist()).intersection(control_ids)
     if held:
         raise ValueError(
-            f"the draft of prompt {index} holds id {min(held)}, which stands for no text but for an "
-            "action of the policy: leave it out"
+            f"the draft of prompt {index} holds id {min(held)}, which stands for no text but "
+            "for an action of the policy: leave it out"
         )
     if max_new_tokens is not None and len(draft) > max_new_tokens:
         raise ValueError(

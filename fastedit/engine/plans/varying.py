@@ -59,7 +59,12 @@ class Varying(Full):
         ids = self.pool.ids[self.where]
         rows = self.mask, self.positions, self.wanted
         logits, _, following = self.call.rows(ids, *rows, following=self.wants_next)
-        return Logits(logits, following=following)
+        if self.call.next_head is None and following is None:
+            raise ValueError(
+                f"policy {live.blocks.policy} needs logits of the next token, and there are none: "
+                "give Decoder(..., head=...) a NextTokenHead, or a model that returns .next_logits"
+            )
+        return Logits(logits, following=following if self.wants_next else None)
 
     def _lengths(self) -> torch.Tensor:
         lengths = self.slots.live.blocks.lengths

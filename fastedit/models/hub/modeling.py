@@ -128,7 +128,8 @@ class DiffusionModel(StrictLoading):
     def take_second_head(self, name: str, weight: torch.Tensor) -> None:
         """Make `weight`, which a file calls `name`, the head for the next token."""
         output = self.get_output_embeddings().weight
-        self.next_token_head = nn.Linear(*reversed(weight.shape), bias=False, device="meta")
+        vocab, hidden = weight.shape
+        self.next_token_head = nn.Linear(hidden, vocab, bias=False, device="meta")
         self.next_token_head.weight = nn.Parameter(weight.to(output.device, output.dtype))
         self.next_token_head._is_hf_initialized = True  # type: ignore[assignment]
         self.config.next_token_head = True
