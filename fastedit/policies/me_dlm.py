@@ -140,7 +140,7 @@ class MEDLM(Policy):
                 "done_step": either(filled.buffers["done_step"], edited.buffers["done_step"]),
             },
             keep=either(filled.keep, edited.keep),
-            insert=edited.insert & ~filling[:, None],
+            insert=either(torch.zeros_like(filled.ids, dtype=torch.bool), edited.insert),
             inserted=edited.inserted,
         )
 
