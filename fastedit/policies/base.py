@@ -274,7 +274,8 @@ class Policy:
 
     def reads(self, view: View, following: bool) -> Tensor | None:
         """Positions [n, L] whose statistics the rule looks at, of the head for the next token where
-        `following`; those of the others are not read. None: all."""
+        `following`; those of the others are not read. None: all. Where the head for the next token
+        has nothing to choose from, its token is -1."""
         return None
 
     def excluded(self, view: View) -> Tensor | None:

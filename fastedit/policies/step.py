@@ -217,6 +217,8 @@ def _statistics(
         token = torch.where(takes, sample, token)
         prob = torch.where(takes, sample_prob, prob)
         sample = sample_prob = None
+    if reads is not None and not following:  # where there is nothing to choose from, what is held
+        token = torch.where(token < 0, state.ids, token)
     logit = logit_current = None
     if "logit" in policy.needs:
         ids = torch.stack((token, state.ids), dim=-1)

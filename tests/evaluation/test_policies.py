@@ -147,6 +147,7 @@ def test_rows_beside_a_block_count_as_forwards(decoder, task):
 def test_what_training_a_policy_needs_is_a_phrase(name):
     needed = POLICIES[name]().needs_training
     trained = "entropy_bound joint_threshold multi_block proseco self_correction correction"
+    trained += " joint_threshold_indel me_dlm"
     assert (needed is not None) is (name in trained.split())
     assert needed is None or needed.startswith(("to ", "on ", "with "))
 

