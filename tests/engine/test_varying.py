@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -75,7 +76,7 @@ def test_stats_are_of_the_edit_phase_and_drafts_show_it():
     assert stats.inserts > 0 and stats.deletes > 0 and stats.m2t_commits == 18
     assert sum(len(draft.inserted) for draft in drafts[4:]) == stats.inserts
     assert sum(len(draft.deleted) for draft in drafts[4:]) == stats.deletes
-    for before, after in zip(drafts[3:], drafts[4:], strict=False):
+    for before, after in pairwise(drafts[3:]):
         assert len(after.moved) == len(after.ids)
         kept = [place for place in after.moved if place >= 0]
         gone = set(after.deleted)
@@ -260,7 +261,7 @@ def test_what_does_not_go_together(llada):
     for options in ({"cache": "dual"}, {"strict_reference": True}):
         with pytest.raises(ValueError, match="policy me_dlm"):
             Decoder(model, head=head).generate([[5]], policy="me_dlm", **options)
-    with pytest.raises(ValueError, match="beyond|no 500"):
+    with pytest.raises(ValueError, match="no 500"):
         real(llada).generate([[5]], policy=MEDLM(delete_token_id=500))
     with pytest.raises(ValueError, match="stands for no text"):
         real(llada).generate([[5]], draft=[6, 3])

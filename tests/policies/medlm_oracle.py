@@ -89,10 +89,10 @@ def edit(
         if cur[j] != DEL and want[j] != cur[j]:
             events.append((-float(second[j - 1].softmax(0)[want[j]]), j, "insert"))
     settled = cur == ids == want
-    taken = {
-        (j, kind) for _, j, kind in sorted(events)[: len(events) if per_step is None else per_step]
-    }
-    cur = [c if c == i or (j, "change") in taken else i for j, (c, i) in enumerate(zip(cur, ids))]
+    taken = {(j, kind) for _, j, kind in sorted(events)[:per_step]}
+    for j, held in enumerate(ids):
+        if cur[j] != held and (j, "change") not in taken:
+            cur[j] = held
     inserts = [(j, "insert") in taken and want[j] != cur[j] for j in range(len(ids))]
     kept = [c != DEL or not m for c, m in zip(cur, may, strict=True)]
     room = max(max_length - sum(kept), 0)
