@@ -117,7 +117,7 @@ def test_a_checkpoint_with_a_second_head_is_medlm(decoder, tmp_path, name, caplo
     again = Decoder.from_pretrained(tmp_path / "saved", device="cpu")
     assert again.model.next_token_head.weight.equal(second) and again.family == loaded.family
 
-    for wrong in ({"a": second, "b": second}, {"a": second[1:]}):
+    for wrong in ({"a": second, "b": second + 1}, {"a": second[1:].clone()}):
         save_file(weights | wrong, folder / "model.safetensors", metadata={"format": "pt"})
         with pytest.raises(ValueError, match="unknown: a"):
             Decoder.from_pretrained(folder, device="cpu")
