@@ -198,7 +198,7 @@ def rewrite_blocks(
     planes: list[Tensor],
     blanks: list[float],
 ) -> list[Tensor]:
-    """The ids and the planes. Checked when it runs: a compiler has no use for the bytes of a blank."""
+    """The ids, then the planes; the arguments are checked when it runs."""
     new, moved = rewrite_blocks_now(ids, keep, insert, fill, planes, blanks)
     return [new, *moved]
 
@@ -214,7 +214,7 @@ def compact(
     fill: int,
     room: Tensor | None,
 ) -> list[Tensor]:
-    """The ids, the planes and cu_seqlens."""
+    """The ids, the planes, cu_seqlens; the arguments are checked when it runs."""
     new, moved, lengths = compact_now(
         ids, cu_seqlens, keep, insert, planes, blanks, capacity=capacity, fill=fill, room=room
     )
