@@ -5,6 +5,7 @@
 | `row_stats` | row statistics: one read of the logits, a few numbers per row |
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
+| `joint_threshold_indel` | that of LLaDA2.2, with inserts and deletes, on a CPU |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
 | `best_outside` | the best token of a row outside a set of its own |
 | `compact` | inserts and deletes: what positions emit, in blocks or packed sequences |
@@ -26,10 +27,11 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
 from fastedit.ops.best_outside import best_outside
 from fastedit.ops.compact import compact, rewrite_blocks
-from fastedit.ops.dispatch import backend_report, use_backend
+from fastedit.ops.dispatch import backend_report, serves, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
 from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
+from fastedit.ops.joint_threshold_indel import InDelState, joint_threshold_indel_step_
 from fastedit.ops.row_partials import (
     RowPartials,
     joint_threshold_step_from_partials_,
@@ -47,6 +49,7 @@ __all__ = [
     "DraftKey",
     "DraftOptions",
     "Drafted",
+    "InDelState",
     "RowDraws",
     "RowPartials",
     "RowStats",
@@ -57,12 +60,14 @@ __all__ = [
     "compact",
     "draft_and_corrupt",
     "highest",
+    "joint_threshold_indel_step_",
     "joint_threshold_step_",
     "joint_threshold_step_from_partials_",
     "merge_partials",
     "rewrite_blocks",
     "row_partials",
     "row_stats",
+    "serves",
     "uniform",
     "use_backend",
     "write_blocks_",

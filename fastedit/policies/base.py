@@ -23,6 +23,7 @@ class View(Protocol):
     reopened             bool [n]            whether the blocks before it may change too, again
     counts               int32 [n] each      `forwards` before this one, and what has changed
     parameters, buffers                      of the policy, by name
+    moves                int64 [3, n, L]     of the last decision, as of `State`; or None
     sampling             seed, start, ... [n], for noise
     strict, vocab                            whether the mask may be chosen; how many ids there are
     """
@@ -40,6 +41,7 @@ class View(Protocol):
     parameters: Planes
     buffers: Planes
     sampling: ops.Sampling
+    moves: Tensor | None
 
     @property
     def length(self) -> int: ...
@@ -256,8 +258,9 @@ class Policy:
         """Forwards that a block with `length` positions to decide can take at most."""
         raise NotImplementedError
 
-    def twin(self, view: View) -> Callable[[Tensor, bool], None] | None:
-        """A fused step on `view`, equal to `rule`: takes logits and whether any row draws."""
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:
+        """A fused step on `view`, equal to `rule`: takes logits and whether any row draws, and
+        returns whether it has taken the step."""
         return None
 
     def as_dict(self) -> dict[str, Any]:

@@ -7,13 +7,14 @@ budget of post steps is never given back.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastedit import ops
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import integer, number, token_id
 from fastedit.policies.primitives import highest
@@ -171,6 +172,46 @@ class JointThresholdInDel(Policy):
         assert stats.top_tokens is not None
         wrong = stats.bad | ~self._stands_for_itself(stats.top_tokens, view).any(-1)
         return wrong & (view.masked() | (view.parameters.editing_threshold < torch.inf)[:, None])
+
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:
+        """`ops.joint_threshold_indel_step_` on the tensors of `view`, where these are on a CPU."""
+        if view.ids.device.type != "cpu":
+            return None
+        assert view.moves is not None
+        ids, editable, p, kept, counts = (
+            view.ids,
+            view.editable,
+            view.parameters,
+            view.buffers,
+            view.counts,
+        )
+        state = ops.InDelState(
+            kept.post_steps,
+            *counts.values(),
+            *(view.done, view.dirty, view.bad),
+            *(kept.original, kept.seen, kept.written),
+            *view.moves,
+        )
+        mask, (delete, insert), post = view.mask_token_id, self.control_ids, self.max_post_steps
+
+        def step_(logits: Tensor, draws: bool) -> bool:
+            if draws or not ops.serves("joint_threshold_indel_step_", "cpu"):
+                return False
+            ops.joint_threshold_indel_step_(
+                ids,
+                logits,
+                editable,
+                state,
+                mask_token_id=mask,
+                delete_token_id=delete,
+                insert_token_id=insert,
+                threshold=p.threshold,
+                editing_threshold=p.editing_threshold,
+                max_post_steps=post,
+            )
+            return True
+
+        return step_
 
     def most_forwards(self, length: int) -> int:
         return length + self.max_post_steps + 1

@@ -80,8 +80,8 @@ def step_(
     Never raises for values and never waits for the device. Raises ValueError for what the policy
     needs and is not given, and for shapes that are not those of the state.
     """
-    if state.twin is not None and draws is None and logits is not None:  # it checks for itself
-        state.twin(logits, state.draws)
+    fused = state.twin is not None and draws is None and logits is not None  # it checks for itself
+    if fused and state.twin(logits, state.draws):
         return
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
     stats = _statistics(state, logits, draws)

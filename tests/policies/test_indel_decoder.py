@@ -157,7 +157,6 @@ def test_ids_are_those_of_the_model():
         Decoder(model).generate([[1]], draft=[1, DELETE], policy="joint_threshold_indel", **IDS)
 
 
-
 def test_bad_logits_are_those_that_leave_nothing_to_write():
     """Where all but the ids that stand for no text are out of reach, no output could be right."""
 

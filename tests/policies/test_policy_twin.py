@@ -19,7 +19,15 @@ SETTINGS = {
         ":editing_threshold=none,num_to_transfer=3",
         ":threshold=inf,editing_threshold=0,max_post_steps=0",
         ":threshold=.5,editing_threshold=.5,max_post_steps=1,num_to_transfer=20",
-    ]
+    ],
+    "joint_threshold_indel": [
+        f":delete_token_id=1,insert_token_id=2,{rest}"
+        for rest in (
+            "threshold=.3,editing_threshold=.1,max_post_steps=2",
+            "editing_threshold=none,max_post_steps=4",
+            "threshold=inf,editing_threshold=0,max_post_steps=0",
+        )
+    ],
 }
 
 
@@ -38,7 +46,7 @@ def pair(name, temperature, strict, seed):
 
 
 def test_there_is_one():
-    assert TWINS == ["joint_threshold"] and SETTINGS.keys() == set(TWINS)
+    assert TWINS == ["joint_threshold", "joint_threshold_indel"] and SETTINGS.keys() == set(TWINS)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
