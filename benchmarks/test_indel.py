@@ -1,9 +1,9 @@
-"""LLaDA2.2's decision beside SGLang's own: blocks of 32 x 157,184 from their first step to their last.
+"""LLaDA2.2's decision beside SGLang's own, on blocks of 32 x 157,184 from first step to last.
 
-Both take every step on the same logits, in this process and in turn, and what they hold behind it is
-compared before its time counts: ids, post steps, which masks are original, who is finished. Needs
-`pip install --no-deps sglang`. Logits come back every few steps, so that blocks loop; some positions
-ask for an insert, a delete or the mask.
+Both take every step on the same logits, in this process and in turn, and what they hold behind it
+is compared before its time counts: ids, post steps, which masks are original, who is finished.
+Needs `pip install --no-deps sglang`. Logits come back every few steps, so that blocks loop; some
+positions ask for an insert, a delete or the mask.
 """
 
 from __future__ import annotations

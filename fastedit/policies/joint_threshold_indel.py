@@ -178,19 +178,17 @@ class JointThresholdInDel(Policy):
         if view.ids.device.type != "cpu":
             return None
         assert view.moves is not None
-        ids, editable, p, kept, counts = (
-            view.ids,
-            view.editable,
-            view.parameters,
-            view.buffers,
-            view.counts,
-        )
+        ids, editable, p, kept = view.ids, view.editable, view.parameters, view.buffers
+        source, inserted, deleted = view.moves
         state = ops.InDelState(
-            kept.post_steps,
-            *counts.values(),
-            *(view.done, view.dirty, view.bad),
-            *(kept.original, kept.seen, kept.written),
-            *view.moves,
+            **kept,
+            **view.counts,
+            done=view.done,
+            dirty=view.dirty,
+            bad=view.bad,
+            source=source,
+            inserted=inserted,
+            deleted=deleted,
         )
         mask, (delete, insert), post = view.mask_token_id, self.control_ids, self.max_post_steps
 

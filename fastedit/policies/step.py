@@ -80,9 +80,9 @@ def step_(
     Never raises for values and never waits for the device. Raises ValueError for what the policy
     needs and is not given, and for shapes that are not those of the state.
     """
-    fused = state.twin is not None and draws is None and logits is not None  # it checks for itself
-    if fused and state.twin(logits, state.draws):
-        return
+    twin = state.twin
+    if twin and draws is None and logits is not None and twin(logits, state.draws):
+        return  # it has checked for itself
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
     stats = _statistics(state, logits, draws)
     extra: dict[str, Any] = {}

@@ -105,8 +105,8 @@ class _Block:
             state.written[b, forwards] = torch.tensor(now)
         for i in range(length):
             if self.free[i] and (i in masked or self.editing_threshold < torch.inf):
-                text = set(ranks[i]) - {*self.controls, -1}
-                state.bad[b] |= stats.bad[i] | (not text)
+                without = set(ranks[i]) <= {*self.controls, -1}
+                state.bad[b] |= stats.bad[i] | without
         state.forwards[b] += 1
         self._apply(state, b, final)
 
