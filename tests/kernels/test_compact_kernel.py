@@ -44,7 +44,9 @@ def test_blocks_of_any_length(triton, shape):
 def test_many_sequences_of_any_length(triton, limited):
     """More than are added up at once, and longer than is taken at once."""
     lengths = torch.tensor([3, 70, 0, *[1] * 15, 2, 0, 1100, 0])
-    cu = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(torch.int32 if limited else torch.int64)
+    cu = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).to(
+        torch.int32 if limited else torch.int64
+    )
     ids, keep, insert, planes, blanks = example(1200)
     insert = torch.where(insert, ids + 100, -1)
     room = torch.arange(len(lengths)) % 4 * 50 - 10 if limited else None
