@@ -32,6 +32,7 @@ OPERATIONS = {  # and the folder of each
     "joint_threshold_step_": "joint_threshold",
     "joint_threshold_indel_step_": "joint_threshold_indel",
     "draft_and_corrupt": "draft_and_corrupt",
+    "contents": "contents",
     "highest": "highest",
     "write_blocks_": "write_blocks",
     "uniform": "uniform",

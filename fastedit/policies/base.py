@@ -50,6 +50,10 @@ class View(Protocol):
         """Of the request, int64 [n, L]: what draws are keyed by."""
         ...
 
+    def contents(self) -> ops.Contents:
+        """`masked` and `tokens`, bool [n, L], of what may change; how many: `masks`, `held` [n]."""
+        ...
+
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [n, L]."""
         ...
@@ -77,7 +81,7 @@ class Buffer:
     history: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Stats:
     """What one forward says of each position of n blocks; fields are [n, L].
 

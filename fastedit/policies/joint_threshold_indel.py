@@ -91,7 +91,7 @@ class JointThresholdInDel(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         kept, forwards = view.buffers, view.counts.forwards
-        masked = view.masked()
+        masked = view.contents().masked
         original = torch.where((forwards == 0)[:, None], masked, kept.original)
         post = kept.post_steps + ~(masked & original).any(-1)
         write, token, final = self._decide(stats, view, masked, masked & original, post)
@@ -134,13 +134,12 @@ class JointThresholdInDel(Policy):
         resolve = first & (token == mask) & ~final[:, None] & (other >= 0)
         token, prob = torch.where(resolve, other, token), torch.where(resolve, its_prob, prob)
 
-        need = 1 + masked.sum(-1) - first.sum(-1)
-        above = masked & (prob > p.threshold[:, None])
-        chosen = highest(prob, masked, need, unless=above)
+        need = 1 + view.contents().masks - first.sum(-1)
+        chosen = highest(prob, masked, need, above=p.threshold)
         if not self.max_post_steps:
             final = final | ~(first & ~chosen).any(-1)
         fill = torch.where((final | ~begun)[:, None], masked, chosen)
-        edit = (view.may_change() ^ masked) & (prob > p.editing_threshold[:, None])
+        edit = view.contents().tokens & (prob > p.editing_threshold[:, None])
         write = fill | (edit & (token != ids))
 
         token = torch.where(final[:, None], self._text(stats, view, token), token)
