@@ -199,7 +199,7 @@ def rewrite_blocks(
     blanks: list[float],
     fixed: Tensor | None = None,
 ) -> list[Tensor]:
-    """The ids and the planes. Checked when it runs: a compiler has no use for a blank's bytes."""
+    """The ids, then the planes; the arguments are checked when it runs."""
     new, moved = rewrite_blocks_now(ids, keep, insert, fill, planes, blanks, fixed=fixed)
     return [new, *moved]
 
@@ -215,7 +215,7 @@ def compact(
     fill: int,
     room: Tensor | None,
 ) -> list[Tensor]:
-    """The ids, the planes and cu_seqlens."""
+    """The ids, the planes, cu_seqlens; the arguments are checked when it runs."""
     new, moved, lengths = compact_now(
         ids, cu_seqlens, keep, insert, planes, blanks, capacity=capacity, fill=fill, room=room
     )

@@ -23,6 +23,7 @@ class View(Protocol):
     reopened             bool [n]            whether the blocks before it may change too, again
     counts               int32 [n] each      `forwards` before this one, and what has changed
     parameters, buffers                      of the policy, by name
+    moves                int64 [3, n, L]     of the last decision, as of `State`; or None
     sampling             seed, start, ... [n], for noise
     lengths, limits      int64 [n] each, of a policy with variable lengths: how many of the L
                          positions there are, and how many there may be; None for others
@@ -42,6 +43,7 @@ class View(Protocol):
     parameters: Planes
     buffers: Planes
     sampling: ops.Sampling
+    moves: Tensor | None
     lengths: Tensor | None
     limits: Tensor | None
 
@@ -50,6 +52,10 @@ class View(Protocol):
 
     def positions(self) -> Tensor:
         """Of the request, int64 [n, L]: what draws are keyed by."""
+        ...
+
+    def contents(self) -> ops.Contents:
+        """`masked` and `tokens`, bool [n, L], of what may change; how many: `masks`, `held` [n]."""
         ...
 
     def masked(self) -> Tensor:
@@ -79,7 +85,7 @@ class Buffer:
     history: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Stats:
     """What one forward says of each position of n blocks; fields are [n, L].
 
@@ -323,8 +329,9 @@ class Policy:
         """Forwards that a block with `length` positions to decide can take at most."""
         raise NotImplementedError
 
-    def twin(self, view: View) -> Callable[[Tensor, bool], None] | None:
-        """A fused step on `view`, equal to `rule`: takes logits and whether any row draws."""
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:
+        """A fused step on `view`, equal to `rule`: takes logits and whether any row draws, and
+        returns whether it has taken the step."""
         return None
 
     def as_dict(self) -> dict[str, Any]:

@@ -233,8 +233,9 @@ class Correction(Policy):
 
     def _ranked(self, stats: Stats, view: View) -> Write:
         assert stats.logit is not None and stats.logit_current is not None
-        masked, may, steps = view.masked(), view.may_change(), self._steps(view)
-        taken, length = view.counts.forwards + 1, may.sum(-1)
+        masked, tokens, masks, held = view.contents()
+        may, steps = masked | tokens, self._steps(view)
+        taken, length = view.counts.forwards + 1, masks + held
         over = length % steps  # one more position in each of the last `over` steps
         count = length // steps * taken + (taken - steps + over).clamp_(min=0)
         score = torch.where(masked, stats.logit, stats.logit_current)

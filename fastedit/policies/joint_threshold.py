@@ -50,11 +50,10 @@ class JointThreshold(Policy):
         return None if self.editing_threshold is None else "to replace wrong tokens (T2T)"
 
     def rule(self, stats: Stats, view: View) -> Write:
-        p, masked = view.parameters, view.masked()
-        had_mask = masked.any(-1)
+        p, (masked, _, masks, _) = view.parameters, view.contents()
+        had_mask = masks > 0
         spent = ~had_mask & (view.buffers.post_steps >= p.max_post_steps)
-        above = masked & (stats.prob > p.threshold[:, None])
-        commit = highest(stats.prob, masked, p.num_to_transfer, unless=above)
+        commit = highest(stats.prob, masked, p.num_to_transfer, above=p.threshold)
         edit = ~masked & (stats.prob > p.editing_threshold[:, None])
         change = (commit | edit) & ~spent[:, None]
         ids = torch.where(change, stats.token, view.ids)
@@ -72,7 +71,7 @@ class JointThreshold(Policy):
     def most_forwards(self, length: int) -> int:
         return length + self.max_post_steps
 
-    def twin(self, view: View) -> Callable[[Tensor, bool], None]:
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool]:
         """`ops.joint_threshold_step_` on the tensors of `view`."""
         ids, editable, sampling, counts = view.ids, view.editable, view.sampling, view.counts
         strict, mask = view.strict, view.mask_token_id
@@ -85,7 +84,7 @@ class JointThreshold(Policy):
             *(view.done, view.dirty, view.bad),
         )
 
-        def step_(logits: Tensor, draws: bool) -> None:
+        def step_(logits: Tensor, draws: bool) -> bool:
             ops.joint_threshold_step_(
                 ids,
                 logits,
@@ -96,5 +95,6 @@ class JointThreshold(Policy):
                 sampling=sampling if draws else None,
                 **settings,
             )
+            return True
 
         return step_

@@ -7,13 +7,14 @@ budget of post steps is never given back.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastedit import ops
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import integer, number, token_id
 from fastedit.policies.primitives import highest
@@ -90,7 +91,7 @@ class JointThresholdInDel(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         kept, forwards = view.buffers, view.counts.forwards
-        masked = view.masked()
+        masked = view.contents().masked
         original = torch.where((forwards == 0)[:, None], masked, kept.original)
         post = kept.post_steps + ~(masked & original).any(-1)
         write, token, final = self._decide(stats, view, masked, masked & original, post)
@@ -133,13 +134,12 @@ class JointThresholdInDel(Policy):
         resolve = first & (token == mask) & ~final[:, None] & (other >= 0)
         token, prob = torch.where(resolve, other, token), torch.where(resolve, its_prob, prob)
 
-        need = 1 + masked.sum(-1) - first.sum(-1)
-        above = masked & (prob > p.threshold[:, None])
-        chosen = highest(prob, masked, need, unless=above)
+        need = 1 + view.contents().masks - first.sum(-1)
+        chosen = highest(prob, masked, need, above=p.threshold)
         if not self.max_post_steps:
             final = final | ~(first & ~chosen).any(-1)
         fill = torch.where((final | ~begun)[:, None], masked, chosen)
-        edit = (view.may_change() ^ masked) & (prob > p.editing_threshold[:, None])
+        edit = view.contents().tokens & (prob > p.editing_threshold[:, None])
         write = fill | (edit & (token != ids))
 
         token = torch.where(final[:, None], self._text(stats, view, token), token)
@@ -171,6 +171,44 @@ class JointThresholdInDel(Policy):
         assert stats.top_tokens is not None
         wrong = stats.bad | ~self._stands_for_itself(stats.top_tokens, view).any(-1)
         return wrong & (view.masked() | (view.parameters.editing_threshold < torch.inf)[:, None])
+
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:
+        """`ops.joint_threshold_indel_step_` on the tensors of `view`, where these are on a CPU."""
+        if view.ids.device.type != "cpu":
+            return None
+        assert view.moves is not None
+        ids, editable, p, kept = view.ids, view.editable, view.parameters, view.buffers
+        source, inserted, deleted = view.moves
+        state = ops.InDelState(
+            **kept,
+            **view.counts,
+            done=view.done,
+            dirty=view.dirty,
+            bad=view.bad,
+            source=source,
+            inserted=inserted,
+            deleted=deleted,
+        )
+        mask, (delete, insert), post = view.mask_token_id, self.control_ids, self.max_post_steps
+
+        def step_(logits: Tensor, draws: bool) -> bool:
+            if draws or not ops.serves("joint_threshold_indel_step_", "cpu"):
+                return False
+            ops.joint_threshold_indel_step_(
+                ids,
+                logits,
+                editable,
+                state,
+                mask_token_id=mask,
+                delete_token_id=delete,
+                insert_token_id=insert,
+                threshold=p.threshold,
+                editing_threshold=p.editing_threshold,
+                max_post_steps=post,
+            )
+            return True
+
+        return step_
 
     def most_forwards(self, length: int) -> int:
         return length + self.max_post_steps + 1

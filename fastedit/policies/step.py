@@ -119,23 +119,22 @@ def step_(
     left out of the softmax, and are as they were behind it. Raises ValueError for what the policy
     needs and is not given, and for shapes that are not those of the state.
     """
-    if state.twin is not None and draws is None and logits is not None:  # it checks for itself
-        state.twin(logits, state.draws)
-        return
+    twin = state.twin
+    if twin and draws is None and logits is not None and twin(logits, state.draws):
+        return  # it has checked for itself
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
-    with _without(logits, state.policy.excluded(state)) as (left, excluded):
-        stats = _statistics(state, left, draws)
-    extra: dict[str, Any] = {}
-    if scores is not None:
-        extra["scores"] = scores
-    if excluded is not None:
-        extra["excluded"] = excluded
-    for name, others in (("shadow", shadow_logits), ("following", next_logits)):
-        if others is not None:
-            extra[name] = _statistics(state, others, None, name == "following")
-    if extra:
-        stats = Stats(**(vars(stats) | extra))
-    _apply(state, state.policy.decide(stats, state), stats)
+    state.now = state.contents()
+    try:
+        with _without(logits, state.policy.excluded(state)) as (left, excluded):
+            stats = _statistics(state, left, draws)
+        stats.scores, stats.excluded = scores, excluded
+        if shadow_logits is not None:
+            stats.shadow = _statistics(state, shadow_logits, None)
+        if next_logits is not None:
+            stats.following = _statistics(state, next_logits, None, following=True)
+        _apply(state, state.policy.decide(stats, state), stats)
+    finally:
+        state.now = None
 
 
 def _check_given(
@@ -270,29 +269,22 @@ def _draws(state: State, following: bool) -> ops.RowDraws:
 
 def _apply(state: State, write: Write, stats: Stats) -> None:
     """Write what may be written, and count what has changed; blocks that are done keep theirs."""
-    policy, ids, done = state.policy, write.ids, write.done
-    if policy.may_reach_bound:
-        ids, done = _at_the_bound(state, write, stats)
-    bad = policy.bad(stats, state)
-    if write.buffers:
-        # All of them before the first is written: a rule may hand one buffer on to another.
-        kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
-        done_rows = state.done[:, None]
-        over = {1: state.done, 2: done_rows, 3: done_rows[:, None]}  # by dimensions of a buffer
-        new = [torch.where(over[old.ndim], old, value) for old, value in kept]
-        for (plane, _), value in zip(kept, new, strict=True):
-            plane.copy_(value)
+    policy = state.policy
+    bounded = policy.may_reach_bound
     active = ~state.done if policy.rewrites else None
     ops.write_blocks_(
         state.ids,
-        ids,
+        write.ids,
         state.may_change(),
-        done,
-        bad,
+        write.done,
+        policy.bad(stats, state),
         state.flags,
         state.count_rows,
         mask_token_id=state.mask_token_id,
         judges_tokens=policy.judges_tokens,
+        buffers=[_fitted(state.buffers[name], now) for name, now in write.buffers.items()],
+        limit=state.limit if bounded else None,
+        fallback=stats.token if bounded else None,
     )
     if active is not None:
         _rewrite(state, write, active)
@@ -344,11 +336,8 @@ def _rewrite(state: State, write: Write, active: Tensor) -> None:
         plane.copy_(new)
 
 
-def _at_the_bound(state: State, write: Write, stats: Stats) -> tuple[Tensor, Tensor]:
-    """In the last forward that a block may take, fill its masks and do nothing else."""
-    last = (state.counts["forwards"] + 1 >= state.limit) & ~state.done
-    left = ((write.ids == state.mask_token_id) & state.may_change()).any(-1)
-    over = last & ~(write.done & ~left)
-    state.capped.logical_or_(over)
-    filled = torch.where(state.masked(), stats.token, state.ids)
-    return torch.where(over[:, None], filled, write.ids), write.done | over
+def _fitted(buffer: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+    """A buffer and its new content, as a tensor of the same kind."""
+    if now.dtype != buffer.dtype:
+        now = now.to(buffer.dtype)
+    return buffer, now if now.shape == buffer.shape else now.expand_as(buffer)

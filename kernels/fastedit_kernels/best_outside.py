@@ -54,7 +54,6 @@ def best_outside_kernel(
     TILE: tl.constexpr,
     GAPS: tl.constexpr,
     ONLY: tl.constexpr,
-    EXCLUDED: tl.constexpr,
 ):
     groups = tl.cdiv(splits, per_program)
     r = tl.program_id(0) // groups
@@ -88,7 +87,7 @@ def best_outside_kernel(
             excluded + block * excluded_block + (r % length).to(tl.int64) * excluded_row,
             n_excluded,
             step,
-            EXCLUDED,
+            True,
         )
         if is_last(counters + r, groups):
             top, total, _, best, token, _ = merge_splits(
@@ -151,7 +150,6 @@ def best_outside(
             TILE=TILE,
             GAPS=gap != 0,
             ONLY=only is not None,
-            EXCLUDED=triton.next_power_of_2(ids) if ids else 0,
             num_warps=WARPS,
         )
     return token, prob

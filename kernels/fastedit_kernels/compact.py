@@ -15,7 +15,7 @@ import triton.language as tl
 
 WARPS = 2 if torch.version.hip else 4
 MOST = 1024  # positions that a program takes at once
-GROUP = tl.constexpr(16)  # sequences whose flags are added up at once,
+GROUP = tl.constexpr(8)  # sequences whose flags are added up at once,
 SPAN = tl.constexpr(64)  # and positions of each
 
 

@@ -152,10 +152,10 @@ def reduce_split(
     for k in range(n_forbid):
         f = tl.load(forbid + k)
         banned |= (f >= start) & (f < start + SPLIT)
-    if EXCLUDED > 0:
-        k = tl.arange(0, EXCLUDED)
-        ids = tl.load(excluded + k * step, mask=k < n_excluded, other=-1)
-        banned |= tl.max(((ids >= start) & (ids < start + SPLIT)).to(tl.int32), 0) > 0
+    if EXCLUDED:
+        for k in range(n_excluded):
+            f = tl.load(excluded + k * step)
+            banned |= (f >= start) & (f < start + SPLIT)
     if banned:
         peak = tl.full([TILE], -float("inf"), tl.float32)
         for again in range(tl.cdiv(tl.minimum(vocab - start, SPLIT), TILE)):
@@ -163,7 +163,7 @@ def reduce_split(
             inside = (again * TILE + lane < SPLIT) & (cols < vocab)
             x, _ = load_tile(row, cols, inside)
             x = ban(x, cols, forbid, n_forbid)
-            if EXCLUDED > 0:
+            if EXCLUDED:
                 x = ban(x, cols, excluded, n_excluded, step)
             tile = tl.where(x > peak, again, tile)
             peak = tl.maximum(peak, x)
@@ -193,15 +193,15 @@ def reduce_splits(
     excluded=None,
     n_excluded=0,
     step=1,
-    EXCLUDED: tl.constexpr = 0,
+    EXCLUDED: tl.constexpr = False,
 ):
     """Reduce splits [first, last) of one row; `spot` is the place of its split 0 in the workspace.
 
     numbers holds one plane of `spots` fp32 each for top, total, best and weighted, and then TOP_K
     for the best allowed logits; tokens one for the best token, and then TOP_K for theirs.
 
-    EXCLUDED is 0, or `n_excluded` rounded up to a power of two: so many ids from `excluded` on,
-    `step` apart, may not be chosen either. Only the best token heeds them.
+    With EXCLUDED, the best token is none of `n_excluded` ids from `excluded` on, `step` apart,
+    either.
     """
     for k in range(first, last):
         top, total, weighted, best, token, bad = reduce_split(

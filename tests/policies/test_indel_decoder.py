@@ -142,7 +142,7 @@ def test_ids_are_those_of_the_model():
     explicit = "joint_threshold_indel:delete_token_id=10,insert_token_id=9"
     assert uses(explicit, delete_token_id=99).forwards
     assert policies.JointThresholdInDel().control_ids == (156930, 156931)
-    with pytest.raises(ValueError, match="trained to insert and delete.*12 ids.*no 156930.*give"):
+    with pytest.raises(ValueError, match=r"trained to insert and delete.*12 ids.*no 156930.*give"):
         uses()
     with pytest.raises(ValueError, match="are both 10"):
         uses(delete_token_id=10, insert_token_id=10)

@@ -13,10 +13,10 @@ from fastedit.ops.dispatch import implementation
 
 # What a plane may hold, and how a blank is written as its bytes: back ends move values unread.
 FORMS = {
-    torch.float32: Struct("f"),
-    torch.int32: Struct("i"),
-    torch.int64: Struct("q"),
-    torch.bool: Struct("?"),
+    torch.float32: Struct("=f"),
+    torch.int32: Struct("=i"),
+    torch.int64: Struct("=q"),
+    torch.bool: Struct("=?"),
 }
 
 
