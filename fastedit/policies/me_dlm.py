@@ -45,7 +45,7 @@ class MEDLM(Policy):
     mask_steps: int = integer(48, least=1)
     edit_steps: int = integer(16)
     max_length: int | None = integer(None, least=1, optional=True)
-    per_step: int | None = integer(None, least=1, optional=True, absent=2**31 - 1)
+    per_step: int | None = integer(None, least=1, optional=True, static=True)
     delete_token_id: int | None = token_id("delete_token_id", text="<|del|>")
     pad_token_id: int | None = token_id("pad_token_id")
     eos_token_id: int | None = token_id("eos_token_id")
@@ -94,7 +94,7 @@ class MEDLM(Policy):
 
     def _masks(self, view: View) -> Tensor:
         begun = view.counts.forwards > 0
-        return torch.where(begun, view.buffers.masks, view.masked().sum(-1, dtype=torch.int32))
+        return torch.where(begun, view.buffers.masks, view.contents().masks.int())
 
     def _filling(self, view: View) -> Tensor:
         return (self._masks(view) > 0) & (view.counts.forwards < view.parameters.mask_steps)
@@ -103,10 +103,10 @@ class MEDLM(Policy):
         return ~self._filling(view)
 
     def reads(self, view: View, following: bool) -> Tensor:
-        filling, may = self._filling(view)[:, None], view.may_change()
+        editing, (masked, tokens, _, _) = ~self._filling(view)[:, None], view.contents()
         if following:  # of what stands to the left of a position that may change
-            return torch.nn.functional.pad(may[:, 1:], (0, 1)) & ~filling
-        return may & (view.masked() | ~filling)
+            return torch.nn.functional.pad((masked | tokens)[:, 1:], (0, 1)) & editing
+        return masked | tokens & editing
 
     def excluded(self, view: View) -> Tensor | None:
         """The padding always, so that it can be weighed apart; what deletes in the mask phase."""
@@ -145,12 +145,7 @@ class MEDLM(Policy):
         )
 
     def _fill(self, stats: Stats, view: View, masks: Tensor, filling: Tensor) -> Write:
-        p, may, masked, step = (
-            view.parameters,
-            view.may_change(),
-            view.masked(),
-            view.counts.forwards,
-        )
+        p, step, (masked, tokens, _, _) = view.parameters, view.counts.forwards, view.contents()
         token, score = stats.token, stats.prob
         if self.pad_token_id is not None:
             assert stats.excluded is not None and stats.logit is not None
@@ -163,7 +158,7 @@ class MEDLM(Policy):
         ids = torch.where(fill, token, view.ids)
 
         last = (step + 1 >= p.mask_steps) & filling
-        keep = may & last[:, None]
+        keep = (masked | tokens) & last[:, None]
         if self.pad_token_id is not None:
             keep = keep & (ids != self.pad_token_id)
         if self.eos_token_id is not None:
@@ -176,13 +171,13 @@ class MEDLM(Policy):
         return Write(ids, done, {"done_step": done_step}, keep=keep | ~last[:, None])
 
     def _edit(self, stats: Stats, view: View, masks: Tensor) -> Write:
-        p, may, ids = view.parameters, view.may_change(), view.ids
+        p, ids, (masked, tokens, _, _) = view.parameters, view.ids, view.contents()
         step = view.counts.forwards - p.mask_steps * (masks > 0)
-        may = may & (step < p.edit_steps)[:, None]
+        may = (masked | tokens) & (step < p.edit_steps)[:, None]
         wanted = torch.where(may, stats.token, ids)
         deletes = torch.zeros_like(may)
         if self.delete_token_id is not None:
-            deletes = wanted == self.delete_token_id
+            deletes = may & (wanted == self.delete_token_id)
         inserted = wanted
         if stats.following is not None:
             left = _from_left(stats.following.token, -1)
@@ -200,7 +195,7 @@ class MEDLM(Policy):
         inserts = inserts & (inserts.cumsum(-1) <= room[:, None])
 
         unchanged = ~(changes | inserts).any(-1) & (view.sampling.temperature == 0.0)
-        left_over = (view.may_change() & ~deletes).any(-1)
+        left_over = ((masked | tokens) & ~deletes).any(-1)
         done = unchanged | ~left_over | (step + 1 >= p.edit_steps)
         # A sequence that has become empty would be settled in the next step.
         at = torch.where(settled, step + 1, torch.where(left_over, p.edit_steps, step + 2))
@@ -226,7 +221,8 @@ class MEDLM(Policy):
         next_prob = prob if stats.following is None else _from_left(stats.following.prob, 0.0)
         scores = torch.stack((prob, next_prob), dim=-1).flatten(1)
         among = torch.stack((changes, inserts), dim=-1)
-        best = highest(scores, among.flatten(1), view.parameters.per_step)
+        assert self.per_step is not None
+        best = highest(scores, among.flatten(1), self.per_step)
         changes, inserts = best.view_as(among).unbind(-1)
         return changes, inserts
 

@@ -128,6 +128,8 @@ def test_against_lists(seed):
         ids = torch.randint(3, model["V"], (length,), generator=generator)
         masks = torch.rand(length, generator=generator) < share
         may = torch.rand(length, generator=generator) < 0.7
+        any_id = torch.randint(0, model["V"], (length,), generator=generator)
+        ids = torch.where(may, ids, any_id)  # what does not change may be a mask, or a DEL
         begun.append((ids.masked_fill(masks & may, MASK).tolist(), may.tolist()))
     want = []
     for ids, may in begun:
