@@ -18,10 +18,13 @@ def rewrite_(state: State, keep: Tensor, insert: Tensor, names: Sequence[str]) -
             negative number for nothing. Both leave alone what may not change
 
     Where `state` is the first positions of another one, that one gets the result; else its own
-    tensors are replaced by ones as wide as the longest sequence is then, which waits for the
-    device.
+    tensors are replaced by ones as wide as the longest sequence is then. Waits for the device.
     """
     assert state.lengths is not None
+    whole = state.whole
+    if not (~keep | (insert >= 0)).any():
+        _note(state if whole is None else whole, torch.arange(state.length, device=keep.device))
+        return
     (blocks, width), kinds, filler = state.ids.shape, state.policy.buffers, _filler(state)
     exists, device = state.exists(), keep.device
     state.dirty.logical_or_((~keep | (insert >= 0)).any(-1))
@@ -38,7 +41,7 @@ def rewrite_(state: State, keep: Tensor, insert: Tensor, names: Sequence[str]) -
         capacity=2 * blocks * width,  # one insert for each token at most
         fill=filler,
     )
-    lengths, whole = bounds.diff(), state.whole
+    lengths = bounds.diff()
     state.lengths.copy_(lengths)
     most = int(lengths.max()) if whole is None else min(2 * width, whole.length)
     columns = torch.arange(most, device=device)
@@ -57,11 +60,16 @@ def rewrite_(state: State, keep: Tensor, insert: Tensor, names: Sequence[str]) -
         whole.ids[:, :most], whole.editable[:, :most] = ids, editable
         for name, values in zip(names, buffers, strict=True):
             whole.buffers[name][:, :most] = values
-    moves = state.moves if whole is None else whole.moves
-    assert moves is not None
-    moves[0].fill_(-1)[:, :most] = source
-    moves[1].zero_()[:, :width] = insert >= 0
-    moves[2].zero_()[:, :width] = ~keep
+    _note(state if whole is None else whole, source, insert >= 0, ~keep)
+
+
+def _note(state: State, source: Tensor, *flags: Tensor) -> None:
+    """What moved, in the first columns of `State.moves`."""
+    assert state.moves is not None
+    state.moves[0].fill_(-1)[:, : source.shape[-1]] = source
+    state.moves[1:].zero_()
+    for plane, flag in zip(state.moves[1:], flags, strict=False):
+        plane[:, : flag.shape[-1]] = flag
 
 
 def _filler(state: State) -> int:
