@@ -313,7 +313,7 @@ def _rewrite(state: State, write: Write, active: Tensor) -> None:
     names = [name for name, kind in kinds.items() if kind.per_position and not kind.history]
     if state.lengths is not None:
         token = state.mask_token_id if write.inserted is None else write.inserted
-        rewrite_(state, keep, torch.where(insert, token, -1), names)
+        rewrite_(state, keep, torch.where(insert, token, -1), gone, names)
         return
     assert state.moves is not None
     source, *noted = state.moves

@@ -11,11 +11,14 @@ from fastedit import ops
 from fastedit.policies.state import State
 
 
-def rewrite_(state: State, keep: Tensor, insert: Tensor, names: Sequence[str]) -> None:
+def rewrite_(
+    state: State, keep: Tensor, insert: Tensor, gone: Tensor, names: Sequence[str]
+) -> None:
     """Delete and insert in sequences of variable lengths; buffers `names` move with their ids.
 
     keep    bool [n, L], positions whose token stays; insert: int64 [n, L], what comes before it, a
             negative number for nothing. Both leave alone what may not change
+    gone    bool [n, L], what is not kept and counts as deleted
 
     Where `state` is the first positions of another one, that one gets the result; else its own
     tensors are replaced by ones as wide as the longest sequence is then. Waits for the device.
@@ -60,7 +63,7 @@ def rewrite_(state: State, keep: Tensor, insert: Tensor, names: Sequence[str]) -
         whole.ids[:, :most], whole.editable[:, :most] = ids, editable
         for name, values in zip(names, buffers, strict=True):
             whole.buffers[name][:, :most] = values
-    _note(state if whole is None else whole, source, insert >= 0, ~keep)
+    _note(state if whole is None else whole, source, insert >= 0, gone)
 
 
 def _note(state: State, source: Tensor, *flags: Tensor) -> None:

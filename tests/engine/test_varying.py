@@ -14,6 +14,7 @@ from golden_families import loaded
 from two_heads import DEL, EOS, MASK, PAD, TwoHeads
 
 from fastedit import DecodeConfig, Decoder
+from fastedit.cli.canvas import Canvas
 from fastedit.heads import NextTokenHead
 from fastedit.models import Family
 from fastedit.policies import MEDLM
@@ -74,13 +75,32 @@ def test_stats_are_of_the_edit_phase_and_drafts_show_it():
     assert PAD not in filled and len(filled) < 18 and filled[-1] == EOS
     assert stats.inserts - stats.deletes == len(commit.ids) - len(filled)
     assert stats.inserts > 0 and stats.deletes > 0 and stats.m2t_commits == 18
-    assert sum(len(draft.inserted) for draft in drafts[4:]) == stats.inserts
-    assert sum(len(draft.deleted) for draft in drafts[4:]) == stats.deletes
+    assert followed(drafts) == (stats.inserts, stats.deletes)
     for before, after in pairwise(drafts[3:]):
         assert len(after.moved) == len(after.ids)
         kept = [place for place in after.moved if place >= 0]
         gone = set(after.deleted)
         assert kept == [i for i in range(len(before.ids)) if i not in gone]
+
+
+def followed(drafts) -> tuple[int, int]:
+    """Inserts and deletes as the live view counts them."""
+    special = SimpleNamespace(all_special_ids=[], added_tokens_decoder={})
+    canvas = Canvas(special, MASK)
+    for draft in drafts:
+        canvas.update(draft)
+        assert canvas.ids == draft.ids and canvas.moves
+    return canvas.inserts, canvas.deletes
+
+
+@pytest.mark.parametrize("edit", [[20, 70, 0, 0, 0], [90, 3, 2, 0, 0]], ids=["deletes", "inserts"])
+def test_the_live_view_follows_a_draft_that_changes_its_length_at_once(edit):
+    decoder = scripted(MEDLM(edit_steps=4, max_length=60, **IDS), SCRIPT | {"edit": edit})
+    events = list(decoder.stream(torch.tensor([7]), drafts=True, draft=list(range(5, 20))))
+    stats = events[-1].stats
+    drafts = [event for event in events if event.kind == "draft"]
+    assert followed(drafts) == (stats.inserts, stats.deletes)
+    assert len(drafts[0].ids) != 15
 
 
 def test_a_draft_is_refined_without_a_mask_phase():
