@@ -122,6 +122,8 @@ class MEDLM(Policy):
 
     def bad(self, stats: Stats, view: View) -> Tensor:
         bad = stats.bad
+        if stats.excluded is not None:
+            bad = bad | ~(stats.excluded < torch.inf).all(-1) & self.reads(view, False)
         if stats.following is not None:
             bad = bad | _from_left(stats.following.bad, False)
         return bad
