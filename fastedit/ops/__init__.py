@@ -6,6 +6,7 @@
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+| `edit_labels` | labels of models that delete and insert, from drafts and targets |
 | `uniform` | random numbers that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
@@ -24,6 +25,7 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
+from fastedit.ops.edit_labels import lcs_labels, levenshtein_labels
 from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
 from fastedit.ops.row_partials import (
@@ -53,6 +55,8 @@ __all__ = [
     "highest",
     "joint_threshold_step_",
     "joint_threshold_step_from_partials_",
+    "lcs_labels",
+    "levenshtein_labels",
     "merge_partials",
     "row_partials",
     "row_stats",

@@ -34,6 +34,8 @@ OPERATIONS = {  # and the folder of each
     "highest": "highest",
     "write_blocks_": "write_blocks",
     "uniform": "uniform",
+    "levenshtein_labels": "edit_labels",
+    "lcs_labels": "edit_labels",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
