@@ -177,7 +177,7 @@ struct LcsLabeller {
     std::vector<Match> matches{};
     std::vector<int64_t> latest{};
 
-    enum : uint8_t { kMatch, kPassDraft, kPassTarget };
+    enum : uint8_t { kMatch = 0, kPassDraft = 1, kPassTarget = 2 };
 
     void label(int64_t block) {
         const Text x{args.draft + block * args.draft_length, args.draft_len[block]};
@@ -202,8 +202,9 @@ struct LcsLabeller {
             for (int64_t j = y.size - 1; j >= 0; --j) {
                 const int64_t down = below[size_t(j)], worth = token == y[j] ? each + 1 : mask;
                 const int64_t match = worth ? diagonal + worth : -1;
-                const int64_t best = std::max({match, down, right});
-                row[j] = match == best ? kMatch : down == best ? kPassDraft : kPassTarget;
+                const int64_t pass = std::max(down, right), best = std::max(match, pass);
+                // Sums, not branches: they could not be predicted.
+                row[j] = uint8_t((match < pass) + ((match < pass) & (down < right)));
                 diagonal = down;
                 below[size_t(j)] = right = best;
             }

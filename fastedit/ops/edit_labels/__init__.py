@@ -48,10 +48,10 @@ def levenshtein_labels(
     canonical_first_gap  what becomes of a missing token that equals the token behind its gap, as
                          `a` before `a b`: its label would say that nothing is missing. Gaps are
                          taken from left to right. True: it changes places with what is missing in
-                         the next gap, if anything is. False: as released, where the first gap alone
-                         does not do so, and a pair such as `a b`, `a a b` never gets done. "strict":
-                         it moves to the next gap, and what was missing there waits; each round then
-                         lowers the distance
+                         the next gap, if anything is. False: as released, where it does so in all
+                         gaps but the first, and `a b` never becomes `a a b`. "strict": it moves to
+                         the next gap, and what was missing there waits; each round then lowers the
+                         distance
     label_after_delete   True: a gap behind a deleted token has a label like any other. False: -100
                          as released, but for the last gap
 

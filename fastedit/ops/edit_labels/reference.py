@@ -6,6 +6,8 @@ behind `lcs_labels`.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -99,7 +101,7 @@ def gap_labels(
 
 def _texts(ids: Tensor, boundaries: Tensor) -> list[list[int]]:
     tokens, cu = ids.tolist(), boundaries.tolist()
-    return [tokens[start:end] for start, end in zip(cu, cu[1:], strict=False)]
+    return [tokens[start:end] for start, end in itertools.pairwise(cu)]
 
 
 # LCS: x is a draft of m tokens, y a target of n; matches are places (i, j) in both.
@@ -156,9 +158,7 @@ def longest_common(x: list[int], y: list[int], wild: int | None) -> list[tuple[i
     return matches
 
 
-def nearest(
-    matches: list[tuple[int, int]], x: list[int], y: list[int]
-) -> list[tuple[int, int]]:
+def nearest(matches: list[tuple[int, int]], x: list[int], y: list[int]) -> list[tuple[int, int]]:
     """The same matches, those of unequal tokens moved to targets nearest to their own index."""
     latest = []  # place of each that leaves room for those behind it
     last = len(y)
