@@ -11,7 +11,9 @@ namespace fastedit {
 namespace {
 
 constexpr int64_t kUnlabelled = -100;
-constexpr int64_t kWorthwhile = 4096;  // ids of all drafts; below, threads cost more than they save
+// Ids of all drafts: 1 ms of work or more on one thread. A second one that has to wait for a core,
+// beside a busy process, may cost several.
+constexpr int64_t kWorthwhile = 32768;
 constexpr int64_t kPiecesPerThread = 8;  // so that one with long pairs is not waited for
 constexpr int kWord = 64;
 

@@ -46,7 +46,8 @@ def levenshtein_labels(
 def shortest_script(x: list[int], y: list[int], delete: int) -> tuple[list[int], list[int | None]]:
     """The label of each token, and the first token that is missing in each gap, if any is."""
     distance = distances(x, y)
-    edits, missing = list(x), [None] * (len(x) + 1)
+    edits = list(x)
+    missing: list[int | None] = [None] * (len(x) + 1)
     i, j = len(x), len(y)
     while i or j:  # the first i tokens of x are still to become the first j of y
         cost = distance[i][j]
