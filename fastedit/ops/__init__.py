@@ -7,6 +7,9 @@
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
 | `edit_labels` | labels of models that delete and insert, from drafts and targets |
+| `contents` | which positions of blocks hold masks, which tokens |
+| `highest` | the positions of each block that a rule chooses by score |
+| `write_blocks` | what a rule decided, into its blocks, with counts of what changed |
 | `uniform` | random numbers that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
@@ -23,6 +26,7 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 """
 
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
+from fastedit.ops.contents import Contents, contents
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
 from fastedit.ops.edit_labels import lcs_labels, levenshtein_labels
@@ -42,6 +46,7 @@ from fastedit.ops.write_blocks import write_blocks_
 # Where a folder and a function have one name, it is the function here.
 
 __all__ = [
+    "Contents",
     "DraftKey",
     "DraftOptions",
     "Drafted",
@@ -51,6 +56,7 @@ __all__ = [
     "Sampling",
     "StepState",
     "backend_report",
+    "contents",
     "draft_and_corrupt",
     "highest",
     "joint_threshold_step_",
