@@ -3,6 +3,7 @@
 | folder | the operations |
 |---|---|
 | `row_stats` | row statistics: one read of the logits, a few numbers per row |
+| `best_outside` | the best token of a row outside a set of its own |
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
@@ -10,6 +11,7 @@
 | `contents` | which positions of blocks hold masks, which tokens |
 | `highest` | the positions of each block that a rule chooses by score |
 | `write_blocks` | what a rule decided, into its blocks, with counts of what changed |
+| `compact` | inserts and deletes: what positions emit, in blocks or packed sequences |
 | `uniform` | random numbers that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
@@ -26,6 +28,8 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 """
 
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
+from fastedit.ops.best_outside import best_outside
+from fastedit.ops.compact import compact, rewrite_blocks
 from fastedit.ops.contents import Contents, contents
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
@@ -56,6 +60,8 @@ __all__ = [
     "Sampling",
     "StepState",
     "backend_report",
+    "best_outside",
+    "compact",
     "contents",
     "draft_and_corrupt",
     "highest",
@@ -64,6 +70,7 @@ __all__ = [
     "lcs_labels",
     "levenshtein_labels",
     "merge_partials",
+    "rewrite_blocks",
     "row_partials",
     "row_stats",
     "uniform",

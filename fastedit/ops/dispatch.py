@@ -37,6 +37,9 @@ OPERATIONS = {  # and the folder of each
     "uniform": "uniform",
     "levenshtein_labels": "edit_labels",
     "lcs_labels": "edit_labels",
+    "rewrite_blocks": "compact",
+    "compact": "compact",
+    "best_outside": "best_outside",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
