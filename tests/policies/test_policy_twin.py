@@ -17,7 +17,7 @@ SETTINGS = {
         "",
         ":threshold=.3,editing_threshold=.1,max_post_steps=2",
         ":editing_threshold=none,num_to_transfer=3",
-        ":threshold=inf,editing_threshold=0,max_post_steps=0",
+        ":threshold=1,editing_threshold=0,max_post_steps=0",
         ":threshold=.5,editing_threshold=.5,max_post_steps=1,num_to_transfer=20",
     ]
 }
