@@ -141,6 +141,9 @@ def test_an_aborted_request_ends_with_what_it_had_committed(golden_model, alone,
         for unknown in (-1, 2):
             with pytest.raises(ValueError, match=f"no request has number {unknown}"):
                 living.abort(unknown)
+        for wrong in ("x", None, 1.0, True):
+            with pytest.raises(TypeError, match=f"the number that `add` returned; got {wrong!r}"):
+                living.abort(wrong)
 
 
 def test_more_lanes_come_and_go_than_are_kept(golden_model):
