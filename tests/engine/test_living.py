@@ -67,7 +67,7 @@ def run(living, program):
 
 
 @pytest.mark.parametrize("delay", [0, 1])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     program=PROGRAM,
     chunk=st.sampled_from([8, 16, 2048]),

@@ -383,7 +383,6 @@ EXPORTED = {
     ("given", "strict", "overrides"),
     [
         ("ids", True, {}),
-        ("ids", False, {"expert_capacity": 3}),
         ("padding", False, {"num_experts": 32}),
         ("mask", False, {}),
         ("packed", False, {"expert_capacity": 3}),
