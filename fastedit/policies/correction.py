@@ -80,8 +80,9 @@ class Correction(Policy):
 
     def _ranked(self, stats: Stats, view: View) -> Write:
         assert stats.logit is not None and stats.logit_current is not None
-        masked, may, steps = view.masked(), view.may_change(), self._steps(view)
-        taken, length = view.counts.forwards + 1, may.sum(-1)
+        masked, tokens, masks, held = view.contents()
+        may, steps = masked | tokens, self._steps(view)
+        taken, length = view.counts.forwards + 1, masks + held
         over = length % steps  # one more position in each of the last `over` steps
         count = length // steps * taken + (taken - steps + over).clamp_(min=0)
         score = torch.where(masked, stats.logit, stats.logit_current)
@@ -90,8 +91,8 @@ class Correction(Policy):
         return Write(torch.where(keep, ids, view.mask_token_id), taken >= steps)
 
     def _corrected(self, stats: Stats, view: View) -> Write:
-        p, counts, masked, may = view.parameters, view.counts, view.masked(), view.may_change()
-        steps, length, masks = self._steps(view), may.sum(-1), masked.sum(-1)
+        p, counts, (masked, tokens, masks, held) = view.parameters, view.counts, view.contents()
+        steps, length = self._steps(view), masks + held
         # The time left, of which `length` passes per forward and `steps` are worth a mask.
         time = steps * (masks + counts.m2t_commits) - length * counts.forwards
         after = (time - length).clamp_(min=0)
@@ -100,7 +101,7 @@ class Correction(Policy):
         error = stats.scores if self.scorer == "head" else 1.0 - stats.prob_current
         assert error is not None
         turn, turns = view.buffers.turn, counts.remasks[:, None]
-        wrong = (may ^ masked) & (error > p.tau[:, None]) & (turn < turns - p.ring[:, None])
+        wrong = tokens & (error > p.tau[:, None]) & (turn < turns - p.ring[:, None])
         due = (counts.forwards % p.stride == 0) & (after > 0)
         remask = highest(error, wrong, p.budget * due)
 
