@@ -12,7 +12,14 @@ from fastedit import Decoder
 NEW = 6
 
 
-@pytest.fixture(params=NAMES)
+# The engine's own tests go through all of them; here one of each attention, and one whose mask has
+# to be named.
+QUICK = ("llada", "sdar", "fast_dllm_v2")
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
 def name(request) -> str:
     return request.param
 
