@@ -11,7 +11,7 @@ from every_policy import NOISE, POLICIES, RANDOM, REOPENING, drawing, small
 from fastedit import DecodeConfig, Decoder
 
 MASK, LENGTH, TOKENS = 127, 8, 14
-LENGTHS = (17, 1, 24, 3)
+LENGTHS = (17, 1, 24)
 
 
 @pytest.fixture(scope="module")
