@@ -32,9 +32,10 @@ def report(request: Request, events: deque[Event], drafts: bool = False) -> None
 
     def on_draft(request: Request, ids: Tensor, logits: Tensor) -> None:
         if not request.committed:
-            # What lies behind the end is never returned.
-            draft = ids[request.head : request.end - request.base].tolist()
+            # What lies behind the canvas is never filled.
+            draft = ids[request.head : request.seen - request.base].tolist()
             event("draft", request, request.text.decode(draft) if request.text else "", draft)
+            events[-1].within = min(len(draft), request.end - request.base - request.head)
 
     request.on_block = on_block
     request.on_draft = on_draft if drafts else None
