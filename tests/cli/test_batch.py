@@ -233,7 +233,7 @@ def test_interrupt_within_a_batch_keeps_what_had_ended(decode, results, monkeypa
         ({"prompt": 3}, "`prompt` must be a text; got int"),
         ({"messages": ["hi"]}, "`messages` must be a list of objects"),
         ({"prompt": "a", "threshhold": 0.5}, "unknown decoding option 'threshhold'"),
-        ({"prompt": "a", "threshold": -1}, "threshold must be a number of at least 0"),
+        ({"prompt": "a", "threshold": -1}, "threshold must be a number from 0 to 1"),
         ({"prompt": "a", "gen_length": 4, "max_new_tokens": 5}, "are the same option"),
         ({"prompt": "a", "seed": [1, 2]}, "`seed` must be one integer"),
         ({"prompt": "x" * 600}, "the model has 512"),

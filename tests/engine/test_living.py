@@ -66,21 +66,23 @@ def run(living, program):
     return added, events
 
 
-@pytest.mark.parametrize("delay", [0, 1])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
+    delay=st.sampled_from([0, 1]),
     program=PROGRAM,
     chunk=st.sampled_from([8, 16, 2048]),
     copied=st.sampled_from([16, 65536]),
     max_batch=st.integers(1, 3),
 )
 @example(
+    delay=0,
     program=[*(("add", i, "quality") for i in (0, 1, 2, 3)), ("step", 2), ("abort", 1)],
     chunk=8,
     copied=16,
     max_batch=3,
 )
 @example(
+    delay=1,
     program=[*(("add", i % 5, name) for i, name in enumerate(CONFIGS)), ("step", 9), ("reset",)],
     chunk=16,
     copied=65536,
