@@ -193,6 +193,10 @@ class Policy:
         fixed = (name for name, what in self.parameters().items() if what.dtype is None)
         return type(self), *(getattr(self, name) for name in fixed)
 
+    def unread(self) -> frozenset[str]:
+        """Parameters without an effect, as the others are: a caller who gives one is told so."""
+        return frozenset()
+
     def within(self, full: bool) -> Policy:
         """This policy where all positions see each other in every forward (`full`), or do not."""
         return self

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.fields import choice, integer, probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -42,7 +42,7 @@ class Correction(Policy):
     scorer: str = choice("head", "confidence")
     stride: int = integer(4, least=1)
     budget: int = integer(2)
-    tau: float = number(0.75)
+    tau: float = probability(0.75)
     ring: int = integer(4)
     steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     mode: str = choice("threshold", "rank")
@@ -66,6 +66,10 @@ class Correction(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         return self._ranked(stats, view) if self.mode == "rank" else self._corrected(stats, view)
+
+    def unread(self) -> frozenset[str]:
+        of_scores = frozenset({"scorer", "stride", "budget", "tau", "ring"})
+        return of_scores if self.mode == "rank" else frozenset()
 
     def most_forwards(self, length: int) -> int:
         steps = self.steps or length

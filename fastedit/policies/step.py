@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import Policy, Stats, Write
-from fastedit.policies.fields import checked, real
+from fastedit.policies.fields import HEAT, checked
 from fastedit.policies.registry import parse
 from fastedit.policies.state import State
 
@@ -47,7 +47,7 @@ def open(
             f"editable must be bool {list(ids.shape)}, as ids are; "
             f"got {editable.dtype} {list(editable.shape)}"
         )
-    heat = checked("temperature", temperature, real(0.0, 1e6, "a number of at least 0"))
+    heat = checked("temperature", temperature, HEAT)
     state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
     if editable is not None:
         state.editable.copy_(editable)
