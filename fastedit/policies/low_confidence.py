@@ -40,6 +40,7 @@ class LowConfidence(Policy):
     eps: float = probability(1e-3)
 
     judges_tokens = False
+    fills = True
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -47,7 +48,7 @@ class LowConfidence(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         p, masked = view.parameters, view.masked()
-        score, forward = self._score(stats), view.counts.forwards
+        score, forward = self.score(stats), view.counts.forwards
         steps = torch.where(p.steps > 0, p.steps, view.length)
         if self.schedule == "dream":
             fill = highest(score, masked, _leaving(view.contents().masks, forward, steps, p.eps))
@@ -65,7 +66,8 @@ class LowConfidence(Policy):
             return self.steps or length
         return length
 
-    def _score(self, stats: Stats) -> Tensor:
+    def score(self, stats: Stats) -> Tensor:
+        """Masks with the highest are filled first, [n, L]."""
         if self.rank == "entropy":
             assert stats.entropy is not None
             return -stats.entropy
