@@ -36,13 +36,14 @@ bool servable(const fe_plane* planes, int64_t count) {
     });
 }
 
-// Places are filled up to their number; what is emitted beyond is dropped.
+// Places are filled up to `end`; what is emitted beyond is dropped.
 struct Writer {
     Sources& sources;
+    int64_t end = int64_t(sources.size());
     int64_t used = 0;
 
     void emit(int64_t source) {
-        if (used < int64_t(sources.size())) sources[size_t(used++)] = source;
+        if (used < end) sources[size_t(used++)] = source;
     }
 };
 
@@ -50,14 +51,22 @@ struct Writer {
 
 int32_t fe_rewrite_blocks(const fe_rewrite_args* args, const fe_plane* planes) {
     if (!servable(planes, args->planes)) return -1;
+    const auto stays = [&](int64_t i) { return args->fixed && args->fixed[i]; };
     Sources sources(size_t(args->length));
     for (int64_t begin = 0; begin < args->blocks * args->length; begin += args->length) {
+        std::fill(sources.begin(), sources.end(), kNothing);
         Writer writer{sources};
         for (int64_t i = 0; i < args->length; ++i) {
-            if (args->insert[begin + i]) writer.emit(~i);
-            if (args->keep[begin + i]) writer.emit(i);
+            // A run ends before the next position that stays where it is.
+            writer.end = i;
+            while (writer.end < args->length && !stays(begin + writer.end)) ++writer.end;
+            for (; i < writer.end; ++i) {
+                if (args->insert[begin + i]) writer.emit(~i);
+                if (args->keep[begin + i]) writer.emit(i);
+            }
+            if (i < args->length) sources[size_t(i)] = i;
+            writer.used = i + 1;
         }
-        std::fill(sources.begin() + writer.used, sources.end(), kNothing);
         for (int64_t p = 0; p < args->planes; ++p) move(planes[p], begin, sources, begin);
     }
     return 0;

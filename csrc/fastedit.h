@@ -104,6 +104,22 @@ typedef struct {
     fe_sampling sampling;
 } fe_step_args;
 
+/* Per block, [blocks]: thresholds, counts and flags. Per position, [blocks, length]: the others, and
+ * [blocks, history, length]: seen and written. */
+typedef struct {
+    fe_logits logits;
+    int64_t blocks, length, history;
+    int64_t* ids;
+    const uint8_t* editable;
+    int64_t mask_token_id, delete_token_id, insert_token_id, max_post_steps;
+    const float *threshold, *editing_threshold;
+    int32_t *post_steps, *forwards, *m2t_commits, *t2t_edits, *remasks, *inserts, *deletes;
+    uint8_t *done, *dirty, *bad;
+    uint8_t* original;
+    int64_t *seen, *written;
+    int64_t *source, *inserted, *deleted;
+} fe_indel_args;
+
 /* Per position, [blocks, length], but for masks and held [blocks]. */
 typedef struct {
     int64_t blocks, length;
@@ -161,6 +177,7 @@ typedef struct {
 typedef struct {
     int64_t blocks, length, planes;
     const uint8_t *keep, *insert;
+    const uint8_t* fixed; /* NULL: none is */
 } fe_rewrite_args;
 
 /* Per position, [positions], as planes are before the call; afterwards they are [capacity]. The ids
@@ -232,6 +249,7 @@ int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads);
 int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads);
 int32_t fe_best_outside(const fe_best_outside_args* args, int32_t threads);
 int32_t fe_joint_threshold_step(const fe_step_args* args, int32_t threads);
+int32_t fe_joint_threshold_indel_step(const fe_indel_args* args, int32_t threads);
 int32_t fe_draft_and_corrupt(const fe_draft_args* args, int32_t threads);
 int32_t fe_uniform(const fe_uniform_args* args);
 

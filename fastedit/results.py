@@ -216,6 +216,10 @@ class Event:
     block  index of the block, counted from the sequence's first token
     within  of the ids of a draft, how many lie before the end of the request; the block goes on
             behind it, with what is never returned. None: all of them
+    moved  draft of a policy that inserts and deletes: where each of the ids stood before this
+           forward, -1 for a mask that was put there
+    inserted, deleted  of that draft: positions, before this forward, that got a mask before them,
+           and that were taken out
     step   forwards so far in this block; 0 in a draft that came with the block before (lookahead)
     stats  of the request, with its last event
     request  its number, as `add` gave it; 0 of a stream
@@ -231,3 +235,6 @@ class Event:
     request: int = 0
     error: RequestError | None = None
     within: int | None = None
+    moved: list[int] | None = None
+    inserted: list[int] = field(default_factory=list)
+    deleted: list[int] = field(default_factory=list)

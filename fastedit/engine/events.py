@@ -33,12 +33,23 @@ def report(request: Request, events: deque[Event], drafts: bool = False) -> None
     def on_draft(request: Request, ids: Tensor, logits: Tensor) -> None:
         if not request.committed:
             # What lies behind the canvas is never filled.
-            draft = ids[request.head : request.seen - request.base].tolist()
+            shown = slice(request.head, request.seen - request.base)
+            draft = ids[shown].tolist()
             event("draft", request, request.text.decode(draft) if request.text else "", draft)
             events[-1].within = min(len(draft), request.end - request.base - request.head)
+            if request.moves is not None:
+                _tell_moves(events[-1], request.moves[:, shown], request.head)
 
     request.on_block = on_block
     request.on_draft = on_draft if drafts else None
+
+
+def _tell_moves(draft: Event, moves: Tensor, head: int) -> None:
+    """moves: as of `policies.State`, [3, L] of the positions behind the first `head` ones."""
+    source, inserted, deleted = moves.tolist()
+    draft.moved = [place - head if place >= 0 else -1 for place in source]
+    draft.inserted = [i for i, bit in enumerate(inserted) if bit]
+    draft.deleted = [i for i, bit in enumerate(deleted) if bit]
 
 
 def end_of(request: Request) -> Event:

@@ -169,6 +169,7 @@ class Lane:
             request.step = record.step
             if request.on_draft and record.logits is not None:
                 ids = record.ids[row][self.slots.earlier :]
+                request.moves = None if record.moves is None else record.moves[:, row]
                 request.on_draft(request, ids, record.logits[row][-len(ids) :])
             if record.bad[row] and request.bad is None:
                 request.bad = self._bad_logits(request, record, row)
@@ -196,7 +197,7 @@ class Lane:
             reach = self.plan.reach(self.live, self.steps.delay + 1)
             self.plan.place(reach)
             logits = self.plan.forward().block
-        forbid = self.slots.blocks.forbidden(logits.shape[-1])
+        forbid = self.slots.blocks.no_text(logits.shape[-1])
         width = logits.shape[1]  # of the block, or with what stands before it
         current = ids[row][-width:].to(logits.device)
         bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad

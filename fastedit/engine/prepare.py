@@ -179,7 +179,13 @@ def as_requests(
                 with _told(f"the draft of prompt {index}"):
                     draft = as_draft(given, tokenizer, mask)
                 most = config.max_new_tokens if config.gives("max_new_tokens") else None
-                check_draft(draft, index, vocab_size=vocab_size(model), max_new_tokens=most)
+                check_draft(
+                    draft,
+                    index,
+                    vocab_size=vocab_size(model),
+                    max_new_tokens=most,
+                    control_ids=rule.control_ids,
+                )
                 if most is None:
                     length = len(draft)
                     whole = {"block_length": length} if family.block_length == WHOLE else {}

@@ -75,6 +75,7 @@ class Request(Layout):
     restarts: int = 0  # how often memory ran out, so that the active block began again
     reopened: bool = False  # whether the next forward takes the blocks before the active one along
     beside: int = 0  # blocks that forwards of the active one took along, for having been reopened
+    moves: Tensor | None = None  # [3, L], of the last step that was shown, as in `policies.State`
     bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
     progress: Progress = field(default_factory=Progress)  # of the active block

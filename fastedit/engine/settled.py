@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -34,7 +35,7 @@ class Settled:
     def rule_and_mask(self, config: DecodeConfig) -> tuple[Policy, int]:
         """Raises ValueError for what does not go together."""
         if id(config) not in self._rules:
-            rule = rule_of(config, self.family)
+            rule = _with_ids(rule_of(config, self.family), self.model)
             _check_together(config, rule, self.family, vocab_size(self.model))
             if "score" in rule.needs:
                 _check_scores(config, rule, self.head)
@@ -42,6 +43,7 @@ class Settled:
             if asked not in self._masks:
                 mask = mask_of(config, self.model, self.tokenizer, self.family)
                 _keep(self._masks, asked, mask)
+            _check_control_ids(rule, self._masks[asked], vocab_size(self.model))
             _keep(self._rules, id(config), (config, rule, self._masks[asked]))
         _, rule, mask = self._rules[id(config)]
         return rule, mask
@@ -79,6 +81,29 @@ def rule_of(config: DecodeConfig, family: Family) -> Policy:
     # Where every forward computes all positions, any of them may change.
     whole = family.attention == "full" and not config.approximate
     return config.rule(family.policy).within(whole)
+
+
+def _with_ids(rule: Policy, model: Any) -> Policy:
+    """`rule` with the ids that it leaves open and the model's config names."""
+    config, found = getattr(model, "config", None), {}
+    for name, parameter in rule.parameters().items():
+        if parameter.keys and getattr(rule, name) is None:
+            named = (getattr(config, key, None) for key in parameter.keys)
+            found[name] = next((value for value in named if value is not None), None)
+    return dataclasses.replace(rule, **found) if found else rule  # type: ignore[type-var]
+
+
+def _check_control_ids(rule: Policy, mask: int, vocab: int | None) -> None:
+    """Raises ValueError for a model that has no such ids, and for one that is the mask."""
+    beyond = [token for token in rule.control_ids if vocab is not None and token >= vocab]
+    if beyond:
+        names = (name for name, parameter in rule.parameters().items() if parameter.keys)
+        raise ValueError(
+            f"policy {rule} needs a model trained {rule.needs_training}: this one has {vocab} ids, "
+            f"and no {beyond[0]}. Where it has others for that, give {', '.join(names)}"
+        )
+    if mask in rule.control_ids:
+        raise ValueError(f"id {mask} is both the mask token and a control id of policy {rule}")
 
 
 def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:

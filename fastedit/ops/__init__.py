@@ -6,6 +6,7 @@
 | `best_outside` | the best token of a row outside a set of its own |
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
+| `joint_threshold_indel` | that of LLaDA2.2, with inserts and deletes, on a CPU |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
 | `edit_labels` | labels of models that delete and insert, from drafts and targets |
 | `contents` | which positions of blocks hold masks, which tokens |
@@ -31,11 +32,12 @@ from fastedit.ops import registration as registration  # defines torch.ops.faste
 from fastedit.ops.best_outside import best_outside
 from fastedit.ops.compact import compact, rewrite_blocks
 from fastedit.ops.contents import Contents, contents
-from fastedit.ops.dispatch import backend_report, use_backend
+from fastedit.ops.dispatch import backend_report, serves, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
 from fastedit.ops.edit_labels import lcs_labels, levenshtein_labels
 from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
+from fastedit.ops.joint_threshold_indel import InDelState, joint_threshold_indel_step_
 from fastedit.ops.row_partials import (
     RowPartials,
     joint_threshold_step_from_partials_,
@@ -54,6 +56,7 @@ __all__ = [
     "DraftKey",
     "DraftOptions",
     "Drafted",
+    "InDelState",
     "RowDraws",
     "RowPartials",
     "RowStats",
@@ -65,6 +68,7 @@ __all__ = [
     "contents",
     "draft_and_corrupt",
     "highest",
+    "joint_threshold_indel_step_",
     "joint_threshold_step_",
     "joint_threshold_step_from_partials_",
     "lcs_labels",
@@ -73,6 +77,7 @@ __all__ = [
     "rewrite_blocks",
     "row_partials",
     "row_stats",
+    "serves",
     "uniform",
     "use_backend",
     "write_blocks_",

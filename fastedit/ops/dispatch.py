@@ -30,6 +30,7 @@ OPERATIONS = {  # and the folder of each
     "row_stats": "row_stats",
     "row_partials": "row_partials",
     "joint_threshold_step_": "joint_threshold",
+    "joint_threshold_indel_step_": "joint_threshold_indel",
     "draft_and_corrupt": "draft_and_corrupt",
     "contents": "contents",
     "highest": "highest",
@@ -57,6 +58,11 @@ def implementation(op: str, device: str) -> Callable:
     if reason:
         raise RuntimeError(f"back end {name!r} cannot run here: {reason}")
     return function(op, name)
+
+
+def serves(op: str, device: str) -> bool:
+    """Whether the back end in use has `op` for tensors on a device of this type."""
+    return _why_not(demanded() or _default(op, device), op, device) is None
 
 
 def demanded() -> str | None:

@@ -62,7 +62,7 @@ _library.define(
 )
 _library.define(
     "rewrite_blocks(Tensor ids, Tensor keep, Tensor insert, int fill, Tensor[] planes,"
-    " Scalar[] blanks) -> Tensor[]"
+    " Scalar[] blanks, Tensor? fixed=None) -> Tensor[]"
 )
 _library.define(
     "compact(Tensor ids, Tensor cu_seqlens, Tensor keep, Tensor insert, Tensor[] planes,"
@@ -197,9 +197,10 @@ def rewrite_blocks(
     fill: int,
     planes: list[Tensor],
     blanks: list[float],
+    fixed: Tensor | None = None,
 ) -> list[Tensor]:
     """The ids, then the planes; the arguments are checked when it runs."""
-    new, moved = rewrite_blocks_now(ids, keep, insert, fill, planes, blanks)
+    new, moved = rewrite_blocks_now(ids, keep, insert, fill, planes, blanks, fixed=fixed)
     return [new, *moved]
 
 

@@ -11,6 +11,7 @@ from fastedit.policies.confidence import Confidence
 from fastedit.policies.correction import Correction
 from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
+from fastedit.policies.joint_threshold_indel import JointThresholdInDel
 from fastedit.policies.low_confidence import LowConfidence
 from fastedit.policies.multi_block import MultiBlock
 from fastedit.policies.proseco import ProSeCo
@@ -30,6 +31,7 @@ __all__ = [
     "Correction",
     "EntropyBound",
     "JointThreshold",
+    "JointThresholdInDel",
     "LowConfidence",
     "MultiBlock",
     "Policy",

@@ -23,6 +23,7 @@ class View(Protocol):
     reopened             bool [n]            whether the blocks before it may change too, again
     counts               int32 [n] each      `forwards` before this one, and what has changed
     parameters, buffers                      of the policy, by name
+    moves                int64 [3, n, L]     of the last decision, as of `State`; or None
     sampling             seed, start, ... [n], for noise
     strict, vocab                            whether the mask may be chosen; how many ids there are
     """
@@ -40,6 +41,7 @@ class View(Protocol):
     parameters: Planes
     buffers: Planes
     sampling: ops.Sampling
+    moves: Tensor | None
 
     @property
     def length(self) -> int: ...
@@ -66,14 +68,17 @@ class Buffer:
     """What a policy keeps of each block from forward to forward, reset when a block opens.
 
     dtype    of the tensor: [n, L], or [n] where it is not per position
-    initial  what a fresh block has
+    initial  what a fresh block has, and a position that a rewrite inserts or pads with
+    history  a plane of positions for each forward that a block may take, [n, most_forwards, L]
 
+    Those per position move with their tokens where a rule inserts or deletes; a history does not.
     Where a policy is `wide`, those per position last as long as its positions do.
     """
 
     dtype: torch.dtype = torch.float32
     initial: float = 0
     per_position: bool = True
+    history: bool = False
 
 
 @dataclass(eq=False)
@@ -84,13 +89,17 @@ class Stats:
                                 its probability in rows with a temperature
     prob_current   fp32         probability of the token that the position holds
     entropy        fp32         in nats; None unless the policy needs "entropy"
-    top_tokens, top_probs       [n, L, k], the best ones; None unless it needs "top_k"
+    top_tokens, top_probs       [n, L, k], the best ones, `ranks` of the policy; None unless it
+                                needs "top_k"
     sample, sample_prob         one draw and its probability after all filters; None unless it needs
                                 "sample"
     logit, logit_current        fp32, of `token` and of the held one; None unless it needs "logit"
     scores         fp32         of a head; None unless it needs "score"
     shadow         Stats        of the shadow rows; None unless its plan is "shadow"
     following      Stats        of the head that predicts the next token, where it is needed
+    outside        of (excluded [n, L, K], only [n, L]): the best id of each position in `only` that
+                   is none of its `excluded` ones, int64 [n, L]; -1 where there is none, and
+                   elsewhere. Those positions are read once more; None unless it needs "outside"
     bad            bool         NaN or +inf among the logits, or nothing to choose from
     vocab                       how many ids there are
     """
@@ -110,6 +119,7 @@ class Stats:
     scores: Tensor | None = None
     shadow: Stats | None = None
     following: Stats | None = None
+    outside: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 class Write(NamedTuple):
@@ -121,15 +131,23 @@ class Write(NamedTuple):
     buffers                new contents of the policy's buffers, by name
     reopen   bool [n]      from the next forward on, the block and those before it in its window may
                            change together, until it is done; None: nowhere
+    keep, insert           bool [n, L], of rules that insert and delete. Once `ids` are written, a
+                           mask is put before the positions in `insert`, and those that are not in
+                           `keep` are taken out. What stands between two positions that may not
+                           change is then cut, or padded with masks: these stay where they are
     """
 
     ids: Tensor
     done: Tensor
     buffers: Mapping[str, Tensor] = {}
     reopen: Tensor | None = None
+    keep: Tensor | None = None
+    insert: Tensor | None = None
 
 
-NEEDS = frozenset({"current", "entropy", "top_k", "sample", "logit", "score", "next_token"})
+NEEDS = frozenset(
+    {"current", "entropy", "top_k", "outside", "sample", "logit", "score", "next_token"}
+)
 PLANS = ("block", "shadow", "window")
 
 
@@ -139,8 +157,9 @@ class Policy:
     Fields that are strings or flags are static: read them from `self`. The others have one value
     per request, on the device: read them from `view.parameters`, tensors [n].
 
-    needs    of "current", "entropy", "top_k", "sample", "logit", "score", "next_token": what
-             `Stats` must hold; whatever is not named costs nothing
+    needs    of "current", "entropy", "top_k", "outside", "sample", "logit", "score", "next_token":
+             what `Stats` must hold; whatever is not named costs nothing
+    ranks    how many best tokens "top_k" stands for
     buffers  what is kept of a block, by name
     plan     which rows a forward takes: "block"; "shadow" (the block and, for each of its
              positions, a row that sees a mask there); or "window" (the block and, where a rule
@@ -157,6 +176,9 @@ class Policy:
              those behind the block, which may not change yet
     fills    whether the rule may fill masks for `correction`: it needs no rows but those of its
              block, shows the model what is held, and says itself when a block is done
+    rewrites  whether it inserts and deletes: whether there may be `keep` and `insert` in a `Write`
+    chooses_mask  whether the mask is among the ids to choose from; the rule sees to it that a block
+             which is done has none
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     needs_training  what a model has to have been trained for beyond filling masks, as the end of "a
              model trained ..."; None: nothing
@@ -167,6 +189,7 @@ class Policy:
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[str]] = frozenset()
+    ranks: ClassVar[int] = 2
     buffers: ClassVar[Mapping[str, Buffer]] = {}
     plan: ClassVar[str] = "block"
     window: ClassVar[int] = 1
@@ -175,6 +198,8 @@ class Policy:
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
     fills: ClassVar[bool] = False
+    rewrites: ClassVar[bool] = False
+    chooses_mask: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
     needs_training: ClassVar[str | None] = None
     may_reach_bound: ClassVar[bool] = False
@@ -208,6 +233,11 @@ class Policy:
     def within(self, full: bool) -> Policy:
         """This policy where all positions see each other in every forward (`full`), or do not."""
         return self
+
+    @property
+    def control_ids(self) -> tuple[int, ...]:
+        """Ids that stand for what is to be done with a position, and for no text."""
+        return ()
 
     def open(self, view: View) -> Tensor:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
@@ -248,8 +278,9 @@ class Policy:
         """Forwards that a block with `length` positions to decide can take at most."""
         raise NotImplementedError
 
-    def twin(self, view: View) -> Callable[[Tensor, bool], None] | None:
-        """A fused step on `view`, equal to `rule`: takes logits and whether any row draws."""
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:
+        """A fused step on `view`, equal to `rule`: takes logits and whether any row draws, and
+        returns whether it has taken the step."""
         return None
 
     def as_dict(self) -> dict[str, Any]:

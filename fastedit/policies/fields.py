@@ -24,6 +24,7 @@ class Parameter(NamedTuple):
     absent  what the device holds for None
     span    numbers that a search tries: from the first to the second; None: no others than `values`
     values  what a search tries by itself: all of a choice, None where it is allowed
+    keys    under which the config of a model may say it, where it is None
     """
 
     check: Check
@@ -32,6 +33,7 @@ class Parameter(NamedTuple):
     absent: float = 0
     span: tuple[float, float] | None = None
     values: tuple[Any, ...] = ()
+    keys: tuple[str, ...] = ()
 
 
 def number(
@@ -88,6 +90,12 @@ def integer(
     span = span or (least, min(most, max(2 * (default or 0), least + 3)))
     check = whole(least, words, optional, most)
     return _field(default, Parameter(check, int, dtype, absent, span, (None,) * optional))
+
+
+def token_id(*keys: str) -> Any:
+    """A field that holds the id of a token; None: what the model's config says under these keys."""
+    check = whole(0, "None or a token id", True)
+    return _field(None, Parameter(check, int, values=(None,), keys=keys))
 
 
 def choice(default: str | bool | None, *others: str | bool) -> Any:

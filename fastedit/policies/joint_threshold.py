@@ -71,7 +71,7 @@ class JointThreshold(Policy):
     def most_forwards(self, length: int) -> int:
         return length + self.max_post_steps
 
-    def twin(self, view: View) -> Callable[[Tensor, bool], None]:
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool]:
         """`ops.joint_threshold_step_` on the tensors of `view`."""
         ids, editable, sampling, counts = view.ids, view.editable, view.sampling, view.counts
         strict, mask = view.strict, view.mask_token_id
@@ -84,7 +84,7 @@ class JointThreshold(Policy):
             *(view.done, view.dirty, view.bad),
         )
 
-        def step_(logits: Tensor, draws: bool) -> None:
+        def step_(logits: Tensor, draws: bool) -> bool:
             ops.joint_threshold_step_(
                 ids,
                 logits,
@@ -95,5 +95,6 @@ class JointThreshold(Policy):
                 sampling=sampling if draws else None,
                 **settings,
             )
+            return True
 
         return step_

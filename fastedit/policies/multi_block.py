@@ -58,7 +58,7 @@ class MultiBlock(JointThreshold):
     def rule(self, stats: Stats, view: View) -> Write:
         assert stats.entropy is not None
         p, reopened = view.parameters, view.reopened
-        ids, done, buffers, _ = super().rule(stats, view)
+        ids, done, buffers = super().rule(stats, view)[:3]
         may = view.may_change()
         masks = ((ids == view.mask_token_id) & may).any(-1)
         wanted = may.any(-1) & (p.rounds > 0) & (p.editing_threshold < math.inf)

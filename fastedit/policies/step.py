@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -47,6 +48,8 @@ def open(
             f"editable must be bool {list(ids.shape)}, as ids are; "
             f"got {editable.dtype} {list(editable.shape)}"
         )
+    if mask_token_id in chosen.control_ids:
+        raise ValueError(f"mask_token_id={mask_token_id} is a control id of policy {chosen}")
     heat = checked("temperature", temperature, HEAT)
     state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
     if editable is not None:
@@ -77,9 +80,9 @@ def step_(
     Never raises for values and never waits for the device. Raises ValueError for what the policy
     needs and is not given, and for shapes that are not those of the state.
     """
-    if state.twin is not None and draws is None and logits is not None:  # it checks for itself
-        state.twin(logits, state.draws)
-        return
+    twin = state.twin
+    if twin and draws is None and logits is not None and twin(logits, state.draws):
+        return  # it has checked for itself
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
     stats = _statistics(state, logits, draws)
     stats.scores = scores
@@ -123,7 +126,7 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
     if "entropy" in policy.needs:
         options["entropy"] = True
     if "top_k" in policy.needs:
-        options["top_k"] = 2
+        options["top_k"] = policy.ranks
     if heat is None and state.draws:
         heat = state.sampling.temperature
         heat = torch.where(heat > 0.0, heat, 1.0)
@@ -149,6 +152,9 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         ids = torch.stack((token, state.ids), dim=-1)
         ids.clamp_(0, logits.shape[-1] - 1)  # the mask may be no id of the logits
         logit, logit_current = logits.gather(-1, ids).float().unbind(-1)
+    outside = None
+    if "outside" in policy.needs:
+        outside = functools.partial(_outside, logits, options["forbid"])
     return Stats(
         token=token,
         prob=prob,
@@ -162,7 +168,13 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         sample_prob=sample_prob,
         logit=logit,
         logit_current=logit_current,
+        outside=outside,
     )
+
+
+def _outside(logits: Tensor, forbid: tuple[int, ...], excluded: Tensor, only: Tensor) -> Tensor:
+    """As `Stats.outside` says."""
+    return ops.best_outside(logits, excluded, only=only, forbid=forbid)[0]
 
 
 def _draws(state: State) -> ops.RowDraws:
@@ -182,6 +194,7 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
     """Write what may be written, and count what has changed; blocks that are done keep theirs."""
     policy = state.policy
     bounded = policy.may_reach_bound
+    active = ~state.done if policy.rewrites else None
     ops.write_blocks_(
         state.ids,
         write.ids,
@@ -196,10 +209,45 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         limit=state.limit if bounded else None,
         fallback=stats.token if bounded else None,
     )
+    if active is not None:
+        _rewrite(state, write, active)
     if write.reopen is not None:
         # Keys and values of a forward in which blocks saw those behind them are stale in any case.
         state.dirty.logical_or_(state.reopened)
         state.reopened.logical_or_(write.reopen & ~state.done)
+
+
+def _rewrite(state: State, write: Write, active: Tensor) -> None:
+    """Insert and delete in blocks that are `active` [n]; buffers per position move with their ids.
+
+    A block that gets a mask by this is not done.
+    """
+    assert write.keep is not None and write.insert is not None and state.moves is not None
+    may = state.may_change()
+    moves = may & active[:, None]  # flags of what stays where it is count for nothing
+    keep, insert = write.keep | ~moves, write.insert & moves
+    source, *flags = state.moves
+    for flag, bits in zip(flags, (insert, ~keep), strict=True):
+        flag.copy_(bits)
+    for count, flag in zip((state.counts.inserts, state.counts.deletes), flags, strict=True):
+        count.add_(flag.sum(-1, dtype=torch.int32))
+    kinds = state.policy.buffers
+    names = [name for name, kind in kinds.items() if kind.per_position and not kind.history]
+    planes = [state.buffers[name] for name in names]
+    places = torch.arange(state.length, device=may.device).expand(may.shape)
+    ids, moved = ops.rewrite_blocks(
+        state.ids,
+        keep,
+        insert,
+        state.mask_token_id,
+        [*planes, places],
+        [*(kinds[name].initial for name in names), -1],
+        fixed=~may,
+    )
+    state.dirty.logical_or_((ids != state.ids).any(-1))
+    state.done.logical_and_(~(active & ((ids == state.mask_token_id) & may).any(-1)))
+    for plane, new in zip((state.ids, *planes, source), (ids, *moved), strict=True):
+        plane.copy_(new)
 
 
 def _fitted(buffer: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:

@@ -47,34 +47,68 @@ def write_padding(ids_out, planes_out, blanks, fill, first, last, WIDTH: tl.cons
             tl.store(planes_out[p] + place, blanks[p], mask=place < last)
 
 
+@triton.jit
+def higher(a, b):
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def lower(a, b):
+    return tl.minimum(a, b)
+
+
 @triton.jit(do_not_specialize=["length", "fill"])
 def rewrite_blocks_kernel(
-    ids, keep, insert, planes, ids_out, planes_out, blanks, fill, length, WIDTH: tl.constexpr
+    ids,
+    keep,
+    insert,
+    fixed,
+    planes,
+    ids_out,
+    planes_out,
+    blanks,
+    fill,
+    length,
+    FIXED: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):
     block = tl.program_id(0).to(tl.int64) * length
-    used = 0
-    for first in range(0, length, WIDTH):
-        place = first + tl.arange(0, WIDTH)
-        inside = place < length
-        at = block + place
-        kept = (tl.load(keep + at, mask=inside, other=0) != 0).to(tl.int32)
-        inserts = (tl.load(insert + at, mask=inside, other=0) != 0).to(tl.int32)
-        end = used + tl.cumsum(kept + inserts, 0)
-        write(
-            ids,
-            planes,
-            ids_out,
-            planes_out,
-            blanks,
-            at,
-            (kept > 0) & (end <= length),
-            block + end - 1,
-            fill,
-            (inserts > 0) & (end - kept <= length),
-            block + end - kept - 1,
-        )
-        used += tl.sum(kept + inserts, 0)
-    write_padding(ids_out, planes_out, blanks, fill, block + used, block + length, WIDTH)
+    place = tl.arange(0, WIDTH)
+    inside = place < length
+    at = block + place
+    kept = (tl.load(keep + at, mask=inside, other=0) != 0).to(tl.int32)
+    inserts = (tl.load(insert + at, mask=inside, other=0) != 0).to(tl.int32)
+    if FIXED:
+        stays = tl.load(fixed + at, mask=inside, other=0) != 0
+        kept, inserts = tl.where(stays, 1, kept), tl.where(stays, 0, inserts)
+    end = tl.cumsum(kept + inserts, 0)
+    used = tl.sum(kept + inserts, 0)
+    limit = length
+    padding = inside & (place >= used)
+    if FIXED:  # a run is what stands between the last and the next position that stays
+        last = tl.associative_scan(tl.where(stays, place, -1), 0, higher)
+        before = tl.associative_scan(tl.where(stays, end, 0), 0, higher)
+        limit = tl.associative_scan(tl.where(stays, place, length), 0, lower, reverse=True)
+        until = tl.associative_scan(tl.where(stays, end, used + 1), 0, lower, reverse=True)
+        padding = inside & (stays == 0) & (place >= last + until - before)
+        limit = tl.where(stays, place + 1, limit)
+        end += last + 1 - before
+    write(
+        ids,
+        planes,
+        ids_out,
+        planes_out,
+        blanks,
+        at,
+        (kept > 0) & (end <= limit),
+        block + end - 1,
+        fill,
+        (inserts > 0) & (end - kept <= limit),
+        block + end - kept - 1,
+    )
+    tl.store(ids_out + at, fill, mask=padding)
+    for p in tl.static_range(len(planes_out)):
+        tl.store(planes_out[p] + at, blanks[p], mask=padding)
 
 
 @triton.jit
@@ -172,8 +206,9 @@ def rewrite_blocks(
     fill: int,
     planes: Sequence[torch.Tensor],
     blanks: Sequence[float],
+    fixed: torch.Tensor | None,
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
-    """New ids and planes; all of the tensors are contiguous [n, L], `keep` and `insert` bool."""
+    """New ids and planes; all of the tensors are contiguous [n, L], the flags are bool."""
     blocks, length = ids.shape
     new, moved = torch.empty_like(ids), tuple(torch.empty_like(plane) for plane in planes)
     if ids.numel():
@@ -181,13 +216,15 @@ def rewrite_blocks(
             ids,
             keep,
             insert,
+            fixed,
             tuple(planes),
             new,
             moved,
             numbers(blanks),
             fill,
             length,
-            WIDTH=min(triton.next_power_of_2(length), MOST),
+            FIXED=fixed is not None,
+            WIDTH=triton.next_power_of_2(length),
             num_warps=WARPS,
         )
     return new, moved

@@ -111,8 +111,10 @@ def by_hand(model, rule, prompt, draft, keep, seed):
 def test_every_policy_starts_from_the_draft(name, keep):
     if POLICIES[name].plan != "block" or POLICIES[name]().needs & {"score", "next_token"}:
         pytest.skip("needs more than the logits of its block")
-    model, rule = ScriptedModel(V, hashed(V, MASK, 3)), POLICIES[name]()
-    draft = torch.tensor([1, MASK, MASK, 2, 3, MASK, 4, 0, 1, MASK, 2, 2, 3])
+    given = {"delete_token_id": 5, "insert_token_id": 4} if POLICIES[name].rewrites else {}
+    rule = POLICIES[name](**given)
+    model = ScriptedModel(V, hashed(V, MASK, 3))
+    draft = torch.tensor([1, MASK, MASK, 2, 3, MASK, 3, 0, 1, MASK, 2, 2, 3])
     for prompt in (torch.tensor([1, 2, 3]), NOTHING):
         want = by_hand(model, rule, prompt, draft, keep, seed=9)
         options = IDS | {"policy": rule, "seed": 9, "block_length": B, "eos_token_id": []}

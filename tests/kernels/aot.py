@@ -114,8 +114,9 @@ def compiled_move(kernel: str, target: GPUTarget):
     planes, blanks = ("*i1", "*fp32", "*i32", "*i64"), ("i32", "fp32", "i32", "i64")
     kinds = TYPES | {"planes": planes, "planes_out": planes, "blanks": blanks}
     if kernel == "rewrite_blocks":
-        kinds["insert"] = "*i1"
-        return assembly(compact.rewrite_blocks_kernel, kinds, {"WIDTH": 32}, set(), target)
+        kinds |= {"insert": "*i1", "fixed": "*i1"}
+        constants = {"WIDTH": 32, "FIXED": True}
+        return assembly(compact.rewrite_blocks_kernel, kinds, constants, set(), target)
     kinds |= {"insert": "*i64", "room": "*i64"}
     fixed = {"WIDTH": compact.MOST, "ROOM": True}
     return assembly(compact.compact_kernel, kinds, fixed, set(), target)

@@ -52,15 +52,28 @@ def some_flags(generator, *shape):
     return some(generator, 4, *shape) < some(generator, 5, 1)
 
 
-def check_blocks(backend, ids, keep, insert, planes, blanks):
+def within_runs(out, row, keep, insert, fixed):
+    """What each run between fixed positions emits, cut or padded to its room, and these."""
+    places = [i for i, stays in enumerate(fixed) if stays]
+    for begin, end in zip([0, *[i + 1 for i in places]], [*places, len(row)], strict=True):
+        run = slice(begin, end)
+        here = emitted(row[run], keep[run], insert[run])
+        here = [(token, i if i is None else i + begin) for token, i in here]
+        out += (here + [(MASK, None)] * (end - begin))[: end - begin]
+        out += [(row[end], end)] if end < len(row) else []
+    return out
+
+
+def check_blocks(backend, ids, keep, insert, planes, blanks, fixed):
     with ops.use_backend(backend):
-        new, moved = ops.rewrite_blocks(ids, keep, insert, MASK, planes, blanks)
+        new, moved = ops.rewrite_blocks(ids, keep, insert, MASK, planes, blanks, fixed=fixed)
     assert new.dtype == torch.int64 and [x.dtype for x in moved] == [x.dtype for x in planes]
     assert all(x.shape == ids.shape and x.is_contiguous() for x in (new, *moved))
     tokens = torch.where(insert, MASK, -1).tolist()
     for b, row in enumerate(zip(ids.tolist(), keep.tolist(), tokens, strict=True)):
         values = [[x[b].tolist() for x in each] for each in (moved, planes)]
-        check(emitted(*row), ids.shape[1], new[b].tolist(), *values, blanks)
+        stay = [] if fixed is None else fixed[b].tolist()
+        check(within_runs([], *row, stay), ids.shape[1], new[b].tolist(), *values, blanks)
 
 
 def test_blocks_equal_lists(backend):
@@ -78,9 +91,11 @@ def test_blocks_equal_lists(backend):
         ids = some(generator, MASK + 1, *shape)
         keep, insert = some_flags(generator, *shape), some_flags(generator, *shape)
         planes, blanks = planes_of(generator, count, *shape)
+        fixed = some_flags(generator, *shape)
         if strided:
-            ids, keep, insert, *planes = (x.t() for x in (ids, keep, insert, *planes))
-        check_blocks(backend, ids, keep, insert, planes, blanks)
+            ids, keep, insert, fixed, *planes = (x.t() for x in (ids, keep, insert, fixed, *planes))
+        fixed = fixed if seed % 3 else None
+        check_blocks(backend, ids, keep, insert, planes, blanks, fixed)
 
     run()
 

@@ -27,6 +27,8 @@ def rewrite_blocks(
     fill: int,
     planes: Sequence[Tensor] = (),
     blanks: Sequence[float] = (),
+    *,
+    fixed: Tensor | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`ids` [n, L] int64 after inserts and deletes, and `planes` moved alike; the inputs stay.
 
@@ -35,6 +37,8 @@ def rewrite_blocks(
 
     keep, insert  [n, L] bool. A deleted token is one that is not kept; it may still insert
     fill          what is inserted and what pads: the mask token of a policy
+    fixed         [n, L] bool: positions that stay where they are, whatever their flags say; what is
+                  emitted between two of them is cut or padded there. None: none of them
     planes        values of the positions, each [n, L] fp32, int32, int64 or bool: they move with
                   the token of their position
     blanks        per plane, what inserted and padded positions hold
@@ -46,15 +50,21 @@ def rewrite_blocks(
     Source: JointThresholdInDel of SGLang and the LLaDA2.2 report, equation 3.
     """
     if torch.compiler.is_compiling():
-        new, *moved = torch.ops.fastedit.rewrite_blocks(ids, keep, insert, fill, planes, blanks)
+        new, *moved = torch.ops.fastedit.rewrite_blocks(
+            ids, keep, insert, fill, planes, blanks, fixed
+        )
         return new, tuple(moved)
     shape, device = ids.shape, ids.device
     if ids.dtype != torch.int64 or len(shape) != 2:
         raise ValueError(f"ids must be int64 [n, L]; got {ids.dtype} {list(shape)}")
     _check_like("keep", keep, torch.bool, shape, device)
     _check_like("insert", insert, torch.bool, shape, device)
+    if fixed is not None:
+        _check_like("fixed", fixed, torch.bool, shape, device)
     _check_planes(planes, blanks, shape, device)
-    return implementation("rewrite_blocks", device.type)(ids, keep, insert, fill, planes, blanks)
+    return implementation("rewrite_blocks", device.type)(
+        ids, keep, insert, fill, planes, blanks, fixed
+    )
 
 
 def compact(

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastedit.ops.compact import FORMS
 from fastedit.ops.library import check, load
 
-_REWRITE = Struct("3q2P")  # fe_rewrite_args
+_REWRITE = Struct("3q3P")  # fe_rewrite_args
 _COMPACT = Struct("4q2Pq3P")  # fe_compact_args
 
 
@@ -23,13 +23,22 @@ def rewrite_blocks(
     fill: int,
     planes: Sequence[Tensor],
     blanks: Sequence[float],
+    fixed: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Contract: `fastedit.ops.rewrite_blocks`."""
+    fixed = None if fixed is None else fixed.contiguous()
     keep, insert = keep.contiguous(), insert.contiguous()
     held = [plane.contiguous() for plane in (ids, *planes)]
     moved = [torch.empty_like(plane) for plane in held]
     blocks, length = ids.shape
-    arguments = _REWRITE.pack(blocks, length, len(held), keep.data_ptr(), insert.data_ptr())
+    arguments = _REWRITE.pack(
+        blocks,
+        length,
+        len(held),
+        keep.data_ptr(),
+        insert.data_ptr(),
+        0 if fixed is None else fixed.data_ptr(),
+    )
     check(load().fe_rewrite_blocks(arguments, _packed(held, moved, (fill, *blanks))))
     return moved[0], tuple(moved[1:])
 

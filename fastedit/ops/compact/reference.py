@@ -16,10 +16,16 @@ def rewrite_blocks(
     fill: int,
     planes: Sequence[Tensor],
     blanks: Sequence[float],
+    fixed: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Contract: `fastedit.ops.rewrite_blocks`."""
+    limit = None
+    if fixed is not None:
+        keep, insert = keep | fixed, insert & ~fixed
     end = (insert.long() + keep).cumsum(-1)
-    source, own = _sources(end, keep, ids.shape[1])
+    if fixed is not None:
+        end, limit = _from_the_fixed(end, fixed)
+    source, own = _sources(end, keep, ids.shape[1], limit)
     ids, *planes = _moved((ids, *planes), (fill, *blanks), source, own)
     return ids, tuple(planes)
 
@@ -54,16 +60,29 @@ def compact(
     return ids, tuple(planes), lengths.to(cu_seqlens.dtype)
 
 
-def _sources(end: Tensor, keep: Tensor, places: int) -> tuple[Tensor, Tensor]:
+def _from_the_fixed(end: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+    """`end` counted from where the last fixed position stands, and where the next one does."""
+    position = torch.arange(end.shape[-1], device=end.device).expand_as(end)
+    last = torch.where(fixed, position, -1).cummax(-1).values
+    before = pad(end, (1, 0)).gather(-1, last + 1)  # what is emitted up to it
+    following = torch.where(fixed, position, end.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
+    return end - before + last + 1, torch.where(fixed, position + 1, following)
+
+
+def _sources(
+    end: Tensor, keep: Tensor, places: int, limit: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Per place [..., places]: the position that emits there, and whether its own token.
 
     end   [..., N], how many tokens the positions up to this one emit, this one included
     keep  [..., N] bool; a position emits its own token last
+    limit [..., N], up to which place they may; None: up to the last
 
     The position is N where none emits.
     """
     place = torch.arange(places, device=end.device).expand(*end.shape[:-1], places).contiguous()
-    source = torch.searchsorted(end, place, right=True)
+    bound = end if limit is None else torch.minimum(end, limit)
+    source = torch.searchsorted(bound, place, right=True)
     last = pad(end, (0, 1)).gather(-1, source) == place + 1
     return source, last & pad(keep, (0, 1)).gather(-1, source)
 

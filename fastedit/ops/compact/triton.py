@@ -17,11 +17,13 @@ def rewrite_blocks(
     fill: int,
     planes: Sequence[Tensor],
     blanks: Sequence[float],
+    fixed: Tensor | None,
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Contract: `fastedit.ops.rewrite_blocks`."""
+    fixed = None if fixed is None else fixed.contiguous()
     ids, keep, insert, *planes = (x.contiguous() for x in (ids, keep, insert, *planes))
     with on(ids.device):
-        return kernel.rewrite_blocks(ids, keep, insert, fill, planes, blanks)
+        return kernel.rewrite_blocks(ids, keep, insert, fill, planes, blanks, fixed)
 
 
 def compact(
