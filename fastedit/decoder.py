@@ -21,7 +21,7 @@ from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prom
 from fastedit.engine.request import Request
 from fastedit.engine.scores import head_for, stored_head
 from fastedit.engine.settled import Settled
-from fastedit.heads import CorrectionHead
+from fastedit.heads import Head
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.models.threads import Threads, checked
@@ -60,7 +60,7 @@ class Decoder:
         tokenizer: Any = None,
         config: DecodeConfig | None = None,
         family: Family | None = None,
-        head: CorrectionHead | str | os.PathLike[str] | None = None,
+        head: Head | str | os.PathLike[str] | None = None,
         *,
         threads: Threads = "auto",
     ) -> None:
@@ -78,7 +78,7 @@ class Decoder:
         path_or_id: str | os.PathLike[str],
         config: DecodeConfig | None = None,
         adapter: str | os.PathLike[str] | None = None,
-        head: CorrectionHead | str | os.PathLike[str] | None = None,
+        head: Head | str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         revision: str | None = None,

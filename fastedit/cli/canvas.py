@@ -69,8 +69,10 @@ class Canvas:
         elif event.kind == "draft":
             self.forwards += 1
             self.within = event.within
-            before = self.ids or [self.mask_token_id] * len(event.ids)
-            states = self.states or [MASK] * len(event.ids)
+            # A text that has shrunk in its first forward had more than it has now.
+            held = max([len(event.ids), *(old + 1 for old in event.moved or ())])
+            before = self.ids or [self.mask_token_id] * held
+            states = self.states or [MASK] * held
             if event.moved is not None:
                 before, states = self._moved(event, event.moved, before, states)
             self.ids = list(event.ids)

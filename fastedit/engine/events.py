@@ -47,7 +47,8 @@ def report(request: Request, events: deque[Event], drafts: bool = False) -> None
 def _tell_moves(draft: Event, moves: Tensor, head: int) -> None:
     """moves: as of `policies.State`, [3, L] of the positions behind the first `head` ones."""
     source, inserted, deleted = moves.tolist()
-    draft.moved = [place - head if place >= 0 else -1 for place in source]
+    here = source[: len(draft.ids)]  # a text that has shrunk had more
+    draft.moved = [place - head if place >= 0 else -1 for place in here]
     draft.inserted = [i for i, bit in enumerate(inserted) if bit]
     draft.deleted = [i for i, bit in enumerate(deleted) if bit]
 

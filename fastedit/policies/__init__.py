@@ -13,6 +13,7 @@ from fastedit.policies.entropy_bound import EntropyBound
 from fastedit.policies.joint_threshold import JointThreshold
 from fastedit.policies.joint_threshold_indel import JointThresholdInDel
 from fastedit.policies.low_confidence import LowConfidence
+from fastedit.policies.me_dlm import MEDLM
 from fastedit.policies.multi_block import MultiBlock
 from fastedit.policies.proseco import ProSeCo
 from fastedit.policies.registry import POLICIES, parse, register
@@ -25,6 +26,7 @@ from fastedit.policies.step import open, step_
 from fastedit.policies.wino import Wino
 
 __all__ = [
+    "MEDLM",
     "POLICIES",
     "Buffer",
     "Confidence",

@@ -25,6 +25,8 @@ class View(Protocol):
     parameters, buffers                      of the policy, by name
     moves                int64 [3, n, L]     of the last decision, as of `State`; or None
     sampling             seed, start, ... [n], for noise
+    lengths, limits      int64 [n] each, of a policy with variable lengths: how many of the L
+                         positions there are, and how many there may be; None for others
     strict, vocab                            whether the mask may be chosen; how many ids there are
     """
 
@@ -42,6 +44,8 @@ class View(Protocol):
     buffers: Planes
     sampling: ops.Sampling
     moves: Tensor | None
+    lengths: Tensor | None
+    limits: Tensor | None
 
     @property
     def length(self) -> int: ...
@@ -96,7 +100,10 @@ class Stats:
     logit, logit_current        fp32, of `token` and of the held one; None unless it needs "logit"
     scores         fp32         of a head; None unless it needs "score"
     shadow         Stats        of the shadow rows; None unless its plan is "shadow"
-    following      Stats        of the head that predicts the next token, where it is needed
+    following      Stats        of the head that predicts the next token, where it is needed: of the
+                                token behind each position
+    excluded       fp32         [n, L, k], logits of what `Policy.excluded` names, which the other
+                                fields know nothing of; None where it names nothing
     outside        of (excluded [n, L, K], only [n, L]): the best id of each position in `only` that
                    is none of its `excluded` ones, int64 [n, L]; -1 where there is none, and
                    elsewhere. Those positions are read once more; None unless it needs "outside"
@@ -119,6 +126,7 @@ class Stats:
     scores: Tensor | None = None
     shadow: Stats | None = None
     following: Stats | None = None
+    excluded: Tensor | None = None
     outside: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
@@ -135,6 +143,8 @@ class Write(NamedTuple):
                            mask is put before the positions in `insert`, and those that are not in
                            `keep` are taken out. What stands between two positions that may not
                            change is then cut, or padded with masks: these stay where they are
+    inserted int64 [n, L]  what is put there in place of a mask, where lengths vary: then nothing is
+                           cut or padded
     """
 
     ids: Tensor
@@ -143,6 +153,7 @@ class Write(NamedTuple):
     reopen: Tensor | None = None
     keep: Tensor | None = None
     insert: Tensor | None = None
+    inserted: Tensor | None = None
 
 
 NEEDS = frozenset(
@@ -174,11 +185,14 @@ class Policy:
     wide     whether a decision may write all generated positions up to the end of the active block,
              and not only those of the block. Statistics and buffers are then of all of them, with
              those behind the block, which may not change yet
-    fills    whether the rule may fill masks for `correction`: it needs no rows but those of its
-             block, shows the model what is held, and says itself when a block is done
     rewrites  whether it inserts and deletes: whether there may be `keep` and `insert` in a `Write`
     chooses_mask  whether the mask is among the ids to choose from; the rule sees to it that a block
              which is done has none
+    variable  whether sequences shrink and grow, as tokens are deleted and inserted: then there is
+             one block, of all that is generated behind the last token of the prompt, and every
+             forward computes everything
+    fills    whether the rule may fill masks for `correction`: it needs no rows but those of its
+             block, shows the model what is held, and says itself when a block is done
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     needs_training  what a model has to have been trained for beyond filling masks, as the end of "a
              model trained ..."; None: nothing
@@ -197,9 +211,10 @@ class Policy:
     reads_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
-    fills: ClassVar[bool] = False
     rewrites: ClassVar[bool] = False
     chooses_mask: ClassVar[bool] = False
+    variable: ClassVar[bool] = False
+    fills: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
     needs_training: ClassVar[str | None] = None
     may_reach_bound: ClassVar[bool] = False
@@ -239,6 +254,15 @@ class Policy:
         """Ids that stand for what is to be done with a position, and for no text."""
         return ()
 
+    def sized(self, masks: int, most: int) -> Policy:
+        """This policy for a text that begins with so many masks and may become `most` tokens long,
+        its prompt included."""
+        return self
+
+    def drafted(self, draft: Tensor) -> Tensor:
+        """What a text [D] is to begin with that is given as a draft."""
+        return draft
+
     def open(self, view: View) -> Tensor:
         """Ids [n, L] of fresh blocks: masks, unless a policy starts from something else."""
         return torch.full_like(view.ids, view.mask_token_id)
@@ -257,6 +281,37 @@ class Policy:
     def nucleus(self, view: View) -> Tensor | None:
         """What this step's draws keep of the probability, [n], where the policy sets it (top-p)."""
         return None
+
+    def reads(self, view: View, following: bool) -> Tensor | None:
+        """Positions [n, L] whose statistics the rule looks at, of the head for the next token where
+        `following`; those of the others are not read. None: all. Where the head for the next token
+        has nothing to choose from, its token is -1."""
+        return None
+
+    def excluded(self, view: View) -> Tensor | None:
+        """Ids int64 [n, k] that this step's statistics leave out altogether, as if their logits
+        were -inf; negative: none. Not those of the head for the next token."""
+        return None
+
+    @property
+    def most_tokens(self) -> int | None:
+        """How long a sequence with variable length may become, its prompt included; None: as long
+        as it begins."""
+        return None
+
+    @property
+    def padding(self) -> int | None:
+        """The id that fills what is behind the end of sequences with variable lengths."""
+        return None
+
+    @property
+    def never_next(self) -> tuple[int, ...]:
+        """Ids, beside the mask, that the head for the next token may not choose."""
+        return ()
+
+    def wants_next(self, view: View) -> Tensor:
+        """Blocks [n] that need the head for the next token in this step."""
+        return torch.full_like(view.done, "next_token" in self.needs)
 
     def rule(self, stats: Stats, view: View) -> Write:
         """One decision for n blocks, a pure function of what it is given."""

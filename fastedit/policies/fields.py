@@ -24,7 +24,8 @@ class Parameter(NamedTuple):
     absent  what the device holds for None
     span    numbers that a search tries: from the first to the second; None: no others than `values`
     values  what a search tries by itself: all of a choice, None where it is allowed
-    keys    under which the config of a model may say it, where it is None
+    keys    under which the config of a model may say it, where it is None, or the tokenizer
+    text    of the tokenizer's token that it is, where none of these do
     """
 
     check: Check
@@ -34,6 +35,7 @@ class Parameter(NamedTuple):
     span: tuple[float, float] | None = None
     values: tuple[Any, ...] = ()
     keys: tuple[str, ...] = ()
+    text: str | None = None
 
 
 def number(
@@ -92,10 +94,11 @@ def integer(
     return _field(default, Parameter(check, int, dtype, absent, span, (None,) * optional))
 
 
-def token_id(*keys: str) -> Any:
-    """A field that holds the id of a token; None: what the model's config says under these keys."""
+def token_id(*keys: str, text: str | None = None) -> Any:
+    """A field that holds the id of a token; None: what the model's config says under these keys,
+    then what the tokenizer does, then its id of `text`."""
     check = whole(0, "None or a token id", True)
-    return _field(None, Parameter(check, int, values=(None,), keys=keys))
+    return _field(None, Parameter(check, int, values=(None,), keys=keys, text=text))
 
 
 def choice(default: str | bool | None, *others: str | bool) -> Any:

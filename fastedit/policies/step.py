@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +15,10 @@ from fastedit.policies.base import Policy, Stats, Write
 from fastedit.policies.fields import HEAT, checked
 from fastedit.policies.registry import parse
 from fastedit.policies.state import State
+from fastedit.policies.varying import rewrite_
+
+# So that draws of the head for the next token are others than those at the same position.
+NEXT_DRAWS = 0x5DEECE66D
 
 
 def open(
@@ -25,6 +31,7 @@ def open(
     start: int | Tensor = 0,
     temperature: float = 0.0,
     strict_reference: bool = False,
+    lengths: Tensor | Sequence[int] | None = None,
 ) -> State:
     """The state of blocks that somebody else's loop decodes; `step_` takes a decision on it.
 
@@ -34,6 +41,13 @@ def open(
     seed      of the draws, where there are any; start: absolute position of the blocks' first
               tokens, one number or [B]
     temperature  0.0 is greedy
+    lengths   [B], how many of the L positions each sequence has, for a policy that inserts and
+              deletes; None: all
+
+    Sequences of such a policy (`me_dlm`) shrink and grow. `state.ids` [B, W] is as wide as the
+    longest of them is by now, so that of one sequence it holds exactly its ids; in general
+    `state.ids[b, : state.lengths[b]]` does, and what is behind means nothing. The next logits are
+    of these W positions. Each row is a whole sequence, its prompt in front.
 
     Raises TypeError and ValueError for wrong shapes and types, and for an unknown policy.
     """
@@ -58,7 +72,30 @@ def open(
     state.sampling.start.copy_(torch.as_tensor(start))
     state.sampling.temperature.fill_(heat)
     state.draws = heat > 0.0
+    if chosen.variable:
+        _set_lengths(state, lengths)
+    elif lengths is not None:
+        raise ValueError(f"lengths are for policies that insert and delete, not for {chosen}")
     return state
+
+
+def _set_lengths(state: State, lengths: Tensor | Sequence[int] | None) -> None:
+    """How many positions each sequence has, and how many it may have."""
+    assert state.lengths is not None and state.limits is not None
+    blocks, width = state.ids.shape
+    if lengths is not None:
+        given = torch.as_tensor(lengths, device=state.ids.device)
+        if given.shape != (blocks,) or given.dtype not in (torch.int64, torch.int32):
+            raise ValueError(
+                f"lengths must be integers [{blocks}], one per row of ids; "
+                f"got {given.dtype} {list(given.shape)}"
+            )
+        if blocks and not 0 <= int(given.min()) <= int(given.max()) <= width:
+            raise ValueError(f"lengths must be from 0 to {width}, as ids are; got {lengths}")
+        state.lengths.copy_(given)
+    most = state.policy.most_tokens
+    if most is not None:
+        state.limits.copy_(most - state.sampling.start)
 
 
 def step_(
@@ -77,21 +114,24 @@ def step_(
     shadow_logits  [B, L, V] of rows that see a mask at their own position, for plan "shadow"
     draws          [B, L] int64: tokens to use in place of what would be drawn
 
-    Never raises for values and never waits for the device. Raises ValueError for what the policy
+    Never raises for values, and never waits for the device but where a policy inserts and deletes:
+    the width of `state.ids` follows from what it did. Logits are written to meanwhile where ids are
+    left out of the softmax, and are as they were behind it. Raises ValueError for what the policy
     needs and is not given, and for shapes that are not those of the state.
     """
     twin = state.twin
     if twin and draws is None and logits is not None and twin(logits, state.draws):
         return  # it has checked for itself
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
-    stats = _statistics(state, logits, draws)
-    stats.scores = scores
-    if shadow_logits is not None:
-        stats.shadow = _statistics(state, shadow_logits, None)
-    if next_logits is not None:
-        stats.following = _statistics(state, next_logits, None)
     state.now = state.contents()
     try:
+        with _without(logits, state.policy.excluded(state)) as (left, excluded):
+            stats = _statistics(state, left, draws)
+        stats.scores, stats.excluded = scores, excluded
+        if shadow_logits is not None:
+            stats.shadow = _statistics(state, shadow_logits, None)
+        if next_logits is not None:
+            stats.following = _statistics(state, next_logits, None, following=True)
         _apply(state, state.policy.decide(stats, state), stats)
     finally:
         state.now = None
@@ -104,7 +144,7 @@ def _check_given(
     for needed, name, value in (
         (True, "logits", logits),
         ("score" in policy.needs, "scores", scores),
-        ("next_token" in policy.needs, "next_logits", next_logits),
+        ("next_token" in policy.needs and state.wants_next, "next_logits", next_logits),
         (policy.plan == "shadow", "shadow_logits", shadow_logits),
         (False, "draws", draws),
     ):
@@ -117,12 +157,43 @@ def _check_given(
             )
 
 
-def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
+@contextlib.contextmanager
+def _without(logits: Tensor, ids: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Logits of which those of `ids` int64 [n, k] are -inf; and what these are, fp32 [n, L, k].
+
+    They are those given, and put back behind it: a copy would be one more read and write of all.
+    """
+    if ids is None:
+        yield logits, None
+        return
+    (blocks, length, vocab), device = logits.shape, logits.device
+    if not all(logits.stride()):  # one row that stands for several
+        logits = logits.contiguous()
+    is_id = (ids >= 0) & (ids < vocab)
+    ids = torch.where(is_id, ids, torch.where(is_id, ids, -1).amax(-1, keepdim=True))
+    is_id = (ids >= 0)[:, None]  # where there is one, others stand for it as well
+    rows = torch.arange(blocks, device=device)[:, None, None]
+    places = torch.arange(length, device=device)[:, None]
+    # Not gather and scatter_: the latter takes 60 ms for bfloat16 on a CPU, whatever it writes.
+    where = rows, places, ids.clamp(min=0)[:, None]
+    held = logits[where]
+    with torch.inference_mode():  # the logits may be tensors of it
+        logits[where] = held.masked_fill(is_id, -torch.inf)
+        try:
+            yield logits, held.float().masked_fill(~is_id, -torch.inf)
+        finally:
+            logits[where] = held
+
+
+def _statistics(
+    state: State, logits: Tensor, draws: Tensor | None, following: bool = False
+) -> Stats:
+    """Of the positions of `state`; following: of the head for the next token."""
     policy, shape = state.policy, state.ids.shape
     heat = policy.heat(state)
     samples = "sample" in policy.needs
     drawn = (samples or state.draws) and draws is None
-    options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1])}
+    options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1], following)}
     if "entropy" in policy.needs:
         options["entropy"] = True
     if "top_k" in policy.needs:
@@ -133,10 +204,13 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
     if heat is not None:
         options["temperature"] = heat[:, None].expand(shape)
     if drawn:
-        options["draws"] = _draws(state)
+        options["draws"] = _draws(state, following)
     if not (policy.judges_tokens and policy.reads_tokens):
         options["only"] = state.mask_token_id
-    rows = ops.row_stats(logits, state.ids, **options)
+    current, reads = state.ids, policy.reads(state, following)
+    if reads is not None:  # none of the ids is negative
+        current, options["only"] = current.masked_fill(reads, -1), -1
+    rows = ops.row_stats(logits, current, **options)
     token, prob, sample, sample_prob = rows.token, rows.prob, rows.sample, rows.sample_prob
     if draws is not None:
         options |= {"forbid": (), "only": None}
@@ -147,6 +221,8 @@ def _statistics(state: State, logits: Tensor, draws: Tensor | None) -> Stats:
         token = torch.where(takes, sample, token)
         prob = torch.where(takes, sample_prob, prob)
         sample = sample_prob = None
+    if reads is not None and not following:  # where there is nothing to choose from, what is held
+        token = torch.where(token < 0, state.ids, token)
     logit = logit_current = None
     if "logit" in policy.needs:
         ids = torch.stack((token, state.ids), dim=-1)
@@ -177,15 +253,16 @@ def _outside(logits: Tensor, forbid: tuple[int, ...], excluded: Tensor, only: Te
     return ops.best_outside(logits, excluded, only=only, forbid=forbid)[0]
 
 
-def _draws(state: State) -> ops.RowDraws:
+def _draws(state: State, following: bool) -> ops.RowDraws:
     """The key of every position's draw."""
     draws, shape = state.sampling, state.ids.shape
     forward = state.counts["forwards"].long()
     nucleus = state.policy.nucleus(state)
     if nucleus is None:
         nucleus = draws.top_p
+    seed = draws.seed ^ NEXT_DRAWS if following else draws.seed
     seed, forward, top_k, top_p = (
-        each[:, None].expand(shape) for each in (draws.seed, forward, draws.top_k, nucleus)
+        each[:, None].expand(shape) for each in (seed, forward, draws.top_k, nucleus)
     )
     return ops.RowDraws(seed, state.positions(), forward, top_k, top_p)
 
@@ -220,19 +297,28 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
 def _rewrite(state: State, write: Write, active: Tensor) -> None:
     """Insert and delete in blocks that are `active` [n]; buffers per position move with their ids.
 
-    A block that gets a mask by this is not done.
+    A block that gets a mask by this is not done. Padding that goes is no delete.
     """
-    assert write.keep is not None and write.insert is not None and state.moves is not None
+    assert write.keep is not None and write.insert is not None
     may = state.may_change()
     moves = may & active[:, None]  # flags of what stays where it is count for nothing
     keep, insert = write.keep | ~moves, write.insert & moves
-    source, *flags = state.moves
-    for flag, bits in zip(flags, (insert, ~keep), strict=True):
-        flag.copy_(bits)
+    gone = ~keep
+    if state.policy.padding is not None:
+        gone = gone & (state.ids != state.policy.padding)
+    flags = insert, gone
     for count, flag in zip((state.counts.inserts, state.counts.deletes), flags, strict=True):
         count.add_(flag.sum(-1, dtype=torch.int32))
     kinds = state.policy.buffers
     names = [name for name, kind in kinds.items() if kind.per_position and not kind.history]
+    if state.lengths is not None:
+        token = state.mask_token_id if write.inserted is None else write.inserted
+        rewrite_(state, keep, torch.where(insert, token, -1), gone, names)
+        return
+    assert state.moves is not None
+    source, *noted = state.moves
+    for plane, flag in zip(noted, flags, strict=True):
+        plane.copy_(flag)
     planes = [state.buffers[name] for name in names]
     places = torch.arange(state.length, device=may.device).expand(may.shape)
     ids, moved = ops.rewrite_blocks(
