@@ -142,7 +142,8 @@ class Write(NamedTuple):
     keep, insert           bool [n, L], of rules that insert and delete. Once `ids` are written, a
                            mask is put before the positions in `insert`, and those that are not in
                            `keep` are taken out. What stands between two positions that may not
-                           change is then cut, or padded with masks: these stay where they are
+                           change is then cut, or padded with masks: these stay where they are.
+                           None: all are kept, and nothing is inserted
     inserted int64 [n, L]  what is put there in place of a mask, where lengths vary: then nothing is
                            cut or padded
     """
