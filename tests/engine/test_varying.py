@@ -11,6 +11,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from golden_families import loaded
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from living import by_request, check_empty, ids_of
 from two_heads import DEL, EOS, MASK, PAD, TwoHeads
 
 from fastedit import DecodeConfig, Decoder
@@ -236,25 +239,73 @@ def test_forwards_take_the_rows_that_there_are(llada):
     assert called == [(1, 1 + length) for length in begins[4:]]
 
 
-def test_requests_come_and_go(llada):
-    """In an engine that lives, beside each other, one aborted; a shortage of memory changes
-    nothing."""
-    decoder = real(llada)
-    want = [lists(decoder.generate(prompt))[0] for prompt in PROMPTS]
-    got: dict[int, list[int]] = {}
-    with decoder.engine(max_batch=2) as living:
-        numbers = [living.add(prompt) for prompt in PROMPTS[:2]]
-        for _ in range(3):
-            living.step()
-        gone = living.add(PROMPTS[2])
-        numbers += [living.add(prompt) for prompt in PROMPTS[2:]]
-        living.abort(gone)
-        while not living.idle:
-            for event in living.step():
-                if event.kind == "commit":
-                    got[event.request] = event.ids
-    assert [got[number] for number in numbers] == want and gone not in got
+KINDS = [
+    {"max_new_tokens": 20},
+    {"max_new_tokens": 7, "temperature": 0.8, "seed": 5},
+    {"draft": list(range(20, 31))},
+    {"draft": [30, 191, 31, 191, 191, 40], "max_new_tokens": 30},
+    {"max_new_tokens": 12, "policy": MEDLM(mask_steps=12, edit_steps=2, per_step=1)},
+]
+PROGRAM = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 3), st.integers(0, len(KINDS) - 1)),
+        st.tuples(st.just("step"), st.integers(1, 9)),
+        st.tuples(st.just("abort"), st.integers(0, 5)),
+    ),
+    min_size=4,
+    max_size=12,
+)
 
+
+@pytest.fixture(scope="module")
+def alone(llada):
+    """What each kind of request of each prompt gives by itself: ids and stats."""
+    known = {}
+
+    def of(which: int, kind: int):
+        if (which, kind) not in known:
+            out = real(llada).generate(PROMPTS[which], **KINDS[kind])
+            known[which, kind] = out.sequences[0].tolist(), out.stats[0]
+        return known[which, kind]
+
+    return of
+
+
+@settings(max_examples=8, deadline=None)
+@given(program=PROGRAM, max_batch=st.integers(1, 3))
+@example(
+    program=[("add", i % 4, i) for i in range(5)] + [("step", 6), ("abort", 1), ("add", 1, 3)],
+    max_batch=3,
+)
+@pytest.mark.filterwarnings("ignore:temperature")
+def test_any_request_gives_what_it_gives_alone(llada, alone, program, max_batch):
+    added, events = [], []
+    with real(llada).engine(max_batch=max_batch) as living:
+        for what, *values in program:
+            if what == "add":
+                which, kind = values
+                added.append(values)
+                assert living.add(PROMPTS[which], **KINDS[kind]) == len(added) - 1
+            elif what == "step":
+                events += [event for _ in range(values[0]) for event in living.step()]
+            elif values[0] < len(added):
+                living.abort(values[0])
+        while not living.idle:
+            events += living.step()
+        check_empty(living)
+    own = by_request(events)
+    for number, values in enumerate(added):
+        ids, stats = alone(*values)
+        end = own[number][-1].stats
+        if end.finish_reason == "aborted":
+            assert ids_of(own[number]) in ([], ids)
+        else:
+            assert ids_of(own[number]) == ids and end == stats
+
+
+def test_a_shortage_of_memory_changes_nothing(llada):
+    decoder = real(llada)
+    want = lists(decoder.generate(PROMPTS))
     calls = 0
 
     def short(module, args, named):
