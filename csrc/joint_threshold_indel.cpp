@@ -7,20 +7,32 @@
 namespace fastedit {
 namespace {
 
-constexpr int64_t kRanks = 4;  // one of them is none of mask, DELETE and INSERT
-
 struct Candidate {
-    int64_t token = -1;
+    int64_t token = -1;  // the best id
     float prob = 0.0f;
     bool read = false, bad = false;
-    int64_t rank[kRanks] = {-1, -1, -1, -1};
-    float rank_prob[kRanks] = {};
+    int64_t other = -1;  // the best that is not the mask, where a mask that was there at first would
+    float other_prob = 0.0f;  // be filled by one
+    int64_t text = -1;  // the best that stands for itself, where `token` does not
 };
 
 // A token on its way to its new place; `source` is where it stood, -1 for a new mask.
 struct Emitted {
     int64_t token, source;
 };
+
+// The rows once more, without some ids.
+std::vector<RowState> read_without(const fe_indel_args& args, const std::vector<Place>& rows,
+                                   std::vector<int64_t> ids, int threads) {
+    if (rows.empty()) return {};
+    ids.erase(std::remove_if(ids.begin(), ids.end(),
+                             [&](int64_t id) { return id < 0 || id >= args.logits.vocab; }),
+              ids.end());
+    fe_logits logits = args.logits;
+    logits.forbid = ids.data();
+    logits.forbid_count = int64_t(ids.size());
+    return read_rows(logits, rows, Reading{}, threads);
+}
 
 // One block and its decision; every number is of a place in it.
 struct Decision {
@@ -34,7 +46,6 @@ struct Decision {
     bool free(int64_t i) const { return args.editable[at(i)]; }
     bool masked(int64_t i) const { return free(i) && id(i) == args.mask_token_id; }
     bool first(int64_t i) const { return masked(i) && args.original[at(i)]; }
-    bool text(int64_t token) const { return token >= 0 && token != args.mask_token_id && !acts(token); }
     bool acts(int64_t token) const {
         return token == args.delete_token_id || token == args.insert_token_id;
     }
@@ -72,12 +83,9 @@ struct Decision {
         prob.assign(size_t(args.length), 0.0f);
         for (int64_t i = 0; i < args.length; ++i) {
             const Candidate& c = candidates[size_t(i)];
-            token[size_t(i)] = c.token;
-            prob[size_t(i)] = c.prob;
-            const int64_t other = c.rank[0] == args.mask_token_id;
-            if (final || c.token != args.mask_token_id || !first(i) || c.rank[other] < 0) continue;
-            token[size_t(i)] = c.rank[other];
-            prob[size_t(i)] = c.rank_prob[other];
+            const bool other = !final && c.other >= 0;
+            token[size_t(i)] = other ? c.other : c.token;
+            prob[size_t(i)] = other ? c.other_prob : c.prob;
         }
     }
 
@@ -107,10 +115,9 @@ struct Decision {
 
     void write_text() {
         for (int64_t i = 0; i < args.length; ++i) {
-            if (text(token[size_t(i)])) continue;
-            const int64_t* ranks = candidates[size_t(i)].rank;
-            const int64_t* found = std::find_if(ranks, ranks + kRanks, [&](int64_t t) { return text(t); });
-            token[size_t(i)] = found == ranks + kRanks ? id(i) : *found;
+            if (token[size_t(i)] != args.mask_token_id && !acts(token[size_t(i)])) continue;
+            const int64_t text = candidates[size_t(i)].text;
+            token[size_t(i)] = text >= 0 ? text : id(i);
         }
     }
 
@@ -128,15 +135,11 @@ struct Decision {
         std::vector<int64_t> banned;
         for (int64_t f = 0; f < taken; ++f) {
             again |= std::equal(now, now + args.length, plane(args.seen, f));
-            const int64_t was = plane(args.written, f)[least];
-            if (was >= 0 && was < args.logits.vocab) banned.push_back(was);
+            banned.push_back(plane(args.written, f)[least]);
         }
         if (!again) return;
-        if (first(least) && args.mask_token_id < args.logits.vocab) banned.push_back(args.mask_token_id);
-        fe_logits logits = args.logits;
-        logits.forbid = banned.data();
-        logits.forbid_count = int64_t(banned.size());
-        const RowState state = read_rows(logits, {{block, least}}, Reading{}, threads).front();
+        if (first(least)) banned.push_back(args.mask_token_id);
+        const RowState state = read_without(args, {{block, least}}, banned, threads).front();
         if (state.best > -kInf) token[size_t(least)] = state.index;
     }
 
@@ -206,23 +209,44 @@ struct Decision {
     std::vector<bool> write{};
 };
 
-// Of one place, from what was read there.
-Candidate candidate(const fe_indel_args& args, Place place, const RowState& state,
-                    const Ranking& ranking) {
-    Candidate c;
-    c.read = true;
-    const bool exists = state.best > -kInf;
-    c.token = exists ? state.index : args.ids[place.block * args.length + place.place];
-    c.prob = exists ? probability(state, state.best, kLog2e) : 0.0f;
-    bool text = false;
-    for (int64_t i = 0; i < ranking.count; ++i) {
-        c.rank[i] = ranking.id[i];
-        c.rank_prob[i] = probability(state, ranking.logit[i], kLog2e);
-        text |= ranking.id[i] != args.mask_token_id && ranking.id[i] != args.delete_token_id &&
-                ranking.id[i] != args.insert_token_id;
+std::vector<Candidate> choose(const fe_indel_args& args, const std::vector<Place>& rows, int threads) {
+    const int64_t mask = args.mask_token_id;
+    const auto states = read_rows(args.logits, rows, Reading{}, threads);
+    std::vector<Candidate> out(rows.size());
+    std::vector<Place> no_text, masks;  // seldom any
+    std::vector<size_t> of_no_text, of_masks;
+    for (size_t r = 0; r < rows.size(); ++r) {
+        const RowState& state = states[r];
+        const int64_t at = rows[r].block * args.length + rows[r].place;
+        const bool exists = state.best > -kInf;
+        Candidate& c = out[r];
+        c.read = true;
+        c.bad = state.bad || !exists;
+        c.token = exists ? state.index : args.ids[at];
+        c.prob = exists ? probability(state, state.best, kLog2e) : 0.0f;
+        if (c.token != mask && c.token != args.delete_token_id && c.token != args.insert_token_id)
+            continue;
+        no_text.push_back(rows[r]), of_no_text.push_back(r);
+        const bool began = args.forwards[rows[r].block] == 0 || args.original[at];
+        if (c.token == mask && args.ids[at] == mask && began)
+            masks.push_back(rows[r]), of_masks.push_back(r);
     }
-    c.bad = state.bad || !text;
-    return c;
+    const auto texts =
+        read_without(args, no_text, {mask, args.delete_token_id, args.insert_token_id}, threads);
+    for (size_t i = 0; i < texts.size(); ++i) {
+        Candidate& c = out[of_no_text[i]];
+        if (texts[i].best > -kInf)
+            c.text = texts[i].index;
+        else
+            c.bad = true;
+    }
+    const auto others = read_without(args, masks, {mask}, threads);
+    for (size_t i = 0; i < others.size(); ++i) {
+        if (!(others[i].best > -kInf)) continue;
+        out[of_masks[i]].other = others[i].index;
+        out[of_masks[i]].other_prob = probability(others[i], others[i].best, kLog2e);
+    }
+    return out;
 }
 
 void step(const fe_indel_args& args, int threads) {
@@ -245,16 +269,12 @@ void step(const fe_indel_args& args, int threads) {
                 rows.push_back({block, i});
         }
     }
-    Reading reading{};
-    reading.ranks = kRanks;
-    std::vector<Ranking> rankings;
-    const auto states = read_rows(args.logits, rows, reading, threads, &rankings);
+    const auto read = choose(args, rows, threads);
     size_t next = 0;
     for (int64_t block : active) {
         std::vector<Candidate> candidates(size_t(args.length), Candidate{});
         for (; next < rows.size() && rows[next].block == block; ++next)
-            candidates[size_t(rows[next].place)] =
-                candidate(args, rows[next], states[next], rankings[next]);
+            candidates[size_t(rows[next].place)] = read[next];
         Decision{args, block, candidates, threads}.run();
     }
 }

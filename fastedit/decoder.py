@@ -26,6 +26,7 @@ from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.models.threads import Threads, checked
 from fastedit.models.weights import device_of, evaluating
+from fastedit.policies import parse
 from fastedit.prompts import drafts
 from fastedit.prompts.inputs import is_read_on, one_by_one
 from fastedit.prompts.streamers import attach_streamer
@@ -69,6 +70,7 @@ class Decoder:
         self.model, self.tokenizer = model, tokenizer
         self.head = None if head is None else head_for(model, self.family, head)
         self.config = config or DecodeConfig()
+        _check_released(self.family)
         self._kept = Kept(self.threads)
 
     @classmethod
@@ -418,6 +420,14 @@ class Decoder:
     def device(self) -> torch.device:
         """Where the model computes: where its parameters are, or the CPU for one without any."""
         return device_of(self.model)
+
+
+def _check_released(family: Family) -> None:
+    """Raises ValueError for a policy that is none; families know nothing of policies."""
+    try:
+        parse(family.policy)
+    except ValueError as error:
+        raise ValueError(f"the family's {error}") from None
 
 
 def _ended(request: Request) -> bool:

@@ -129,6 +129,13 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
             "forwards a block takes",
             stacklevel=6,
         )
+    unread = sorted(config.given_to(rule) & rule.unread())
+    if unread:
+        warnings.warn(
+            f"policy {rule}: {', '.join(unread)} has no effect beside its other parameters: leave "
+            "it out, or change them (docs/policies.md)",
+            stacklevel=6,
+        )
     if config.temperature > 0.0 and "editing_threshold" in rule.parameters():
         warnings.warn(
             "temperature > 0 draws anew at every forward, so blocks keep changing until "

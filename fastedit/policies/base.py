@@ -142,7 +142,8 @@ class Write(NamedTuple):
     keep, insert           bool [n, L], of rules that insert and delete. Once `ids` are written, a
                            mask is put before the positions in `insert`, and those that are not in
                            `keep` are taken out. What stands between two positions that may not
-                           change is then cut, or padded with masks: these stay where they are
+                           change is then cut, or padded with masks: these stay where they are.
+                           None: all are kept, and nothing is inserted
     inserted int64 [n, L]  what is put there in place of a mask, where lengths vary: then nothing is
                            cut or padded
     """
@@ -235,6 +236,10 @@ class Policy:
         """What requests that decode together must share: the rule and its static parameters."""
         fixed = (name for name, what in self.parameters().items() if what.dtype is None)
         return type(self), *(getattr(self, name) for name in fixed)
+
+    def unread(self) -> frozenset[str]:
+        """Parameters without an effect, as the others are: a caller who gives one is told so."""
+        return frozenset()
 
     def on_device(self) -> dict[str, tuple[Parameter, Any]]:
         """Parameters with one value per request, and the values; by the name that a view has."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+HOTTEST = 1e6  # the highest temperature: draws are as good as uniform
 _FP32_MAX = 3.4028234663852886e38
 Check = Callable[[Any], Any]
 
@@ -49,12 +50,26 @@ def number(
 ) -> Any:
     """A field of real numbers from `least` to `most`, of None as well if `optional`.
 
-    span: where a search looks; without it, up to `most`, or to 1 above `least`: most are
-    probabilities.
+    span: where a search looks; without it, up to `most`, or to 1 above `least`.
     """
     check = real(least, most, _words("number", least, most, optional), optional)
     span = span or (least, min(most, least + 1.0))
     return _field(default, Parameter(check, float, dtype, absent, span, (None,) * optional))
+
+
+def probability(
+    default: float | None,
+    *,
+    optional: bool = False,
+    absent: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A field of numbers from 0 to 1, of None as well if `optional`.
+
+    For thresholds too, where 1 says all that a larger number could: nothing is above it. One that
+    is larger is a mistake, such as 90 for 0.9.
+    """
+    return number(default, most=1.0, optional=optional, absent=absent, dtype=dtype)
 
 
 def integer(
@@ -168,3 +183,6 @@ def _words(noun: str, least: float, most: float, optional: bool) -> str:
 
 def _power(most: int) -> str:
     return "2**31 - 1" if most == 2**31 - 1 else str(most)
+
+
+HEAT = real(0.0, HOTTEST, "a number from 0 to 1,000,000")  # checks temperatures

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import Policy, Stats, Write
-from fastedit.policies.fields import checked, real
+from fastedit.policies.fields import HEAT, checked
 from fastedit.policies.registry import parse
 from fastedit.policies.state import State
 from fastedit.policies.varying import rewrite_
@@ -64,7 +64,7 @@ def open(
         )
     if mask_token_id in chosen.control_ids:
         raise ValueError(f"mask_token_id={mask_token_id} is a control id of policy {chosen}")
-    heat = checked("temperature", temperature, real(0.0, 1e6, "a number of at least 0"))
+    heat = checked("temperature", temperature, HEAT)
     state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
     if editable is not None:
         state.editable.copy_(editable)
@@ -270,6 +270,9 @@ def _draws(state: State, following: bool) -> ops.RowDraws:
 def _apply(state: State, write: Write, stats: Stats) -> None:
     """Write what may be written, and count what has changed; blocks that are done keep theirs."""
     policy = state.policy
+    if not policy.rewrites and not (write.keep is None and write.insert is None):
+        name = policy.name or type(policy).__name__
+        raise ValueError(f"policy {name} inserts or deletes: say so, with `rewrites = True`")
     bounded = policy.may_reach_bound
     active = ~state.done if policy.rewrites else None
     ops.write_blocks_(
@@ -299,10 +302,11 @@ def _rewrite(state: State, write: Write, active: Tensor) -> None:
 
     A block that gets a mask by this is not done. Padding that goes is no delete.
     """
-    assert write.keep is not None and write.insert is not None
     may = state.may_change()
     moves = may & active[:, None]  # flags of what stays where it is count for nothing
-    keep, insert = write.keep | ~moves, write.insert & moves
+    nothing = torch.zeros_like(may)
+    keep = ~nothing if write.keep is None else write.keep | ~moves
+    insert = nothing if write.insert is None else write.insert & moves
     gone = ~keep
     if state.policy.padding is not None:
         gone = gone & (state.ids != state.policy.padding)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +16,7 @@ from policy_cases import cases
 from test_policy_rules import CLOSE
 
 from fastedit import policies
-from fastedit.policies import JointThresholdInDel
+from fastedit.policies import Buffer, JointThresholdInDel, Policy, Write
 
 
 def released(case: dict, top: list[list[int]]) -> torch.Tensor:
@@ -142,3 +146,100 @@ def test_steps_equal_the_oracle(script, options, fused):
     assert state.done.all()
     for ids, free in zip(state.ids, state.editable, strict=True):
         assert not set(ids[free].tolist()) & set(names)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_confidence_at_the_threshold_is_not_above_it(fused):
+    """Two ids at exactly one half: of equal masks the first commits alone, with the lower id."""
+    half = [0.0, 0.0, -torch.inf, -torch.inf, -torch.inf, -torch.inf]
+    logits = torch.tensor([[half] * 4])
+    for threshold, editing, ids in (
+        (0.49, 0.49, [0, 0, 0, 0]),
+        (0.5, 0.49, [0, 5, 5, 0]),
+        (0.49, 0.5, [0, 0, 0, 2]),
+    ):
+        policy = JointThresholdInDel(threshold, editing, delete_token_id=3, insert_token_id=4)
+        state = policies.open(policy, torch.tensor([[5, 5, 5, 2]]), mask_token_id=5)
+        state.twin = state.twin if fused else None
+        policies.step_(state, logits)
+        assert state.ids[0].tolist() == ids
+
+
+@dataclass(frozen=True)
+class Moves(Policy):
+    """Says done at once, and deletes and inserts as told, also where it may not."""
+
+    buffers: ClassVar[Mapping[str, Buffer]] = {
+        "age": Buffer(torch.int32, initial=-7),
+        "told": Buffer(torch.int64, per_position=False),
+        "past": Buffer(torch.int64, history=True),
+    }
+    rewrites = True
+
+    def rule(self, stats, view):
+        ids = torch.where(view.ids == 9, 1, view.ids)
+        age = torch.arange(view.length).expand(view.ids.shape)
+        past = torch.where(view.ids[:, None] >= 0, view.counts.forwards[:, None, None] + 1, 0)
+        past = past.expand(view.buffers.past.shape)
+        write = {"age": age.int(), "told": view.counts.forwards + 5, "past": past}
+        done = torch.ones_like(view.done)
+        return Write(ids, done, write, keep=view.ids != 2, insert=view.ids == 3)
+
+    def most_forwards(self, length: int) -> int:
+        return 3
+
+
+def test_the_core_moves_what_is_kept_of_a_position_and_counts():
+    """A block that gets a mask is not done; what may not change stays; done blocks are left."""
+    rows = [[2, 9, 3, 4, 5, 2], [3, 4, 5, 6, 3, 6], [9, 9, 9, 9, 9, 9], [2, 3, 2, 3, 2, 3]]
+    free = torch.tensor([[0, 1, 1, 1, 0, 1], [1] * 6, [1] * 6, [1] * 6]).bool()
+    state = policies.open(Moves(), torch.tensor(rows), free, mask_token_id=9)
+    state.done[3] = True
+    policies.step_(state, torch.zeros(4, 6, 10))
+    assert state.ids.tolist() == [[2, 1, 9, 3, 5, 9], [9, 3, 4, 5, 6, 9], [1] * 6, rows[3]]
+    assert state.buffers.age.tolist() == [
+        [0, 1, -7, 2, 4, -7],
+        [-7, 0, 1, 2, 3, -7],
+        [0, 1, 2, 3, 4, 5],
+        [-7] * 6,
+    ]
+    assert state.done.tolist() == [False, False, True, True]
+    assert state.dirty.tolist() == [True, True, True, False]
+    assert state.buffers.told.tolist() == [5, 5, 5, 0]
+    assert [plane.unique().tolist() for plane in state.buffers.past] == [[1], [1], [1], [0]]
+    counts = state.counts
+    assert counts.m2t_commits.tolist() == [1, 0, 6, 0]
+    assert counts.inserts.tolist() == [1, 2, 0, 0] and counts.deletes.tolist() == [1, 0, 0, 0]
+    state.reset(torch.tensor([True, False, False, False]))
+    assert state.buffers.past[0].eq(0).all() and state.buffers.past[1].eq(1).all()
+
+
+def test_rules_may_rewrite_nothing_or_must_say_that_they_rewrite():
+    @dataclass(frozen=True)
+    class Half(Moves):
+        """Inserts alone."""
+
+        def rule(self, stats, view):
+            return super().rule(stats, view)._replace(keep=None)
+
+    @dataclass(frozen=True)
+    class Silent(Half):
+        rewrites = False
+
+    state = policies.open(Half(), torch.tensor([[2, 3, 4]]), mask_token_id=9)
+    policies.step_(state, torch.zeros(1, 3, 10))
+    assert state.ids.tolist() == [[2, 9, 3]] and state.moves[:, 0].tolist() == [
+        [0, -1, 1],
+        [0, 1, 0],
+        [0, 0, 0],
+    ]
+    state = policies.open(Silent(), torch.tensor([[2, 3, 4]]), mask_token_id=9)
+    with pytest.raises(ValueError, match="policy Silent inserts or deletes: say so"):
+        policies.step_(state, torch.zeros(1, 3, 10))
+
+
+@pytest.mark.parametrize("fault", [{"wide": True}, {"plan": "window"}])
+def test_blocks_that_are_not_final_one_by_one_are_not_rewritten(fault):
+    kind = type("Wide", (Moves,), fault)
+    with pytest.raises(ValueError, match="inserts and deletes, so its blocks must be final"):
+        policies.open(kind(), torch.tensor([[1, 9]]), mask_token_id=9)
