@@ -227,7 +227,6 @@ def test_bad_logits_are_seen_where_they_are_read(token, value):
     following[0, 2, token] = value  # of what is behind the last token
     policies.step_(state, hot([4, 5, 6]), next_logits=following)
     assert not state.bad
-    policies.step_(state, hot([4, 5, 6]), next_logits=following)
 
 
 def test_without_ids_nothing_is_dropped_deleted_or_ended():
