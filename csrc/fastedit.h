@@ -216,6 +216,23 @@ typedef struct {
     float* out;
 } fe_uniform_args;
 
+/* Texts end to end; cu [pairs + 1]. current has the size of noisy, next one more per pair. */
+typedef struct {
+    int64_t pairs;
+    const int64_t *noisy, *noisy_cu, *clean, *clean_cu;
+    int64_t delete_token_id, eos_token_id;
+    int64_t first_gap, exchange, label_after_delete;
+    int64_t *current, *next;
+} fe_levenshtein_labels_args;
+
+/* draft and labels [blocks, draft_length], target [blocks, target_length], lengths [blocks]. */
+typedef struct {
+    int64_t blocks, draft_length, target_length;
+    const int64_t *draft, *target, *draft_len, *target_len;
+    int64_t mask_token_id, delete_token_id, insert_token_id, wildcard;
+    int64_t* labels;
+} fe_lcs_labels_args;
+
 int32_t fe_abi_version(void);
 
 /* Instruction set in use: "avx512", "avx2" or "portable". */
@@ -242,6 +259,8 @@ uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_
 int32_t fe_contents(const fe_contents_args* args);
 int32_t fe_highest(const fe_highest_args* args);
 int32_t fe_write_blocks(const fe_write_blocks_args* args);
+int32_t fe_levenshtein_labels(const fe_levenshtein_labels_args* args, int32_t threads);
+int32_t fe_lcs_labels(const fe_lcs_labels_args* args, int32_t threads);
 int32_t fe_rewrite_blocks(const fe_rewrite_args* args, const fe_plane* planes);
 int32_t fe_compact(const fe_compact_args* args, const fe_plane* planes);
 

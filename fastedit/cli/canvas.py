@@ -30,6 +30,8 @@ class Canvas:
     """Committed text, the active block, and the counts so far.
 
     ids, states  of the active block's tokens, prompt excluded
+    within       how many of them may be returned: the others are counted, as in `DecodeStats`, but
+                 neither shown nor called tokens; None: all
     committed    tokens in the blocks before; block: the active one, counted from 1
     edits        tokens that became other tokens, those behind the end included
     remasks      tokens that became masks again, as well
@@ -43,6 +45,7 @@ class Canvas:
     text: str = ""
     ids: list[int] = field(default_factory=list)
     states: list[str] = field(default_factory=list)
+    within: int | None = None
     committed: int = 0
     first_block: int | None = None
     block: int = 0
@@ -65,8 +68,11 @@ class Canvas:
             self.ids, self.states, self.gaps = [], [], {}
         elif event.kind == "draft":
             self.forwards += 1
-            before = self.ids or [self.mask_token_id] * len(event.ids)
-            states = self.states or [MASK] * len(event.ids)
+            self.within = event.within
+            # A text that has shrunk in its first forward had more than it has now.
+            held = max([len(event.ids), *(old + 1 for old in event.moved or ())])
+            before = self.ids or [self.mask_token_id] * held
+            states = self.states or [MASK] * held
             if event.moved is not None:
                 before, states = self._moved(event, event.moved, before, states)
             self.ids = list(event.ids)
@@ -106,7 +112,8 @@ class Canvas:
     def tokens(self) -> int:
         """Tokens written so far, up to the first that ends the text."""
         special = special_ids(self.tokenizer) - {self.mask_token_id}
-        end = next((i + 1 for i, token in enumerate(self.ids) if token in special), None)
+        ends = (i + 1 for i, token in enumerate(self.ids[: self.within]) if token in special)
+        end = next(ends, self.within)
         return self.committed + sum(state not in SIGNS for state in self.states[:end])
 
     def pieces(self, newline: str = NEWLINE_SIGN) -> Iterator[tuple[str, str]]:
@@ -116,10 +123,10 @@ class Canvas:
         two of them shows whole.
         """
         special = special_ids(self.tokenizer)
+        shown = list(zip(self.ids, self.states, strict=True))[: self.within]
         cells: list[tuple[int, str]] = []
-        for place in range(len(self.ids) + 1):
-            cells += [(-1, DELETED)] * self.gaps.get(place, 0)
-            cells += zip(self.ids[place : place + 1], self.states[place : place + 1], strict=True)
+        for place in range(len(shown) + 1):
+            cells += [(-1, DELETED)] * self.gaps.get(place, 0) + shown[place : place + 1]
         for (state, is_special), run in groupby(cells, lambda c: (c[1], c[0] in special)):
             ids = [token for token, _ in run]
             if state in SIGNS:

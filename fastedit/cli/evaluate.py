@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_format
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +38,7 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="One object.")] = False,
     checkpoint: options.Checkpoint = "tiny",
     adapter: options.Adapter = None,
+    head: options.Head = None,
     revision: options.Revision = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -55,6 +55,7 @@ def evaluate_command(
     eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
     lookahead: options.Lookahead = None,
+    cache: options.Cache = None,
     seed: Annotated[
         int | None, typer.Option(help="Of draws; with --policies the first problem's.")
     ] = None,
@@ -89,14 +90,15 @@ def evaluate_command(
         eos_token_id=eos_token_id,
         temperature=temperature,
         lookahead=lookahead,
+        cache=cache,
         seed=seed,
     )
     from fastedit.config import DEFAULT_POLICY, OF_THE_POLICY
     from fastedit.engine.prepare import with_block_length
     from fastedit.engine.settled import rule_of
 
-    decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
-    model = {"checkpoint": os.fspath(checkpoint), "adapter": adapter and os.fspath(adapter)}
+    decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device, head)
+    model = {"checkpoint": checkpoint, "adapter": adapter, "head": head}
     if compared is not None:
         raise typer.Exit(
             compare_policies(decoder, problems, compared, n, batch_size, seed or 0, model, as_json)

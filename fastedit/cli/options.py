@@ -24,6 +24,9 @@ Checkpoint = Annotated[
     str, option("Folder, Hub id, or 'tiny' (embedded).", _MODEL, metavar="PATH|ID")
 ]
 Adapter = Annotated[str | None, option("LoRA folder or Hub id, merged.", _MODEL)]
+Head = Annotated[
+    str | None, option("Folder of a correction head, for policies that need one.", _MODEL)
+]
 Revision = Annotated[str | None, option("Branch, tag or commit on the Hub.", _MODEL)]
 Dtype = Annotated[str, option("auto (as stored), float32, bfloat16, float16.", _MODEL)]
 Device = Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", _MODEL)]
@@ -66,6 +69,14 @@ TopK = Annotated[int | None, option("Best k, when sampling.", _DECODING)]
 Seed = Annotated[int | None, typer.Option(help="Of the draws, when sampling.")]
 Lookahead = Annotated[
     bool | None, option("A forward may serve two blocks: fewer of them.", _DECODING)
+]
+Cache = Annotated[
+    str | None,
+    option(
+        "What is kept from forward to forward (docs/caches.md).",
+        _DECODING,
+        metavar="exact|none|prefix|dual",
+    ),
 ]
 Stop = Annotated[list[str] | None, option("Text that ends it; repeatable.", _DECODING)]
 

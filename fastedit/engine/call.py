@@ -1,24 +1,47 @@
-"""One call of the model: the names of its arguments, and which rows reach its head."""
+"""One call of the model: the names of its arguments, and which of its rows and states are kept."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastedit.heads import CorrectionHead
+
+# What a model calls its output of logits of the next token, where it gives them itself.
+NEXT_LOGITS = "next_logits"
+
+
+class Forward(NamedTuple):
+    """logits [B, Q or W, V]; hidden [B, Q, d], the states that a head reads, where there is one;
+    following [B, Q or W, V], logits of the head for the next token, where they were asked for."""
+
+    logits: Tensor
+    hidden: Tensor | None
+    following: Tensor | None = None
 
 
 class ModelCall:
-    """Calls a model on chosen rows of a batch.
+    """Calls a model on chosen rows of a batch, and keeps what a head reads of its forward.
 
     model: `model(input_ids=[B, Q], attention_mask=bool [B, 1, Q, T], position_ids=[B, Q],
     past_key_values=Cache or None, use_cache=bool)`, the cache as `cache=` where that is its name
-    -> an object with `.logits` [B, Q, V].
+    -> an object with `.logits` [B, Q, V]. next_head: of the last hidden states; without one, the
+    model gives its `.next_logits` [B, Q, V] itself.
+
+    Raises ValueError for a model whose hidden states the head cannot have.
     """
 
-    def __init__(self, model: Callable[..., Any]) -> None:
-        self.model = model
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        head: CorrectionHead | None = None,
+        next_head: nn.Module | None = None,
+    ) -> None:
+        self.model, self.head, self.next_head = model, head, next_head
         forward = _parameters(model)
         self.cache_name = cache_argument(model)
         # A prefill needs no logits; transformers' models can leave most of them out.
@@ -38,6 +61,15 @@ class ModelCall:
         self.in_place = "key_lengths" in self.told
         if getattr(getattr(model, "config", None), "return_dict", True) is False:
             self.options["return_dict"] = True
+        # The layer whose input the head reads, where the model does not return it when asked to.
+        self.listened: nn.Module | None = None
+        if head is not None:
+            layers = layers_of(model)
+            layer = head.config.input_of(len(layers))
+            if "hidden_layer" in forward:
+                self.options["hidden_layer"] = layer
+            else:
+                self.listened = layers[layer]
 
     def __call__(
         self,
@@ -47,8 +79,8 @@ class ModelCall:
         cache: Any,
         seen: tuple[Tensor, Tensor] | None = None,
         **options: Any,
-    ) -> Tensor:
-        """Logits [B, Q, V].
+    ) -> Forward:
+        """Logits [B, Q, V], and hidden states for the head.
 
         seen: where every query of a row sees the same keys: how many, and where they begin in the
         pool, int32 [B] each.
@@ -57,16 +89,41 @@ class ModelCall:
             "keys_by_position": cache is not None,
             "key_lengths": seen and (*seen, cache.visible),
         }
-        return self.model(
-            **options,
-            **self.options,
-            **{name: layout[name] for name in self.told},
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=cache is not None,
-            **{self.cache_name: cache},
-        ).logits
+        with self._listening() as heard:
+            out = self.model(
+                **options,
+                **self.options,
+                **{name: layout[name] for name in self.told},
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=cache is not None,
+                **{self.cache_name: cache},
+            )
+        following = getattr(out, NEXT_LOGITS, None)
+        if self.head is None:
+            return Forward(out.logits, None, following)
+        hidden = heard if self.listened is not None else out.hidden_states
+        if not hidden:
+            raise RuntimeError("the model did not call the layer whose input its head reads")
+        return Forward(out.logits, hidden[0], following)
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[list[Tensor]]:
+        """The input of the layer that is listened to, in a list, once the model was called."""
+        heard: list[Tensor] = []
+        if self.listened is None:
+            yield heard
+            return
+
+        def hear(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            heard.append(args[0] if args else named["hidden_states"])
+
+        hook = self.listened.register_forward_pre_hook(hear, with_kwargs=True)
+        try:
+            yield heard
+        finally:
+            hook.remove()
 
     def rows(
         self,
@@ -76,26 +133,36 @@ class ModelCall:
         wanted: Tensor,
         cache: Any = None,
         seen: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Logits [B, W, V] of the rows `wanted` [B, W] alone.
+        following: bool = False,
+    ) -> Forward:
+        """Logits [B, W, V] of the rows `wanted` [B, W] alone, and hidden states of all rows.
 
-        Where the model has an output embedding, only these rows reach it.
+        Where the model has an output embedding, only these rows reach it. following: whether the
+        head for the next token is called, too; a model gives what it has of its own in any case.
         """
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
-        if head is None:
-            return _chosen(self(ids, mask, positions, cache, seen), wanted)
-        cut = []  # stays empty for a model that does not call its head as a module
+        output = getattr(self.model, "get_output_embeddings", lambda: None)()
+        if output is None:
+            out = self(ids, mask, positions, cache, seen)
+            behind = None if out.following is None else chosen(out.following, wanted)
+            return Forward(chosen(out.logits, wanted), out.hidden, behind)
+        cut: list[Tensor] = []  # stays empty for a model that does not call its head as a module
 
         def only_wanted(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            cut.append(True)
-            return _chosen(given[0], wanted), *given[1:]
+            cut.append(chosen(given[0], wanted))
+            return cut[0], *given[1:]
 
-        hook = head.register_forward_pre_hook(only_wanted)
+        hook = output.register_forward_pre_hook(only_wanted)
         try:
-            logits = self(ids, mask, positions, cache, seen)
+            logits, hidden, behind = self(ids, mask, positions, cache, seen)
         finally:
             hook.remove()
-        return logits if cut else _chosen(logits, wanted)
+        if behind is not None:
+            behind = chosen(behind, wanted)
+        if following and self.next_head is not None:
+            if not cut:
+                raise RuntimeError("the model did not call its output embedding as a module")
+            behind = self.next_head(cut[0])
+        return Forward(logits if cut else chosen(logits, wanted), hidden, behind)
 
 
 def cache_argument(model: Any) -> str:
@@ -108,12 +175,31 @@ def cache_argument(model: Any) -> str:
     return "cache" if renamed else "past_key_values"
 
 
-def _chosen(rows: Tensor, wanted: Tensor) -> Tensor:
+def layers_of(model: Any) -> nn.ModuleList:
+    """The blocks of a transformer, wrapped or not: its outermost list of as many modules as its
+    config has layers. Raises ValueError where there is none."""
+    inner = _unwrapped(model)
+    count = getattr(getattr(inner, "config", None), "num_hidden_layers", None)
+    for module in inner.modules() if isinstance(inner, nn.Module) else ():
+        if isinstance(module, nn.ModuleList) and count in (None, len(module)):
+            return module
+    raise ValueError(
+        f"a head reads hidden states, and {type(inner).__name__} has no nn.ModuleList of its "
+        "layers: give a model that has one, or leave the head out"
+    )
+
+
+def chosen(rows: Tensor, wanted: Tensor) -> Tensor:
+    """Of rows [B, Q, d], those numbered `wanted` [B, W]."""
     return rows.gather(1, wanted[..., None].expand(-1, -1, rows.shape[-1]))
 
 
 def _parameters(model: Any) -> Mapping[str, Any]:
     """What a call of `model` takes; the wrappers of peft and `torch.compile` pass on any of it."""
-    inner = getattr(model, "_orig_mod", model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    inner = _unwrapped(model)
     return inspect.signature(getattr(inner, "forward", inner)).parameters
+
+
+def _unwrapped(model: Any) -> Any:
+    inner = getattr(model, "_orig_mod", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

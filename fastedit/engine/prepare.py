@@ -10,18 +10,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
+from fastedit.heads import Head
 from fastedit.models.families import WHOLE, Family, named_block_length
+from fastedit.policies import Policy
 from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.tokens import vocab_size
 from fastedit.prompts.tracker import TextTracker
 from fastedit.results import RefusedError
 
+# Positions of a block whose text shrinks and grows, at least.
+SHORTEST = 64
 # Options that requests of one forward share, beside the static part of their policy; those that
 # differ in one of them decode in turn.
 SHARED = (
@@ -147,6 +152,7 @@ def as_requests(
     count: int | None = None,
     drafts: Iterable[Any] | None = None,
     keep_draft: bool = False,
+    head: Head | None = None,
     settled: Settled | None = None,
 ) -> Iterator[Request]:
     """A request per prompt, made when it is asked for; with `keep_refused`, bad prompts end with an
@@ -155,11 +161,12 @@ def as_requests(
     prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered; count:
     how many there are, where that is known. drafts: one per prompt, or None, as
     `drafts.one_per_prompt` gives them; keep_draft: whether their tokens are protected. A draft says
-    `max_new_tokens` where the config does not. settled: what calls before this one looked up.
+    `max_new_tokens` where the config does not. head: what policies that need scores have of them;
+    settled: what calls before this one looked up.
     Raises TypeError and ValueError.
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    settled = settled or Settled(model, tokenizer, family)
+    settled = settled or Settled(model, tokenizer, family, head)
     asked = zip(prompts, configs, strict=count is not None)
     with_drafts = zip(asked, drafts or itertools.repeat(None), strict=False)
     for index, ((prompt, config), given) in enumerate(with_drafts):
@@ -168,7 +175,7 @@ def as_requests(
         rule, mask = settled.rule_and_mask(config)
         eos, known = settled.eos(config, mask), settled.stops(config)
         ids, refusal = torch.empty(0, dtype=torch.int64), None
-        draft = None
+        draft, grows = None, config.max_new_tokens
         try:
             with _told(f"prompt {index}"):
                 ids = as_ids(prompt, tokenizer, mask, chats, may_be_empty=given is not None)
@@ -184,7 +191,7 @@ def as_requests(
                     control_ids=rule.control_ids,
                 )
                 if most is None:
-                    length = len(draft)
+                    length, grows = len(draft), 2 * len(draft)
                     whole = {"block_length": length} if family.block_length == WHOLE else {}
                     config = config.replace(max_new_tokens=length, **whole)
             check_prompt(
@@ -201,6 +208,8 @@ def as_requests(
             if not keep_refused:
                 raise
             refusal = RefusedError(index, str(error))
+        if rule.variable and refusal is None:
+            rule, draft, config = _varying(rule, config, len(ids), draft, grows, positions, mask)
         request = Request(
             index=index,
             prompt=ids,
@@ -217,6 +226,34 @@ def as_requests(
         if refusal is not None:
             request.fail(refusal)
         yield request
+
+
+def _varying(
+    rule: Policy,
+    config: DecodeConfig,
+    prompt: int,
+    draft: Tensor | None,
+    grows: int,
+    positions: int | None,
+    mask_token_id: int,
+) -> tuple[Policy, Tensor | None, DecodeConfig]:
+    """Of a text that shrinks and grows: the rule, what it begins with, and a config whose one block
+    has room for it.
+
+    prompt: its tokens; grows: how many more there may be, where the rule does not say it.
+    """
+    masks = begins = config.max_new_tokens
+    most = prompt + grows if rule.most_tokens is None else rule.most_tokens
+    if positions is not None:
+        most = min(most, positions)
+    if draft is not None:
+        if positions is None or prompt + len(draft) < positions:
+            draft = rule.drafted(draft)
+        masks, begins = int((draft == mask_token_id).sum()), len(draft)
+    room = max(most, prompt + begins) - max(prompt - 1, 0)
+    # Texts of many lengths decode together: blocks have as many positions as a power of two.
+    length = max(1 << (room - 1).bit_length(), SHORTEST)
+    return rule.sized(masks, most), draft, config.replace(block_length=length)
 
 
 def _check_model(model: Any) -> None:

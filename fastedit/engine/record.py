@@ -26,6 +26,7 @@ class Record:
     done, dirty, bad, capped, reopened  per row, as in `policies.State`
     ids                       [n, L], maybe a view that holds until the slots change
     logits                    [n, L, V], or None where they are gone
+    lengths                   how many of the L positions there are; None: all
     moves                     [3, n, L] as in `policies.State`, or None
     """
 
@@ -38,11 +39,16 @@ class Record:
         counts: list[list[int]] | Tensor,
         logits: Tensor | None,
         moves: Tensor | None,
+        lengths: list[int] | None = None,
     ) -> None:
         self.step, self.requests, self.ids, self.logits = step, requests, ids, logits
-        self.moves = moves
+        self.moves, self.lengths = moves, lengths
         self.done, self.dirty, self.bad, self.capped, self.reopened = flags
         self._counts = counts
+
+    def row(self, row: int) -> Tensor:
+        """Its ids, [L] or as many as there are."""
+        return self.ids[row] if self.lengths is None else self.ids[row][: self.lengths[row]]
 
     def counts(self, row: int) -> Counts:
         if isinstance(self._counts, Tensor):  # read where a block ends, not in every step

@@ -7,10 +7,12 @@ import warnings
 from typing import Any
 
 from fastedit.config import DecodeConfig
-from fastedit.models.families import Family
+from fastedit.engine.call import NEXT_LOGITS
+from fastedit.heads import CorrectionHead, Head, NextTokenHead
+from fastedit.models.families import NEXT_HEAD, Family
 from fastedit.policies import Policy
 from fastedit.prompts.stops import Stops
-from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
+from fastedit.prompts.tokens import id_of, resolve_eos, resolve_mask, vocab_size
 
 # Settings that are kept while prompts are read.
 SETTINGS = 256
@@ -21,8 +23,10 @@ class Settled:
     tokens. Of configs without end, the first are forgotten.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, family: Family) -> None:
-        self.model, self.tokenizer, self.family = model, tokenizer, family
+    def __init__(
+        self, model: Any, tokenizer: Any, family: Family, head: Head | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.family, self.head = model, tokenizer, family, head
         # By identity: equal configs may differ in what they leave to the family's policy.
         self._rules: dict[int, tuple[DecodeConfig, Policy, int]] = {}
         self._masks: dict[int | None, int] = {}  # by what was asked for
@@ -32,8 +36,14 @@ class Settled:
     def rule_and_mask(self, config: DecodeConfig) -> tuple[Policy, int]:
         """Raises ValueError for what does not go together."""
         if id(config) not in self._rules:
-            rule = _with_ids(rule_of(config, self.family), self.model)
+            rule = _with_ids(rule_of(config, self.family), config, self.model, self.tokenizer)
             _check_together(config, rule, self.family, vocab_size(self.model))
+            if "score" in rule.needs:
+                _check_scores(config, rule, self.head)
+            if rule.variable:
+                _check_variable(config, rule, self.family)
+            if "next_token" in rule.needs:
+                _check_next(rule, self.model, self.head)
             asked = config.mask_token_id
             if asked not in self._masks:
                 mask = mask_of(config, self.model, self.tokenizer, self.family)
@@ -78,13 +88,23 @@ def rule_of(config: DecodeConfig, family: Family) -> Policy:
     return config.rule(family.policy).within(whole)
 
 
-def _with_ids(rule: Policy, model: Any) -> Policy:
-    """`rule` with the ids that it leaves open and the model's config names."""
-    config, found = getattr(model, "config", None), {}
+def _with_ids(rule: Policy, config: DecodeConfig, model: Any, tokenizer: Any) -> Policy:
+    """`rule` with the ids that it leaves open and that `config`, the model's own one or the
+    tokenizer names, in this order."""
+    found: dict[str, int | None] = {}
     for name, parameter in rule.parameters().items():
-        if parameter.keys and getattr(rule, name) is None:
-            named = (getattr(config, key, None) for key in parameter.keys)
-            found[name] = next((value for value in named if value is not None), None)
+        if not parameter.keys or getattr(rule, name) is not None:
+            continue
+        owners = getattr(model, "config", None), tokenizer
+        named = [getattr(owner, key, None) for owner in owners for key in parameter.keys]
+        if parameter.text is not None:
+            named.append(id_of(tokenizer, parameter.text))
+        for key in filter(config.gives, parameter.keys):
+            named.insert(0, getattr(config, key))
+        value = next((value for value in named if value is not None), None)
+        if isinstance(value, (list, tuple)):  # several may end a text, and one is written
+            value = value[0] if value else None
+        found[name] = value
     return dataclasses.replace(rule, **found) if found else rule  # type: ignore[type-var]
 
 
@@ -107,6 +127,13 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         warnings.warn(
             f"steps={config.steps} has no effect in LLaDA2.1 decoding: the thresholds say how many "
             "forwards a block takes",
+            stacklevel=6,
+        )
+    unread = sorted(config.given_to(rule) & rule.unread())
+    if unread:
+        warnings.warn(
+            f"policy {rule}: {', '.join(unread)} has no effect beside its other parameters: leave "
+            "it out, or change them (docs/policies.md)",
             stacklevel=6,
         )
     if config.temperature > 0.0 and "editing_threshold" in rule.parameters():
@@ -132,11 +159,6 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         raise ValueError(
             f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
         )
-    if "score" in rule.needs:
-        raise ValueError(
-            f"policy {rule} needs the scores of a correction head, and there is none: give scores "
-            "to `policies.step_`, or take `correction:scorer=confidence`"
-        )
     if rule.wide and (config.approximate or (config.use_cache and family.exact_cache)):
         raise ValueError(
             f"policy {rule} writes to earlier blocks, whose keys and values are cached: set "
@@ -154,6 +176,54 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
+
+
+def _check_variable(config: DecodeConfig, rule: Policy, family: Family) -> None:
+    """Raises ValueError where sequences cannot shrink and grow."""
+    if family.attention != "full" or family.shift:
+        raise ValueError(
+            f"policy {rule} moves tokens of the whole text, and needs a model with full attention "
+            f"and no shift; this one has attention={family.attention!r} and shift={family.shift}"
+        )
+    if config.approximate:
+        raise ValueError(
+            f"policy {rule} moves tokens, whose keys and values cache={config.cache!r} would keep: "
+            'use cache="exact"'
+        )
+    if config.strict_reference:
+        raise ValueError(
+            f"strict_reference lets the mask be chosen, which policy {rule} would never fill: "
+            "leave it out"
+        )
+
+
+def _check_next(rule: Policy, model: Any, head: Head | None) -> None:
+    """Raises ValueError for a model that certainly says nothing of the next token."""
+    from transformers import PreTrainedModel
+
+    says = isinstance(head, NextTokenHead) or hasattr(model, NEXT_HEAD)
+    if not says and isinstance(model, PreTrainedModel) and not getattr(model, NEXT_LOGITS, False):
+        raise ValueError(
+            f"policy {rule} needs a second head, which predicts the next token, and there is none: "
+            "give Decoder(..., head=...) a NextTokenHead that was trained on this model"
+        )
+
+
+def _check_scores(config: DecodeConfig, rule: Policy, head: Head | None) -> None:
+    """Raises ValueError where there are none."""
+    if not isinstance(head, CorrectionHead):
+        raise ValueError(
+            f"policy {rule} needs the scores of a correction head, and there is none: give "
+            "Decoder(..., head=...), or --head, a head that was trained on this model, or take "
+            "scorer=confidence, which needs none"
+        )
+    if config.approximate:
+        raise ValueError(
+            f"policy {rule} needs scores from hidden states of all positions, which forwards under "
+            f'cache={config.cache!r} do not compute: use cache="exact"'
+        )
+    if rule.window > 1:
+        raise ValueError(f"policy {rule} reopens blocks, for which there are no scores")
 
 
 def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:

@@ -36,8 +36,10 @@ class Steps:
         blocks = live.blocks
         _decide(blocks, logits)
         flags = blocks.flags.tolist()
+        lengths = None if blocks.lengths is None else blocks.lengths.tolist()
         counts, moves = blocks.count_rows, blocks.moves
-        return Record(number, requests, blocks.ids, flags, counts, logits.block, moves)
+        held = blocks.ids, flags, counts, logits.block, moves, lengths
+        return Record(number, requests, *held)
 
     def ahead(self, number: int, live: list[Request]) -> Record | None:
         """Have the device take a step, and read what the one `delay` steps before did."""
@@ -77,10 +79,22 @@ class Steps:
 
 
 def _decide(blocks: State, logits: Logits) -> None:
-    """With logits of the blocks alone, or of what stands before them as well."""
-    those = blocks if logits.block.shape[1] == blocks.length else blocks.block
+    """With logits of the blocks alone, or of what stands before them as well; where lengths vary,
+    of as many positions as the longest has."""
+    width = logits.block.shape[1]
+    if blocks.lengths is not None:
+        those = blocks.first(width)
+        those.wants_next = logits.following is not None
+    else:
+        those = blocks if width == blocks.length else blocks.block
     those.draws = blocks.draws
-    policies.step_(those, logits.block, shadow_logits=logits.shadow)
+    policies.step_(
+        those,
+        logits.block,
+        scores=logits.scores,
+        next_logits=logits.following,
+        shadow_logits=logits.shadow,
+    )
 
 
 def _draws(live: list[Request]) -> bool:

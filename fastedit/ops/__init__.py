@@ -8,6 +8,7 @@
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `joint_threshold_indel` | that of LLaDA2.2, with inserts and deletes, on a CPU |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+| `edit_labels` | labels of models that delete and insert, from drafts and targets |
 | `contents` | which positions of blocks hold masks, which tokens |
 | `highest` | the positions of each block that a rule chooses by score |
 | `write_blocks` | what a rule decided, into its blocks, with counts of what changed |
@@ -33,6 +34,7 @@ from fastedit.ops.compact import compact, rewrite_blocks
 from fastedit.ops.contents import Contents, contents
 from fastedit.ops.dispatch import backend_report, serves, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
+from fastedit.ops.edit_labels import lcs_labels, levenshtein_labels
 from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
 from fastedit.ops.joint_threshold_indel import InDelState, joint_threshold_indel_step_
@@ -69,6 +71,8 @@ __all__ = [
     "joint_threshold_indel_step_",
     "joint_threshold_step_",
     "joint_threshold_step_from_partials_",
+    "lcs_labels",
+    "levenshtein_labels",
     "merge_partials",
     "rewrite_blocks",
     "row_partials",

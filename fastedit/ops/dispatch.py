@@ -36,6 +36,8 @@ OPERATIONS = {  # and the folder of each
     "highest": "highest",
     "write_blocks_": "write_blocks",
     "uniform": "uniform",
+    "levenshtein_labels": "edit_labels",
+    "lcs_labels": "edit_labels",
     "rewrite_blocks": "compact",
     "compact": "compact",
     "best_outside": "best_outside",

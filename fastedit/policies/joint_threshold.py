@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import integer, number
+from fastedit.policies.fields import integer, probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -34,14 +34,15 @@ class JointThreshold(Policy):
     A block takes at most a forward per mask, and `max_post_steps` more.
     """
 
-    threshold: float = number(0.7)
-    editing_threshold: float | None = number(0.5, optional=True, absent=math.inf)
+    threshold: float = probability(0.7)
+    editing_threshold: float | None = probability(0.5, optional=True, absent=math.inf)
     max_post_steps: int = integer(16)
     num_to_transfer: int = integer(1, least=1)
 
     buffers: ClassVar[Mapping[str, Buffer]] = {
         "post_steps": Buffer(torch.int32, per_position=False)
     }
+    fills = True
     stateless = True
 
     @property

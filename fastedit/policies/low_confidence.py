@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Policy, Stats, View, Write
-from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.fields import choice, integer, probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -33,13 +33,14 @@ class LowConfidence(Policy):
     A block takes at most `steps` forwards, and never more than it has positions under "even".
     """
 
-    threshold: float = number(0.95)
+    threshold: float = probability(0.95)
     steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     rank: str = choice("confidence", "entropy", "margin")
     schedule: str = choice("even", "dream")
-    eps: float = number(1e-3, most=1.0)
+    eps: float = probability(1e-3)
 
     judges_tokens = False
+    fills = True
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -47,7 +48,7 @@ class LowConfidence(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         p, masked = view.parameters, view.masked()
-        score, forward = self._score(stats), view.counts.forwards
+        score, forward = self.score(stats), view.counts.forwards
         steps = torch.where(p.steps > 0, p.steps, view.length)
         if self.schedule == "dream":
             fill = highest(score, masked, _leaving(view.contents().masks, forward, steps, p.eps))
@@ -57,12 +58,16 @@ class LowConfidence(Policy):
         ids = torch.where(fill, stats.token, view.ids)
         return Write(ids, torch.ones_like(view.done))  # once no mask is left
 
+    def unread(self) -> frozenset[str]:
+        return frozenset({"threshold" if self.schedule == "dream" else "eps"})
+
     def most_forwards(self, length: int) -> int:
         if self.schedule == "dream":
             return self.steps or length
         return length
 
-    def _score(self, stats: Stats) -> Tensor:
+    def score(self, stats: Stats) -> Tensor:
+        """Masks with the highest are filled first, [n, L]."""
         if self.rank == "entropy":
             assert stats.entropy is not None
             return -stats.entropy

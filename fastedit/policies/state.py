@@ -32,6 +32,9 @@ class State:
                                them; and which were taken out
     buffers     [N], [N, L] or [N, forwards, L]  what the policy keeps
     limit       [N] int32      forwards that a block may take
+    lengths     [N] int64      positions that there are of the L, which shrink and grow; None unless
+                               the policy has variable lengths
+    limits      [N] int64      and how many there may be
     sampling                   how blocks with a temperature draw
     earlier     int            of the L positions, those that stand before the block
 
@@ -61,15 +64,19 @@ class State:
         self.count_rows, self.limit = counts, limit
         self.parameters, self.buffers, self.sampling = parameters, buffers, sampling
         self.opened, self.moves = opened, moves
+        self.lengths: Tensor | None = None
+        self.limits: Tensor | None = None
+        self.whole: State | None = None  # whose first positions these are, where lengths vary
         self.done, self.dirty, self.bad, self.capped, self.reopened = flags
         self.counts = Planes(zip(COUNTS, counts, strict=True))
         self.draws = False  # whether a block of these has a temperature
+        self.wants_next = True  # whether one may need statistics of the next token
         self.vocab: int | None = None  # how many ids there are, where it is known before a forward
         self.twin = policy.twin(self)
         self.now: ops.Contents | None = None  # while a decision is taken
         self.earlier, self.block = earlier, self
         if earlier:
-            self.block = self._of_block(earlier)
+            self.block = self._columns(slice(earlier, None))
             self.own = torch.arange(self.length, device=ids.device) >= earlier
 
     @classmethod
@@ -112,9 +119,8 @@ class State:
             for name, buffer in policy.buffers.items()
         }
         parameters = {
-            name: full(0, parameter.dtype, blocks)
-            for name, parameter in policy.parameters().items()
-            if parameter.dtype is not None
+            name: full(0, parameter.dtype, blocks)  # type: ignore[arg-type]
+            for name, (parameter, _) in policy.on_device().items()
         }
         state = cls(
             policy,
@@ -138,15 +144,16 @@ class State:
             earlier,
             full(0, torch.int64, 3, blocks, length) if policy.rewrites else None,
         )
+        if policy.variable:
+            state.lengths = full(length, torch.int64, blocks)
+            state.limits = full(length, torch.int64, blocks)
         state.set_policy(slice(None), policy, length)
         return state
 
     def set_policy(self, rows: int | slice, policy: Policy, length: int) -> None:
         """Give these blocks the parameters of `policy`; `length` of their positions are decided."""
-        for name, parameter in policy.parameters().items():
-            if parameter.dtype is not None:
-                value = getattr(policy, name)
-                self.parameters[name][rows] = parameter.absent if value is None else value
+        for name, (parameter, value) in policy.on_device().items():
+            self.parameters[name][rows] = parameter.absent if value is None else value
         most = policy.most_forwards(length)
         if not isinstance(most, int) or most < 1:
             raise ValueError(f"most_forwards of policy {policy} must be at least 1; got {most!r}")
@@ -163,25 +170,32 @@ class State:
         place = torch.arange(-self.earlier, self.length - self.earlier, device=start.device)
         return start[:, None] + place
 
-    def _of_block(self, earlier: int) -> State:
+    def first(self, length: int) -> State:
+        """The first `length` positions of blocks with variable lengths; no block has more."""
+        state = self._columns(slice(length))
+        state.lengths, state.limits, state.whole = self.lengths, self.limits, self
+        state.draws, state.wants_next, state.vocab = self.draws, self.wants_next, self.vocab
+        return state
+
+    def _columns(self, columns: slice) -> State:
         buffers = self.buffers.items()
         return State(
             self.policy,
             self.mask_token_id,
             self.strict,
-            self.ids[:, earlier:],
-            self.editable[:, earlier:],
+            self.ids[:, columns],
+            self.editable[:, columns],
             self.flags,
             self.count_rows,
             self.limit,
             self.parameters,
-            Planes((name, b if b.ndim == 1 else b[..., earlier:]) for name, b in buffers),
+            Planes((name, b if b.ndim == 1 else b[..., columns]) for name, b in buffers),
             self.sampling,
             None,
         )
 
     def __getitem__(self, rows: slice) -> State:
-        return State(
+        state = State(
             self.policy,
             self.mask_token_id,
             self.strict,
@@ -197,13 +211,16 @@ class State:
             self.earlier,
             None if self.moves is None else self.moves[:, rows],
         )
+        if self.lengths is not None and self.limits is not None:
+            state.lengths, state.limits = self.lengths[rows], self.limits[rows]
+        return state
 
     def fields(self) -> tuple[Tensor, ...]:
         """Every tensor whose first dimension is the block."""
         return (
             self.ids,
             self.editable,
-            *(() if self.opened is None else (self.opened,)),
+            *(each for each in (self.opened, self.lengths, self.limits) if each is not None),
             *self.flags,
             *self.count_rows,
             self.limit,
@@ -232,10 +249,16 @@ class State:
             else:
                 plane[rows] = buffer.initial
 
-    def forbidden(self, vocab: int) -> tuple[int, ...]:
-        """Ids that are never chosen from `vocab` ones: the mask, unless the released rule may."""
-        chosen = self.strict or self.policy.chooses_mask or not 0 <= self.mask_token_id < vocab
-        return () if chosen else (self.mask_token_id,)
+    def forbidden(self, vocab: int, following: bool = False) -> tuple[int, ...]:
+        """Ids that are never chosen from `vocab` ones: the mask, unless the released rule may.
+
+        following: what the head for the next token never chooses.
+        """
+        chosen = self.strict or self.policy.chooses_mask
+        never = () if chosen else (self.mask_token_id,)
+        if following:
+            never = (*never, *self.policy.never_next)
+        return tuple(i for i in never if 0 <= i < vocab)
 
     def no_text(self, vocab: int) -> tuple[int, ...]:
         """Ids, of `vocab` ones, without which there has to be one to choose."""
@@ -254,9 +277,16 @@ class State:
             may = may | (self.ids == self.mask_token_id)
         if self.opened is not None:
             may = may & self.opened
+        if self.lengths is not None:
+            may = may & self.exists()
         if self.earlier:
             may = may & self.own | self.editable & self.reopened[:, None]
         return may
+
+    def exists(self) -> Tensor:
+        """Where there is a position, bool [N, L], of blocks with variable lengths."""
+        assert self.lengths is not None
+        return torch.arange(self.length, device=self.ids.device) < self.lengths[:, None]
 
     def shown(self) -> Tensor:
         """What the next forward takes for `ids`, int64 [N, L]."""

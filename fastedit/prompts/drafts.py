@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastedit.chats.messages import is_chat
 from fastedit.prompts.inputs import check_ids, ids_of, is_ids, is_read_on, needed, one_by_one
+from fastedit.prompts.text import check_unicode
 
 
 def one_per_prompt(draft: Any, prompts: int) -> list[Any]:
@@ -73,6 +74,7 @@ def as_draft(draft: Any, tokenizer: Any, mask_token_id: int) -> Tensor:
 
 def _of_text(text: str, tokenizer: Any, mask_token_id: int) -> list[int]:
     """A model may name another mask than its tokenizer: in a text, both mean the model's."""
+    check_unicode(text)
     own = getattr(tokenizer, "mask_token_id", None)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     ids = [mask_token_id if token == own else token for token in ids]

@@ -99,6 +99,12 @@ def test_counts_are_those_of_the_stats(canvas, decoder, policy):
     assert canvas.text == decoder.generate([CHAT], **options).texts[0]
 
 
+def test_what_lies_behind_the_end_is_counted_and_not_shown(canvas, ids):
+    for text in ("____", "ab__", "abcd", "abxd"):
+        canvas.update(Event("draft", ids=ids(text), block=4, within=2))
+    assert canvas.line() == "ab" and (canvas.tokens, canvas.edits) == (2, 1)
+
+
 def test_a_character_of_several_tokens_shows_whole(canvas, decoder):
     pair = decoder.tokenizer("é")["input_ids"]
     assert len(pair) == 2

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "0"
@@ -179,22 +180,23 @@ def amd(assembly: str) -> dict:
     }
 
 
+def facts_of(kernel: str, vocab: int | None, logits: str | None, aligned: bool, name: str) -> dict:
+    target = TARGETS[name]
+    if vocab is None:
+        asm = compiled_move(kernel, target)
+    else:
+        asm = compiled(kernel, vocab, logits, aligned, target)
+    facts = nvidia(asm["ptx"]) if "ptx" in asm else amd(asm["amdgcn"])
+    variant = {"kernel": kernel, "vocab": vocab, "logits": logits, "aligned": aligned}
+    return variant | {"target": name} | facts
+
+
 def report() -> list[dict]:
-    rows = []
-    for kernel, vocab, logits, aligned, names in VARIANTS:
-        variant = {"kernel": kernel, "vocab": vocab, "logits": logits, "aligned": aligned}
-        for name in names:
-            asm = compiled(kernel, vocab, logits, aligned, TARGETS[name])
-            rows.append(variant | {"target": name} | facts(asm))
-    for kernel in MOVES:
-        variant = {"kernel": kernel, "vocab": None, "logits": None, "aligned": False}
-        for name, target in TARGETS.items():
-            rows.append(variant | {"target": name} | facts(compiled_move(kernel, target)))
-    return rows
-
-
-def facts(asm) -> dict:
-    return nvidia(asm["ptx"]) if "ptx" in asm else amd(asm["amdgcn"])
+    """Compiled on all cores, up to eight."""
+    asked = [(*variant, name) for *variant, names in VARIANTS for name in names]
+    asked += [(kernel, None, None, False, name) for kernel in MOVES for name in TARGETS]
+    with ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), 8)) as pool:
+        return list(pool.map(facts_of, *zip(*asked, strict=True)))
 
 
 def table(rows: list[dict]) -> str:
