@@ -110,4 +110,3 @@ def judge(
         "all": response,
     }[str(options.scope)]
     return Judged(ids, written, scope, ids != clean)
-

@@ -53,12 +53,6 @@ class Passes(Protocol):
         rows, that hold such a position are computed.
         """
 
-    def inside(self, ids: Tensor, where: Tensor, block: int) -> Inside:
-        """What the trunk's block number `block` reads of those blocks or rows, at their own places.
-
-        So does a head that judges the tokens of a canvas while it is decoded.
-        """
-
 
 class Inside(NamedTuple):
     """Hidden states of canvases that are read each by itself: blocks, or with full attention rows.
@@ -79,9 +73,18 @@ def passes_over(
     trunk: nn.Module, clean_ids: Tensor, rows: Tokens, reading: Reading, *, shared: bool
 ) -> Passes:
     """The passes of a step over `clean_ids` [B, L]; shared: compute the clean half once."""
+    if reading.full or shared:
+        return frozen_passes(trunk, clean_ids, rows, reading)
+    return DoubledClean(trunk, clean_ids, rows, reading)
+
+
+def frozen_passes(
+    trunk: nn.Module, clean_ids: Tensor, rows: Tokens, reading: Reading
+) -> SharedClean | Whole:
+    """The same of a trunk that no pass differs in; these also tell what is read `inside` it."""
     if reading.full:
         return Whole(trunk, rows, reading)
-    return (SharedClean if shared else DoubledClean)(trunk, clean_ids, rows, reading)
+    return SharedClean(trunk, clean_ids, rows, reading)
 
 
 class CleanKeys(Cache):
@@ -135,6 +138,10 @@ class SharedClean:
         return _predicting(states, self.states, blocks, noisy.position, where, self.reading)
 
     def inside(self, ids: Tensor, where: Tensor, block: int) -> Inside:
+        """What the trunk's block number `block` reads of the blocks that hold a True of `where`.
+
+        Each at its own place, and by itself: so a head judges the tokens of a canvas in decoding.
+        """
         blocks = Blocks.holding(where, self.reading.block_size)
         noisy = blocks.tokens(self.rows)
         mask = noisy_mask(noisy, self.clean)
@@ -161,9 +168,6 @@ class DoubledClean:
         clean, own = states[:, :length], states[:, length:]
         return _predicting(own, clean, blocks, noisy.position, where, self.reading)
 
-    def inside(self, ids: Tensor, where: Tensor, block: int) -> Inside:
-        raise NotImplementedError("TODO")
-
 
 class Whole:
     """Full attention: the noisy copy alone, of which a document sees all of itself."""
@@ -180,6 +184,7 @@ class Whole:
         return states[row, place - self.reading.shift * (rows.position[wanted] > 0)]
 
     def inside(self, ids: Tensor, where: Tensor, block: int) -> Inside:
+        """The same of the rows that hold one; see `SharedClean.inside`."""
         needed = where.any(1)
         needed[0] |= ~needed.any()
         rows = self.rows.of(needed)
