@@ -19,7 +19,9 @@ from fastedit.engine.kept import Kept
 from fastedit.engine.memory import Room
 from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prompt
 from fastedit.engine.request import Request
+from fastedit.engine.scores import head_for, stored_head
 from fastedit.engine.settled import Settled
+from fastedit.heads import CorrectionHead
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.models.threads import Threads, checked
@@ -45,6 +47,8 @@ class Decoder:
     tokenizer  needed for texts, chats and stop strings; id tensors work without
     config     defaults of every call; `generate(..., name=value)` overrides single options
     family     how the model reads its canvas; None: what the model is known as
+    head       a correction head of this model, or the folder of one, for policies that need scores;
+               one that is loaded gets the model's dtype and device
     threads    of torch's operations on a CPU while it decodes: "auto" takes one for a small model,
                else as many as torch is set to use and the process has cores; None: as torch is set
     """
@@ -55,12 +59,14 @@ class Decoder:
         tokenizer: Any = None,
         config: DecodeConfig | None = None,
         family: Family | None = None,
+        head: CorrectionHead | str | os.PathLike[str] | None = None,
         *,
         threads: Threads = "auto",
     ) -> None:
         self.threads = checked(threads)
         self.family = family or family_of(model)
         self.model, self.tokenizer = model, tokenizer
+        self.head = None if head is None else head_for(model, self.family, head)
         self.config = config or DecodeConfig()
         self._kept = Kept(self.threads)
 
@@ -70,6 +76,7 @@ class Decoder:
         path_or_id: str | os.PathLike[str],
         config: DecodeConfig | None = None,
         adapter: str | os.PathLike[str] | None = None,
+        head: CorrectionHead | str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         revision: str | None = None,
@@ -78,12 +85,18 @@ class Decoder:
     ) -> Decoder:
         """Load a local folder, a Hub id, or "tiny" (the checkpoint in the package, no network).
 
-        adapter: a peft folder or Hub id, merged into the weights. dtype "auto": as stored.
-        device "auto": an accelerator where there is one. Safetensors only; no remote code runs.
+        adapter: a peft folder or Hub id, merged into the weights. head: a correction head, or the
+        folder of one, which may be that of the adapter or of the checkpoint. dtype "auto": as
+        stored. device "auto": an accelerator where there is one. Safetensors only; no remote code runs.
         """
         checked(threads)
-        model, tokenizer = load(path_or_id, adapter, dtype, device, revision)
-        return cls(model, tokenizer, config, threads=threads)
+        if isinstance(head, (str, os.PathLike)):  # before the model, which may take long
+            head = stored_head(head)
+            model, tokenizer = load(path_or_id, adapter, dtype, device, revision)
+            head = head.to(device_of(model), model.dtype)
+        else:
+            model, tokenizer = load(path_or_id, adapter, dtype, device, revision)
+        return cls(model, tokenizer, config, head=head, threads=threads)
 
     def generate(
         self,
@@ -315,7 +328,7 @@ class Decoder:
         configs = one_per_prompt(self.config, {}, 1, self.model, self.family)
         room = Room.of(max_batch, configs, self.family)
 
-        settled = Settled(self.model, self.tokenizer, self.family)
+        settled = Settled(self.model, self.tokenizer, self.family, self.head)
 
         def prepare(
             prompt: Any,
@@ -337,7 +350,7 @@ class Decoder:
                 raise ValueError(f"add takes one prompt, got {len(requests)}")
             return requests
 
-        return OpenEngine(self._kept.new(self.model, room, self.device), prepare)
+        return OpenEngine(self._kept.new(self.model, self.head, room, self.device), prepare)
 
     def _prepare(
         self,
@@ -356,6 +369,7 @@ class Decoder:
         given = self.config if config is None else config
         configs = one_per_prompt(given, overrides, len(each), self.model, self.family)
         options |= {"count": len(each), "drafts": drafted, "keep_draft": keep_draft}
+        options["head"] = self.head
         requests = as_requests(each, configs, self.model, self.tokenizer, self.family, **options)
         return list(requests), Room.of(max_batch, configs or [self.config], self.family)
 
@@ -376,7 +390,7 @@ class Decoder:
         given = self.config if config is None else config
         configs = configs_on_demand(given, overrides, self.model, self.family)
         drafts.check_kept(keep_draft, draft)
-        options |= {"drafts": drafts.on_demand(draft), "keep_draft": keep_draft}
+        options |= {"drafts": drafts.on_demand(draft), "keep_draft": keep_draft, "head": self.head}
         requests = as_requests(prompts, configs, self.model, self.tokenizer, self.family, **options)
         known = given if isinstance(given, DecodeConfig) else self.config
         (known,) = one_per_prompt(known, overrides, 1, self.model, self.family)
@@ -388,7 +402,7 @@ class Decoder:
     ) -> Iterator[Generator[list[Request], None, None]]:
         """What `Engine.run` yields of these requests."""
         with (
-            self._kept.lend(self.model, room, self.device) as engine,
+            self._kept.lend(self.model, self.head, room, self.device) as engine,
             evaluating(self.model),
             contextlib.closing(engine.run(requests)) as steps,
         ):

@@ -1,24 +1,36 @@
-"""One call of the model: the names of its arguments, and which rows reach its head."""
+"""One call of the model: the names of its arguments, and which of its rows and states are kept."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastedit.heads import CorrectionHead
+
+
+class Forward(NamedTuple):
+    """logits [B, Q or W, V]; hidden [B, Q, d], the states that a head reads, where there is one."""
+
+    logits: Tensor
+    hidden: Tensor | None
 
 
 class ModelCall:
-    """Calls a model on chosen rows of a batch.
+    """Calls a model on chosen rows of a batch, and keeps what a head reads of its forward.
 
     model: `model(input_ids=[B, Q], attention_mask=bool [B, 1, Q, T], position_ids=[B, Q],
     past_key_values=Cache or None, use_cache=bool)`, the cache as `cache=` where that is its name
     -> an object with `.logits` [B, Q, V].
+
+    Raises ValueError for a model whose hidden states the head cannot have.
     """
 
-    def __init__(self, model: Callable[..., Any]) -> None:
-        self.model = model
+    def __init__(self, model: Callable[..., Any], head: CorrectionHead | None = None) -> None:
+        self.model, self.head = model, head
         forward = _parameters(model)
         self.cache_name = cache_argument(model)
         # A prefill needs no logits; transformers' models can leave most of them out.
@@ -38,6 +50,15 @@ class ModelCall:
         self.in_place = "key_lengths" in self.told
         if getattr(getattr(model, "config", None), "return_dict", True) is False:
             self.options["return_dict"] = True
+        # The layer whose input the head reads, where the model does not return it when asked to.
+        self.listened: nn.Module | None = None
+        if head is not None:
+            layers = layers_of(model)
+            layer = head.config.input_of(len(layers))
+            if "hidden_layer" in forward:
+                self.options["hidden_layer"] = layer
+            else:
+                self.listened = layers[layer]
 
     def __call__(
         self,
@@ -47,8 +68,8 @@ class ModelCall:
         cache: Any,
         seen: tuple[Tensor, Tensor] | None = None,
         **options: Any,
-    ) -> Tensor:
-        """Logits [B, Q, V].
+    ) -> Forward:
+        """Logits [B, Q, V], and hidden states for the head.
 
         seen: where every query of a row sees the same keys: how many, and where they begin in the
         pool, int32 [B] each.
@@ -57,16 +78,40 @@ class ModelCall:
             "keys_by_position": cache is not None,
             "key_lengths": seen and (*seen, cache.visible),
         }
-        return self.model(
-            **options,
-            **self.options,
-            **{name: layout[name] for name in self.told},
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=cache is not None,
-            **{self.cache_name: cache},
-        ).logits
+        with self._listening() as heard:
+            out = self.model(
+                **options,
+                **self.options,
+                **{name: layout[name] for name in self.told},
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=cache is not None,
+                **{self.cache_name: cache},
+            )
+        if self.head is None:
+            return Forward(out.logits, None)
+        hidden = heard if self.listened is not None else out.hidden_states
+        if not hidden:
+            raise RuntimeError("the model did not call the layer whose input its head reads")
+        return Forward(out.logits, hidden[0])
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[list[Tensor]]:
+        """The input of the layer that is listened to, in a list, once the model was called."""
+        heard: list[Tensor] = []
+        if self.listened is None:
+            yield heard
+            return
+
+        def hear(_: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            heard.append(args[0] if args else named["hidden_states"])
+
+        hook = self.listened.register_forward_pre_hook(hear, with_kwargs=True)
+        try:
+            yield heard
+        finally:
+            hook.remove()
 
     def rows(
         self,
@@ -76,26 +121,27 @@ class ModelCall:
         wanted: Tensor,
         cache: Any = None,
         seen: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Logits [B, W, V] of the rows `wanted` [B, W] alone.
+    ) -> Forward:
+        """Logits [B, W, V] of the rows `wanted` [B, W] alone, and hidden states of all rows.
 
         Where the model has an output embedding, only these rows reach it.
         """
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
-        if head is None:
-            return _chosen(self(ids, mask, positions, cache, seen), wanted)
+        output = getattr(self.model, "get_output_embeddings", lambda: None)()
+        if output is None:
+            logits, hidden = self(ids, mask, positions, cache, seen)
+            return Forward(chosen(logits, wanted), hidden)
         cut = []  # stays empty for a model that does not call its head as a module
 
         def only_wanted(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             cut.append(True)
-            return _chosen(given[0], wanted), *given[1:]
+            return chosen(given[0], wanted), *given[1:]
 
-        hook = head.register_forward_pre_hook(only_wanted)
+        hook = output.register_forward_pre_hook(only_wanted)
         try:
-            logits = self(ids, mask, positions, cache, seen)
+            logits, hidden = self(ids, mask, positions, cache, seen)
         finally:
             hook.remove()
-        return logits if cut else _chosen(logits, wanted)
+        return Forward(logits if cut else chosen(logits, wanted), hidden)
 
 
 def cache_argument(model: Any) -> str:
@@ -108,12 +154,31 @@ def cache_argument(model: Any) -> str:
     return "cache" if renamed else "past_key_values"
 
 
-def _chosen(rows: Tensor, wanted: Tensor) -> Tensor:
+def layers_of(model: Any) -> nn.ModuleList:
+    """The blocks of a transformer, wrapped or not: its outermost list of as many modules as its
+    config has layers. Raises ValueError where there is none."""
+    inner = _unwrapped(model)
+    count = getattr(getattr(inner, "config", None), "num_hidden_layers", None)
+    for module in inner.modules() if isinstance(inner, nn.Module) else ():
+        if isinstance(module, nn.ModuleList) and count in (None, len(module)):
+            return module
+    raise ValueError(
+        f"a head reads hidden states, and {type(inner).__name__} has no nn.ModuleList of its "
+        "layers: give a model that has one, or leave the head out"
+    )
+
+
+def chosen(rows: Tensor, wanted: Tensor) -> Tensor:
+    """Of rows [B, Q, d], those numbered `wanted` [B, W]."""
     return rows.gather(1, wanted[..., None].expand(-1, -1, rows.shape[-1]))
 
 
 def _parameters(model: Any) -> Mapping[str, Any]:
     """What a call of `model` takes; the wrappers of peft and `torch.compile` pass on any of it."""
-    inner = getattr(model, "_orig_mod", model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    inner = _unwrapped(model)
     return inspect.signature(getattr(inner, "forward", inner)).parameters
+
+
+def _unwrapped(model: Any) -> Any:
+    inner = getattr(model, "_orig_mod", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

@@ -27,6 +27,7 @@ from fastedit.engine.memory import Capacity, out_of_memory
 from fastedit.engine.request import Request
 from fastedit.engine.scheduler import Scheduler
 from fastedit.engine.store import Store
+from fastedit.heads import CorrectionHead
 from fastedit.models.threads import using
 from fastedit.models.weights import device_of, state_of
 from fastedit.results import DecodeMemoryError, ModelError
@@ -41,7 +42,7 @@ class Engine:
     """Decodes requests of one model; safe to call from several threads.
 
     model: as `ModelCall` calls it. capacity: how many decode at once; the others wait.
-    threads: of torch's operations on a CPU, while a step runs.
+    threads: of torch's operations on a CPU, while a step runs. head: for policies that need scores.
     """
 
     def __init__(
@@ -50,8 +51,9 @@ class Engine:
         device: torch.device,
         capacity: Capacity,
         threads: int | None = None,
+        head: CorrectionHead | None = None,
     ) -> None:
-        self.model, self.device, self.threads = model, device, threads
+        self.model, self.device, self.threads, self.head = model, device, threads, head
         self.scheduler = Scheduler(capacity)
         self.inside: list[Request] = []  # that have an extent
         self._ended: list[Request] = []  # that no step has returned yet
@@ -247,7 +249,7 @@ class Engine:
         """Its lane; a request whose policy cannot be opened ends, alone."""
         try:
             return self.lanes.of(
-                request, self.model, self.device, store, self.scheduler.capacity.most
+                request, self.model, self.head, self.device, store, self.scheduler.capacity.most
             )
         except Exception as error:
             if isinstance(error, RuntimeError) and out_of_memory(error):
@@ -258,7 +260,7 @@ class Engine:
 
     def _look_at_weights(self) -> None:
         """Nothing that other weights have computed is used again, not even by those inside."""
-        now = state_of(self.model)
+        now = state_of(self.model), state_of(self.head)
         if now != self._weights:
             self._start_again()
             self.device = device_of(self.model)

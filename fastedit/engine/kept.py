@@ -11,6 +11,7 @@ import torch
 
 from fastedit.engine.engine import Engine
 from fastedit.engine.memory import Room, capacity
+from fastedit.heads import CorrectionHead
 from fastedit.models.threads import Threads, number_of
 
 
@@ -25,12 +26,20 @@ class Kept:
         self._lent = False
 
     @contextlib.contextmanager
-    def lend(self, model: Callable[..., Any], room: Room, device: torch.device) -> Iterator[Engine]:
-        """An engine of `model` with that room. Nothing is in it, and what is left is aborted."""
+    def lend(
+        self,
+        model: Callable[..., Any],
+        head: CorrectionHead | None,
+        room: Room,
+        device: torch.device,
+    ) -> Iterator[Engine]:
+        """An engine of `model` and `head` with that room. Nothing is in it, and what is left is
+        aborted."""
+        wanted = model, head, room, device
         with self._lock:
             mine, self._lent = not self._lent, True
         try:
-            engine = self._fitting(model, room, device) if mine else self.new(model, room, device)
+            engine = self._fitting(*wanted) if mine else self.new(*wanted)
             try:
                 yield engine
             finally:
@@ -47,17 +56,21 @@ class Kept:
         if engine is not None and not self._lent:
             engine.close()
 
-    def _fitting(self, model: Any, room: Room, device: torch.device) -> Engine:
+    def _fitting(
+        self, model: Any, head: CorrectionHead | None, room: Room, device: torch.device
+    ) -> Engine:
         engine = self.engine
-        fits = engine and engine.model is model and engine.device == device and self._room == room
-        if engine is None or not fits:
+        fits = engine and engine.model is model and engine.head is head
+        if engine is None or not fits or engine.device != device or self._room != room:
             if engine is not None:
                 engine.close()  # first: its memory is part of what is free
-            engine = self.engine = self.new(model, room, device)
+            engine = self.engine = self.new(model, head, room, device)
             self._room = room
         return engine
 
-    def new(self, model: Any, room: Room, device: torch.device) -> Engine:
+    def new(
+        self, model: Any, head: CorrectionHead | None, room: Room, device: torch.device
+    ) -> Engine:
         """One for its own, beside the one that is kept."""
         threads = number_of(self.threads, model) if device.type == "cpu" else None
-        return Engine(model, device, capacity(room, model, device), threads)
+        return Engine(model, device, capacity(room, model, device), threads, head)

@@ -40,6 +40,8 @@ class Lane:
         if self.plan.waits or not self.plan.cached:
             graphs.capture = None
         self.steps = Steps(self.slots, self.plan, graphs, 0 if self.plan.waits else delay)
+        if self.plan.scorer is not None:
+            self.plan.scorer.looks = not self.steps.delay
         self.filling: list[Request] = []
         self.live: list[Request] = []
         self.involved: list[Request] = []

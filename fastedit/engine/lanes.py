@@ -14,6 +14,7 @@ from fastedit.engine.lane import Lane
 from fastedit.engine.prepare import shared
 from fastedit.engine.request import Request
 from fastedit.engine.store import Store
+from fastedit.heads import CorrectionHead
 
 # Steps that the host lags behind the device, by device type; 0 elsewhere. 1 where the device works
 # while the host goes on and an event tells when a copy has arrived.
@@ -29,6 +30,7 @@ class Lanes(dict[Hashable, Lane]):
         self,
         request: Request,
         model: Callable[..., Any],
+        head: CorrectionHead | None,
         device: torch.device,
         store: Store,
         slots: int,
@@ -44,7 +46,8 @@ class Lanes(dict[Hashable, Lane]):
             graphs = Graphs(device, wanted)
             room = 2 * request.block_length if graphs.capture else 0
             spare = store.spare(room) if room else NOWHERE
-            self[key] = Lane(ModelCall(model), store, request, slots, spare, graphs, delay)
+            call = ModelCall(model, head if "score" in request.policy.needs else None)
+            self[key] = Lane(call, store, request, slots, spare, graphs, delay)
         return self[key]
 
     def busy(self) -> list[Lane]:

@@ -15,6 +15,7 @@ from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
+from fastedit.heads import CorrectionHead
 from fastedit.models.families import WHOLE, Family, named_block_length
 from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
@@ -147,6 +148,7 @@ def as_requests(
     count: int | None = None,
     drafts: Iterable[Any] | None = None,
     keep_draft: bool = False,
+    head: CorrectionHead | None = None,
     settled: Settled | None = None,
 ) -> Iterator[Request]:
     """A request per prompt, made when it is asked for; with `keep_refused`, bad prompts end with an
@@ -155,11 +157,12 @@ def as_requests(
     prompts: as `inputs.one_by_one` gives them; chats: how those that are chats are rendered; count:
     how many there are, where that is known. drafts: one per prompt, or None, as
     `drafts.one_per_prompt` gives them; keep_draft: whether their tokens are protected. A draft says
-    `max_new_tokens` where the config does not. settled: what calls before this one looked up.
+    `max_new_tokens` where the config does not. head: what policies that need scores have of them;
+    settled: what calls before this one looked up.
     Raises TypeError and ValueError.
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    settled = settled or Settled(model, tokenizer, family)
+    settled = settled or Settled(model, tokenizer, family, head)
     asked = zip(prompts, configs, strict=count is not None)
     with_drafts = zip(asked, drafts or itertools.repeat(None), strict=False)
     for index, ((prompt, config), given) in enumerate(with_drafts):

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 from fastedit.config import DecodeConfig
+from fastedit.heads import CorrectionHead
 from fastedit.models.families import Family
 from fastedit.policies import Policy
 from fastedit.prompts.stops import Stops
@@ -20,8 +21,10 @@ class Settled:
     tokens. Of configs without end, the first are forgotten.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, family: Family) -> None:
-        self.model, self.tokenizer, self.family = model, tokenizer, family
+    def __init__(
+        self, model: Any, tokenizer: Any, family: Family, head: CorrectionHead | None = None
+    ) -> None:
+        self.model, self.tokenizer, self.family, self.head = model, tokenizer, family, head
         # By identity: equal configs may differ in what they leave to the family's policy.
         self._rules: dict[int, tuple[DecodeConfig, Policy, int]] = {}
         self._masks: dict[int | None, int] = {}  # by what was asked for
@@ -33,6 +36,8 @@ class Settled:
         if id(config) not in self._rules:
             rule = rule_of(config, self.family)
             _check_together(config, rule, self.family, vocab_size(self.model))
+            if "score" in rule.needs:
+                _check_scores(config, rule, self.head)
             asked = config.mask_token_id
             if asked not in self._masks:
                 mask = mask_of(config, self.model, self.tokenizer, self.family)
@@ -107,11 +112,6 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         raise ValueError(
             f"strict_reference is for rules that fill masks; policy {rule} starts from random ids"
         )
-    if "score" in rule.needs:
-        raise ValueError(
-            f"policy {rule} needs the scores of a correction head, and there is none: give scores "
-            "to `policies.step_`, or take `correction:scorer=confidence`"
-        )
     if rule.wide and (config.approximate or (config.use_cache and family.exact_cache)):
         raise ValueError(
             f"policy {rule} writes to earlier blocks, whose keys and values are cached: set "
@@ -129,6 +129,23 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         )
     if family.shift and rule.plan == "shadow":
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
+
+
+def _check_scores(config: DecodeConfig, rule: Policy, head: CorrectionHead | None) -> None:
+    """Raises ValueError where there are none."""
+    if head is None:
+        raise ValueError(
+            f"policy {rule} needs the scores of a correction head, and there is none: give "
+            "Decoder(..., head=...), or --head, a head that was trained on this model, or take "
+            "scorer=confidence, which needs none"
+        )
+    if config.approximate:
+        raise ValueError(
+            f"policy {rule} needs scores from hidden states of all positions, which forwards under "
+            f'cache={config.cache!r} do not compute: use cache="exact"'
+        )
+    if rule.window > 1:
+        raise ValueError(f"policy {rule} reopens blocks, for which there are no scores")
 
 
 def _ends(config: DecodeConfig, model: Any, tokenizer: Any, mask: int) -> frozenset[int]:

@@ -74,7 +74,7 @@ def _decide(blocks: State, logits: Logits) -> None:
     """With logits of the blocks alone, or of what stands before them as well."""
     those = blocks if logits.block.shape[1] == blocks.length else blocks.block
     those.draws = blocks.draws
-    policies.step_(those, logits.block, shadow_logits=logits.shadow)
+    policies.step_(those, logits.block, scores=logits.scores, shadow_logits=logits.shadow)
 
 
 def _draws(live: list[Request]) -> bool:

@@ -220,6 +220,10 @@ class Policy:
         """What a step calls: `rule`, but for a policy that has a parameter of that name."""
         return self.rule(stats, view)
 
+    def reads_scores(self, view: View) -> Tensor | None:
+        """Blocks [n] whose scores this decision looks at, if it needs any; None: all."""
+        return None
+
     def bad(self, stats: Stats, view: View) -> Tensor:
         """Positions [n, L] whose bad logits matter, of those that may change."""
         return stats.bad

@@ -133,4 +133,6 @@ class Approximate(Plan):
         if self.shadow:
             masks = ids.new_full((len(ids), self.length), self.slots.mask_token_id)
             ids = torch.cat((ids, masks), dim=1)
-        return self.call.rows(ids, part.mask, part.positions, part.wanted, part.cache, part.seen)
+        return self.call.rows(
+            ids, part.mask, part.positions, part.wanted, part.cache, part.seen
+        ).logits

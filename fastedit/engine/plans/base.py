@@ -11,6 +11,7 @@ from torch import Tensor
 from fastedit.engine.call import ModelCall
 from fastedit.engine.extents import Extent
 from fastedit.engine.request import Request
+from fastedit.engine.scores import Scorer
 from fastedit.engine.slots import Live, Slots
 
 
@@ -18,11 +19,15 @@ class Logits(NamedTuple):
     """Of one forward, [n, L, V] each: the active blocks, their shadows, the blocks behind them.
 
     The first may begin with what stands before the blocks: then it is [n, earlier + L, V].
+    scores, ahead_scores: error probabilities [n, L] by a head, of the active blocks and of those
+    behind them.
     """
 
     block: Tensor
     shadow: Tensor | None = None
     ahead: Tensor | None = None
+    scores: Tensor | None = None
+    ahead_scores: Tensor | None = None
 
 
 class Piece(NamedTuple):
@@ -46,6 +51,7 @@ class Plan:
     def __init__(self, call: ModelCall, slots: Slots, shadow: bool = False) -> None:
         self.call, self.slots, self.pool, self.shadow = call, slots, slots.pool, shadow
         self.length, self.earlier = slots.block_length, slots.earlier
+        self.scorer = None if call.head is None else Scorer(call.head, slots)
 
     def columns(self, count: int) -> Tensor:
         return torch.arange(count, device=self.slots.start.device)

@@ -128,14 +128,19 @@ class Block(Plan):
         ids = self.slots.live.blocks.block.shown()
         if self.extra:
             ids = torch.cat((ids, self._extra_ids()), dim=1)
-        logits = self.call(ids, self.mask, self.positions, self.rows, self.seen)
-        return self._split(logits)
+        logits, hidden = self.call(ids, self.mask, self.positions, self.rows, self.seen)
+        return self._split(logits, None if hidden is None else self._scores(hidden))
 
-    def _split(self, logits: Tensor) -> Logits:
+    def _scores(self, hidden: Tensor) -> Tensor:
+        assert self.scorer is not None
+        rows = slice(self.length)
+        return self.scorer.of_blocks(hidden[:, rows], self.positions[:, rows])
+
+    def _split(self, logits: Tensor, scores: Tensor | None) -> Logits:
         if not self.extra:
-            return Logits(logits)
+            return Logits(logits, scores=scores)
         block, shadow = logits.split(self.length, dim=1)
-        return Logits(block, shadow=shadow)
+        return Logits(block, shadow=shadow, scores=scores)
 
     def _extra_ids(self) -> Tensor:
         """Shadows are masks."""
@@ -176,13 +181,22 @@ class Lookahead(Block):
         for row, request in opened:  # what these rows saw had become final
             live = self.slots.view(slice(request.slot, request.slot + 1))
             live.blocks.draws = request.config.temperature > 0.0
-            yield live, Logits(logits.ahead[row : row + 1]), request
+            scores = logits.ahead_scores
+            scores = None if scores is None else scores[row : row + 1]
+            yield live, Logits(logits.ahead[row : row + 1], scores=scores), request
 
-    def _split(self, logits: Tensor) -> Logits:
+    def _scores(self, hidden: Tensor) -> Tensor:
+        assert self.scorer is not None
+        return self.scorer.of_blocks(hidden, self.positions, ahead=self.extra > 0)
+
+    def _split(self, logits: Tensor, scores: Tensor | None) -> Logits:
         if not self.extra:
-            return Logits(logits)
+            return Logits(logits, scores=scores)
         block, ahead = logits.split(self.length, dim=1)
-        return Logits(block, ahead=ahead)
+        if scores is None:
+            return Logits(block, ahead=ahead)
+        now, then = scores.split(self.length, dim=1)
+        return Logits(block, ahead=ahead, scores=now, ahead_scores=then)
 
     def _extra_ids(self) -> Tensor:
         """What the next blocks are to begin with."""

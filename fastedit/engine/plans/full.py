@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastedit.engine.call import ModelCall
+from fastedit.engine.call import ModelCall, chosen
 from fastedit.engine.extents import Extent
 from fastedit.engine.plans.base import Logits, Plan
 from fastedit.engine.request import Request
@@ -51,7 +51,7 @@ class Full(Plan):
         # Columns beyond a row's extent are seen by none of its own.
         self.where = live.offset[:, None] + torch.minimum(columns, live.size[:, None] - 1)
         self.positions = columns.expand(len(begin), -1)
-        self.wanted = (own - self.shift).clamp(min=0)
+        self.wanted, self.own = (own - self.shift).clamp(min=0), own
         if self.shadow:  # the shadows stand behind the real rows
             seen = mask.gather(1, own[..., None].expand(-1, -1, reach))
             seen = torch.cat((seen & (columns != own[..., None]), self._eye(len(begin))), dim=2)
@@ -72,8 +72,20 @@ class Full(Plan):
         if self.shadow:
             masks = torch.full_like(live.blocks.ids, self.slots.mask_token_id)
             ids = torch.cat((ids, masks), dim=1)
-        logits = self.call.rows(ids, self.mask, self.positions, self.wanted)
+        logits, hidden = self.call.rows(ids, self.mask, self.positions, self.wanted)
+        scores = None if hidden is None else self._scores(hidden)
         if not self.shadow:
-            return Logits(logits)
+            return Logits(logits, scores=scores)
         block, shadow = logits.split(self.length, dim=1)
-        return Logits(block, shadow=shadow)
+        return Logits(block, shadow=shadow, scores=scores)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        """Of what the slots hold, [n, L], whichever rows predict it."""
+        assert self.scorer is not None
+        if not self.everything:
+            return self.scorer.of_blocks(chosen(hidden, self.own), self.own)
+        reach = self.where.shape[1]
+        rows, seen = slice(reach), self.slots.live.seen
+        return self.scorer.of_canvas(hidden[:, rows], self.positions[:, rows], seen).gather(
+            1, self.own
+        )

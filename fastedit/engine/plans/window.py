@@ -65,4 +65,4 @@ class Window(Block):
         if not self.wide:
             return super().forward()
         ids = self.slots.live.blocks.shown()
-        return Logits(self.call(ids, self.mask, self.positions, self.rows, None))
+        return Logits(self.call(ids, self.mask, self.positions, self.rows, None).logits)

@@ -245,6 +245,7 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         cache: Cache | None = None,
         keys_by_position: bool = False,
         key_lengths: tuple[Tensor, Tensor, int] | None = None,
+        hidden_layer: int | None = None,
         **kwargs: Any,
     ) -> MoeModelOutputWithPast:
         cache = one_cache(past_key_values, cache)
@@ -269,9 +270,14 @@ class LLaDA2MoeModel(LLaDA2MoePreTrainedModel):
         length = cached + hidden.shape[1]
         rotary = rotary_tables(self.config, positions, hidden.dtype, length)
         named: dict[str, Any] = {CACHE: cache}
-        for layer in self.layers:
+        kept = None
+        for index, layer in enumerate(self.layers):
+            if index == hidden_layer:
+                kept = (hidden,)
             hidden = layer(hidden, mask, rotary, blocks, **named)
-        return MoeModelOutputWithPast(last_hidden_state=self.norm(hidden), **named)
+        return MoeModelOutputWithPast(
+            last_hidden_state=self.norm(hidden), hidden_states=kept, **named
+        )
 
     def _for_attention(
         self, mask: Tensor | None, key_lengths: tuple[Tensor, Tensor, int] | None, hidden: Tensor
@@ -313,6 +319,7 @@ class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
         cache: Cache | None = None,
         keys_by_position: bool = False,
         key_lengths: tuple[Tensor, Tensor, int] | None = None,
+        hidden_layer: int | None = None,
         **kwargs: Any,
     ) -> MoeCausalLMOutputWithPast:
         """Logits [B, kept, vocab] of `input_ids` [B, Q], in fp32 as the released model has them.
@@ -335,7 +342,8 @@ class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
         `labels` int64 [B, Q], -100 = none, give `loss`: the cross entropy of position i and label
         i, both of the kept positions, as a mean or divided by `num_items_in_batch`. Noise, masks
         and their weights are the caller's; `fastedit.training` has them.
-        `output_hidden_states`; `output_attentions` under "eager" attention.
+        `output_hidden_states`; `output_attentions` under "eager" attention. `hidden_layer`: the
+        number of a layer, whose input alone is then returned as `hidden_states`, a tuple of one.
 
         Raises ValueError for masks of other kinds (see `masks.resolve_mask`) and for arguments of
         transformers that mean nothing here, TypeError for unknown ones (see `arguments`).
@@ -351,6 +359,7 @@ class LLaDA2MoeModelLM(EditingGenerationMixin, LLaDA2MoePreTrainedModel):
             cache=one_cache(past_key_values, cache),
             keys_by_position=keys_by_position,
             key_lengths=key_lengths,
+            hidden_layer=hidden_layer,
             return_dict=True,
             **kwargs,
         )

@@ -1,0 +1,99 @@
+"""The scores of a correction head, from the hidden states of a step's forward."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastedit.engine.call import layers_of
+from fastedit.engine.slots import Slots
+from fastedit.heads import CorrectionHead
+from fastedit.heads.correction import PATTERNS
+from fastedit.models.families import Family
+from fastedit.models.load import TINY
+from fastedit.models.weights import device_of
+
+
+def stored_head(folder: str | os.PathLike[str]) -> CorrectionHead:
+    """The head in `folder`, or that of the embedded checkpoint, "tiny"; raises as it does."""
+    return CorrectionHead.from_pretrained(TINY if folder == "tiny" else folder)
+
+
+def head_for(
+    model: Any, family: Family, head: CorrectionHead | str | os.PathLike[str]
+) -> CorrectionHead:
+    """`head`, or the one in that folder in the model's dtype and on its device.
+
+    Raises OSError for a folder without one, TypeError for what is none, and ValueError for one
+    that was made for another model.
+    """
+    device = device_of(model)
+    if isinstance(head, (str, os.PathLike)):
+        head = stored_head(head).to(device, getattr(model, "dtype", None))
+    if not isinstance(head, CorrectionHead):
+        raise TypeError(f"head must be a CorrectionHead or the folder of one; got {head!r:.80}")
+    head.check_base(getattr(model, "config", None))
+    head.config.input_of(len(layers_of(model)))
+    wanted, found = PATTERNS[family.attention], head.config.attention
+    if head.config.depth and found != wanted:
+        raise ValueError(
+            f"the head has attention={found!r}, and decoding with {family.attention} attention "
+            f"shows it what attention={wanted!r} sees: train one with that"
+        )
+    if device_of(head) != device:
+        raise ValueError(
+            f"the head is on {device_of(head)}, and the model on {device}: call head.to(...)"
+        )
+    return head
+
+
+class Scorer:
+    """Error probabilities of what the live rows of `slots` hold.
+
+    looks  whether the host may read which rows are to be scored. Then those alone are; else all
+           are in every forward, since what a graph does is the same in each
+    """
+
+    def __init__(self, head: CorrectionHead, slots: Slots) -> None:
+        self.head, self.slots, self.looks = head, slots, False
+
+    def of_blocks(self, hidden: Tensor, positions: Tensor, ahead: bool = False) -> Tensor:
+        """[n, W] fp32, of W positions that are whole blocks; each block sees itself.
+
+        hidden [n, W, d], positions [n, W]; ahead: some are of blocks that are not active yet.
+        """
+        length = self.slots.block_length
+
+        def score(hidden: Tensor, positions: Tensor) -> Tensor:
+            blocks = (each.unflatten(1, (-1, length)).flatten(0, 1) for each in (hidden, positions))
+            hidden, positions = blocks
+            return self.head(hidden, None, positions).view(-1, width)
+
+        width = hidden.shape[1]
+        return score(hidden, positions).sigmoid() if ahead else self._due(score, hidden, positions)
+
+    def of_canvas(self, hidden: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+        """[n, Q] fp32, where a position sees all those before `seen` [n].
+
+        hidden [n, Q, d], positions [n, Q].
+        """
+
+        def score(hidden: Tensor, positions: Tensor, seen: Tensor) -> Tensor:
+            return self.head(hidden, (positions < seen[:, None])[:, None, None], positions)
+
+        return self._due(score, hidden, positions, seen)
+
+    def _due(self, score: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+        """`score` of the rows whose scores the decision reads; 0, no error, in all others."""
+        live = self.slots.live.blocks
+        due = live.policy.reads_scores(live) if self.looks else None
+        if due is None or bool(due.all()):
+            return score(*rows).sigmoid()
+        scores = torch.zeros(rows[0].shape[:2], device=due.device)
+        if bool(due.any()):
+            scores[due] = score(*(each[due] for each in rows)).sigmoid()
+        return scores
