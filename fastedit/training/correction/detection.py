@@ -21,7 +21,7 @@ def detection(logits: np.ndarray, errors: np.ndarray) -> dict[str, float]:
     | auroc | probability that a wrong token has a higher score than a right one, ties half |
     | auprc | average precision: the mean over errors of the precision at their score |
     | ece | `calibration_error` of the error probabilities |
-    | recall | share of the errors that are found with false alarms on at most 5 % of the right ones |
+    | recall | share of errors found with false alarms on at most 5 % of the right tokens |
     | error_share | share of the tokens that are wrong: what auprc is without any skill |
     """
     logits, errors = logits.astype(np.float64), errors.astype(bool)

@@ -226,11 +226,11 @@ def _of_blocks(
     documents."""
     row = torch.arange(len(states), device=states.device)[:, None]
     valid = blocks.valid.unflatten(1, (-1, block_size))[..., 0]
-    found = (
+    states, place, position = (
         values.unflatten(1, (-1, block_size))[valid]
         for values in (states, row * length + blocks.index, position)
     )
-    return Inside(*found, None)
+    return Inside(states, place, position, None)
 
 
 @contextmanager

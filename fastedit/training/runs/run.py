@@ -223,7 +223,7 @@ def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
         per_device_train_batch_size=rows,
         per_device_eval_batch_size=rows,
         gradient_accumulation_steps=micro_batches,
-        learning_rate=options.learning_rate,
+        learning_rate=cast(float, options.learning_rate),
         weight_decay=options.weight_decay,
         max_grad_norm=options.clip,
         lr_scheduler_type="cosine_with_min_lr",

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` around a training step: one division, exact metrics, atomic checkpoints."""
+"""`transformers.Trainer` around a training step: one division, exact metrics, whole checkpoints."""
 
 from __future__ import annotations
 
