@@ -87,7 +87,8 @@ class Decoder:
 
         adapter: a peft folder or Hub id, merged into the weights. head: a correction head, or the
         folder of one, which may be that of the adapter or of the checkpoint. dtype "auto": as
-        stored. device "auto": an accelerator where there is one. Safetensors only; no remote code runs.
+        stored. device "auto": an accelerator where there is one. Safetensors only; no remote code
+        runs.
         """
         checked(threads)
         if isinstance(head, (str, os.PathLike)):  # before the model, which may take long

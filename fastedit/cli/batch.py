@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
@@ -27,8 +27,15 @@ if TYPE_CHECKING:
     from fastedit.config import DecodeConfig
     from fastedit.decoder import Decoder
 
-# Checkpoint, adapter, revision and dtype, as they were given.
-ModelNames = tuple[str, str | None, str | None, str]
+
+class ModelNames(NamedTuple):
+    """What says which model answers, as it was given."""
+
+    checkpoint: str
+    adapter: str | None
+    revision: str | None
+    dtype: str
+    head: str | None = None
 
 
 def decode_file(
@@ -119,9 +126,10 @@ def _origins(config: DecodeConfig, raw: bool, model: ModelNames) -> Callable[[Ro
     from fastedit.models.identity import identity
     from fastedit.models.load import released_policy
 
-    checkpoint, adapter, revision, dtype = model
+    checkpoint, revision = model.checkpoint, model.revision
     with stderr_console().status("reading the checkpoint"), one_line(OSError, ValueError):
-        known = model_part(identity(checkpoint, adapter, revision), dtype)
+        found = identity(checkpoint, model.adapter, revision, model.head)
+        known = model_part(found, model.dtype)
         default = released_policy(checkpoint, revision)
     return lambda row: made_from(row, config.replace(**row.options), raw, known, default)
 

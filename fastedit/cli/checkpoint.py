@@ -24,6 +24,7 @@ def load_decoder(
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    head: str | os.PathLike[str] | None = None,
 ) -> Decoder:
     """`Decoder.from_pretrained`; whatever keeps it from loading becomes a `UserError`."""
     if dtype not in DTYPES:
@@ -41,7 +42,13 @@ def load_decoder(
         if os.fspath(checkpoint) == "tiny" or Path(checkpoint).is_dir():
             logging.disable_progress_bar()
         decoder = Decoder.from_pretrained(
-            checkpoint, config, adapter=adapter, dtype=dtype, device=device, revision=revision
+            checkpoint,
+            config,
+            adapter=adapter,
+            head=head,
+            dtype=dtype,
+            device=device,
+            revision=revision,
         )
         # A FASTEDIT_BACKEND that cannot run is found here, not at the first step.
         implementation("joint_threshold_step_", decoder.device.type)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json as json_format
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -39,6 +38,7 @@ def evaluate_command(
     as_json: Annotated[bool, typer.Option("--json", help="One object.")] = False,
     checkpoint: options.Checkpoint = "tiny",
     adapter: options.Adapter = None,
+    head: options.Head = None,
     revision: options.Revision = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -95,8 +95,8 @@ def evaluate_command(
     from fastedit.engine.prepare import with_block_length
     from fastedit.engine.settled import rule_of
 
-    decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
-    model = {"checkpoint": os.fspath(checkpoint), "adapter": adapter and os.fspath(adapter)}
+    decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device, head)
+    model = {"checkpoint": checkpoint, "adapter": adapter, "head": head}
     if compared is not None:
         raise typer.Exit(
             compare_policies(decoder, problems, compared, n, batch_size, seed or 0, model, as_json)

@@ -28,6 +28,7 @@ def fill_command(
     live: AsLive = False,
     checkpoint: options.Checkpoint = "tiny",
     adapter: options.Adapter = None,
+    head: options.Head = None,
     revision: options.Revision = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -73,7 +74,7 @@ def fill_command(
     )
     whole = read_text(text)
     decoder = load_decoder(
-        checkpoint, config, adapter, revision=revision, dtype=dtype, device=device
+        checkpoint, config, adapter, revision=revision, dtype=dtype, device=device, head=head
     )
     from fastedit.prompts.holes import split_at_holes
 

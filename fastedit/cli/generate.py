@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +61,7 @@ def generate_command(
     on_bad_line: OnBadLine = "stop",
     checkpoint: options.Checkpoint = "tiny",
     adapter: options.Adapter = None,
+    head: options.Head = None,
     revision: options.Revision = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -112,13 +112,20 @@ def generate_command(
         stop=stop,
     )
     load = functools.partial(
-        load_decoder, checkpoint, config, adapter, revision=revision, dtype=dtype, device=device
+        load_decoder,
+        checkpoint,
+        config,
+        adapter,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        head=head,
     )
     if input is not None:
-        from fastedit.cli.batch import decode_file
+        from fastedit.cli.batch import ModelNames, decode_file
         from fastedit.cli.requests import Form
 
-        model = (os.fspath(checkpoint), adapter and os.fspath(adapter), revision, dtype)
+        model = ModelNames(checkpoint, adapter, revision, dtype, head)
         columns = [name.strip() for entry in keep or () for name in entry.split(",")]
         form = Form(raw, prompt_field, columns)
         failed = decode_file(load, config, input, output, form, model, on_bad_line)

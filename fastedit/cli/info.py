@@ -54,6 +54,7 @@ def of_checkpoint(checkpoint: str, revision: str | None = None) -> dict[str, Any
     """
     from fastedit.evaluation import machine
     from fastedit.models.described import describe
+    from fastedit.models.load import checked_place
 
     found = describe(checkpoint, revision)
     device, free = machine.free_memory()
@@ -74,7 +75,22 @@ def of_checkpoint(checkpoint: str, revision: str | None = None) -> dict[str, Any
         "device": device,
         "free_bytes": free,
         "fits": found.weights + 1000 * (per_position or 0) <= free,
+        "head": head_of(checked_place(checkpoint, revision)),
     }
+
+
+def head_of(place: str) -> dict[str, Any] | None:
+    """What the correction head in a folder is; None where there is none. Raises OSError for one
+    that is damaged."""
+    from fastedit.heads import CorrectionHead
+    from fastedit.models.checkpoint_files import read_headers
+
+    if not CorrectionHead.is_in(place):
+        return None
+    config = CorrectionHead.read_config(Path(place))
+    stored = read_headers([Path(place) / f"{CorrectionHead.name}.safetensors"])
+    sizes = {name: getattr(config, name) for name in ("depth", "width", "layer", "attention")}
+    return sizes | {"parameters": sum(math.prod(tensor.shape) for tensor in stored.values())}
 
 
 def _checkpoint_lines(report: dict[str, Any]) -> dict[str, str]:
@@ -82,6 +98,13 @@ def _checkpoint_lines(report: dict[str, Any]) -> dict[str, str]:
     kept = report["kv_bytes_per_1000"]
     rows = "the token of its own position" if report["shift"] == 0 else "the next token"
     answer = "fits" if report["fits"] else "does not fit"
+    head = report["head"]
+    last = {}
+    if head is not None:
+        last["correction head"] = (
+            f"{head['parameters']:,} parameters in {head['depth']} blocks of width "
+            f"{head['width']}, on hidden state {head['layer']}"
+        )
     return {
         "checkpoint": report["checkpoint"],
         "family": f"{report['family']} ({report['model_type']})",
@@ -96,6 +119,7 @@ def _checkpoint_lines(report: dict[str, Any]) -> dict[str, str]:
             else f"{_size(kept)} per 1,000 positions of a request"
         ),
         "here": f"{answer}: {_size(report['free_bytes'])} are free on {report['device']}",
+        **last,
     }
 
 
@@ -136,7 +160,7 @@ def embedded_checkpoint() -> dict[str, Any]:
     """Whether "tiny" is in this installation, its bytes on disk and its number of parameters."""
     from fastedit.models.load import TINY
 
-    weights = sorted(TINY.glob("*.safetensors"))
+    weights = sorted(TINY.glob("model*.safetensors"))
     if not weights:
         return {"present": False, "path": str(TINY)}
     files = (file for file in TINY.rglob("*") if file.is_file())

@@ -13,17 +13,18 @@ if TYPE_CHECKING:
     from fastedit.config import DecodeConfig
 
 _DIGITS = 8
-_MODEL = ("weights", "tokenizer", "adapter", "dtype")
+_MODEL = ("weights", "tokenizer", "adapter", "dtype", "head")
+_NONE = "-" * _DIGITS  # in place of a head, where one of two has none
 _FORM = re.compile(rf"(\w{{{_DIGITS}}})-(\w{{{_DIGITS}}})-((?:\w{{{_DIGITS}}})+)")
 
 
 def model_part(identity: dict[str, str], dtype: str) -> str:
-    """The last part of `made_from`: eight hexadecimal digits for each of `_MODEL`.
+    """The last part of `made_from`: eight hexadecimal digits for each of `_MODEL` that is there.
 
     identity  of `fastedit.models.identity`
     """
     found = identity | {"dtype": dtype}
-    return "".join(_digest(found[name]) for name in _MODEL)
+    return "".join(_digest(found[name]) for name in _MODEL if name in found)
 
 
 def made_from(row: Row, config: DecodeConfig, raw: bool, model: str, default: str) -> str:
@@ -60,6 +61,9 @@ def differences(before: str, now: str) -> list[str] | None:
     """
     prompt, options, model = before.split("-")
     new_prompt, new_options, new_model = now.split("-")
+    whole = len(_MODEL) * _DIGITS
+    if whole - _DIGITS in (len(model), len(new_model)):
+        model, new_model = (part + _NONE[: whole - len(part)] for part in (model, new_model))
     if len(model) != len(new_model):
         return None
     found = ["another prompt"] if prompt != new_prompt else []

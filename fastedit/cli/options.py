@@ -24,6 +24,9 @@ Checkpoint = Annotated[
     str, option("Folder, Hub id, or 'tiny' (embedded).", _MODEL, metavar="PATH|ID")
 ]
 Adapter = Annotated[str | None, option("LoRA folder or Hub id, merged.", _MODEL)]
+Head = Annotated[
+    str | None, option("Folder of a correction head, for policies that need one.", _MODEL)
+]
 Revision = Annotated[str | None, option("Branch, tag or commit on the Hub.", _MODEL)]
 Dtype = Annotated[str, option("auto (as stored), float32, bfloat16, float16.", _MODEL)]
 Device = Annotated[str, option("auto, cpu, cuda, cuda:1, mps, ...", _MODEL)]

@@ -78,6 +78,7 @@ def tune_command(
     ] = None,
     checkpoint: options.Checkpoint = "tiny",
     adapter: options.Adapter = None,
+    head: options.Head = None,
     revision: options.Revision = None,
     dtype: options.Dtype = "auto",
     device: options.Device = "auto",
@@ -150,13 +151,16 @@ def tune_command(
         with one_line(ValueError, OSError):
             if output is not None:
                 facts = {
-                    "checkpoint": {**_identity(checkpoint, adapter, revision), "dtype": dtype},
+                    "checkpoint": {
+                        **_identity(checkpoint, adapter, revision, head),
+                        "dtype": dtype,
+                    },
                     "data set": questions.digest(),
                     "policy": policy and f"{config.rule()}, given: {', '.join(fixed)}",
                     "set of options": decoding,
                 }
                 stack.enter_context(record.open(output, facts))
-        decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device)
+        decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device, head)
         measure = Measure(decoder, questions, batch_size=batch_size, seed=seed)
         with one_line(ValueError, TypeError):
             space = Space.of(config.rule(decoder.family.policy), fixed)
@@ -166,6 +170,7 @@ def tune_command(
         report = {
             "checkpoint": os.fspath(checkpoint),
             "adapter": adapter and os.fspath(adapter),
+            "head": head and os.fspath(head),
             "source": questions.source,
             "scorer": questions.scorer,
             **_run(search, output),
@@ -195,11 +200,13 @@ def _run(search: Search, output: Path | None) -> dict[str, Any]:
         raise InterruptedRunError(f"interrupted: {kept}") from None
 
 
-def _identity(checkpoint: str, adapter: str | None, revision: str | None) -> dict[str, str]:
+def _identity(
+    checkpoint: str, adapter: str | None, revision: str | None, head: str | None
+) -> dict[str, str]:
     from fastedit.models.identity import identity
 
     with stderr_console().status("reading the checkpoint"), one_line(OSError, ValueError):
-        return identity(checkpoint, adapter, revision)
+        return identity(checkpoint, adapter, revision, head)
 
 
 def _write(report: dict[str, Any], text: str, folder: Path) -> None:

@@ -91,7 +91,7 @@ class Head(nn.Module):
         ValueError) for files that are damaged, incomplete or not those of this head.
         """
         place = Path(os.path.expanduser(os.fspath(folder)))
-        head = cls(cls._read_config(place))
+        head = cls(cls.read_config(place))
         weights = head._read_weights(place / f"{cls.name}.safetensors")
         head.load_state_dict(weights, assign=True)
         return head.to(device=device, dtype=dtype).eval()
@@ -101,7 +101,8 @@ class Head(nn.Module):
         return cls.name.replace("_", " ")
 
     @classmethod
-    def _read_config(cls, folder: Path) -> Any:
+    def read_config(cls, folder: Path) -> Any:
+        """The config of the head in `folder`; raises as `from_pretrained`."""
         file = folder / f"{cls.name}.json"
         if not folder.is_dir():
             raise FileNotFoundError(f"head {str(folder)!r} is not a folder: there is none")

@@ -27,6 +27,7 @@ _TOKENIZER = (
     "chat_template.*",
     "additional_chat_templates/*.jinja",
 )
+_HEAD = ("correction_head.json", "correction_head.safetensors")
 _ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -45,6 +46,11 @@ def checkpoint_digests(folder: Path) -> dict[str, str]:
 def adapter_digest(folder: Path) -> str:
     """Of an adapter: its weights, its config, and the tokenizer that it may bring."""
     return _digest(folder, _found(folder, (*_ADAPTER, *_TOKENIZER)))
+
+
+def head_digest(folder: Path) -> str:
+    """Of a correction head, whatever lies beside it."""
+    return _digest(folder, _found(folder, _HEAD))
 
 
 def _found(folder: Path, patterns: Iterable[str]) -> list[Path]:

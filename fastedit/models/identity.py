@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from fastedit.models.digests import adapter_digest, checkpoint_digests
+from fastedit.models.digests import adapter_digest, checkpoint_digests, head_digest
 from fastedit.models.load import TINY
 from fastedit.models.places import folder_or_id, named
 
@@ -14,8 +14,9 @@ def identity(
     checkpoint: str | os.PathLike[str],
     adapter: str | os.PathLike[str] | None = None,
     revision: str | None = None,
+    head: str | os.PathLike[str] | None = None,
 ) -> dict[str, str]:
-    """Digests of "weights", "tokenizer" and "adapter" (empty without one).
+    """Digests of "weights", "tokenizer" and "adapter" (empty without one), and of "head" with one.
 
     Folders are known by the contents of their files, see `fastedit.models.digests`, and ids on the
     Hub by the commit that they stand for now. Raises OSError and ValueError for what cannot be
@@ -37,6 +38,8 @@ def identity(
                 if Path(place).is_dir()
                 else _commit(place, "adapter_config.json", None)
             )
+    if head is not None:
+        found["head"] = head_digest(TINY if head == "tiny" else Path(os.path.expanduser(head)))
     return found
 
 

@@ -151,6 +151,8 @@ class Policy:
     wide     whether a decision may write all generated positions up to the end of the active block,
              and not only those of the block. Statistics and buffers are then of all of them, with
              those behind the block, which may not change yet
+    fills    whether the rule may fill masks for `correction`: it needs no rows but those of its
+             block, shows the model what is held, and says itself when a block is done
     stateless  whether a greedy decision depends on nothing but the ids while a mask is left
     needs_training  what a model has to have been trained for beyond filling masks, as the end of "a
              model trained ..."; None: nothing
@@ -168,6 +170,7 @@ class Policy:
     reads_tokens: ClassVar[bool] = True
     noise: ClassVar[bool] = False
     wide: ClassVar[bool] = False
+    fills: ClassVar[bool] = False
     stateless: ClassVar[bool] = False
     needs_training: ClassVar[str | None] = None
     may_reach_bound: ClassVar[bool] = False
@@ -188,6 +191,11 @@ class Policy:
         """What requests that decode together must share: the rule and its static parameters."""
         fixed = (name for name, what in self.parameters().items() if what.dtype is None)
         return type(self), *(getattr(self, name) for name in fixed)
+
+    def on_device(self) -> dict[str, tuple[Parameter, Any]]:
+        """Parameters with one value per request, and the values; by the name that a view has."""
+        named = self.parameters().items()
+        return {name: (what, getattr(self, name)) for name, what in named if what.dtype is not None}
 
     def within(self, full: bool) -> Policy:
         """This policy where all positions see each other in every forward (`full`), or do not."""
@@ -238,12 +246,19 @@ class Policy:
 
     def as_dict(self) -> dict[str, Any]:
         """Its text and every parameter, ready for JSON."""
-        return {"policy": str(self), "parameters": dataclasses.asdict(self)}  # type: ignore[call-overload]
+        return {
+            "policy": str(self),
+            "parameters": {name: self.told(name) for name in self.parameters()},
+        }
+
+    def told(self, name: str) -> Any:
+        """The value of a parameter, as it is written down."""
+        return getattr(self, name)
 
     def __str__(self) -> str:
         """As `parse` reads it: the name, and the parameters that differ from their defaults."""
         values = [
-            f"{field.name}={getattr(self, field.name)}"
+            f"{field.name}={self.told(field.name)}"
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
             if getattr(self, field.name) != field.default
         ]

@@ -41,6 +41,7 @@ class Confidence(Policy):
     quirk: bool = choice(False, True)
 
     judges_tokens = False
+    fills = True
 
     @property
     def stateless(self) -> bool:  # type: ignore[override]

@@ -42,6 +42,7 @@ class JointThreshold(Policy):
     buffers: ClassVar[Mapping[str, Buffer]] = {
         "post_steps": Buffer(torch.int32, per_position=False)
     }
+    fills = True
     stateless = True
 
     @property

@@ -40,6 +40,7 @@ class LowConfidence(Policy):
     eps: float = number(1e-3, most=1.0)
 
     judges_tokens = False
+    fills = True
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -47,7 +48,7 @@ class LowConfidence(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         p, masked = view.parameters, view.masked()
-        score, forward = self._score(stats), view.counts.forwards
+        score, forward = self.score(stats), view.counts.forwards
         steps = torch.where(p.steps > 0, p.steps, view.length)
         if self.schedule == "dream":
             fill = highest(score, masked, _leaving(masked.sum(-1), forward, steps, p.eps))
@@ -63,7 +64,8 @@ class LowConfidence(Policy):
             return self.steps or length
         return length
 
-    def _score(self, stats: Stats) -> Tensor:
+    def score(self, stats: Stats) -> Tensor:
+        """Masks with the highest are filled first, [n, L]."""
         if self.rank == "entropy":
             assert stats.entropy is not None
             return -stats.entropy

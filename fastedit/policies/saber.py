@@ -37,6 +37,7 @@ class Saber(Policy):
     mu: int = integer(8, least=1)
     scope: str | None = choice(None, "block", "generated")
 
+    fills = True
     buffers: ClassVar[Mapping[str, Buffer]] = {
         "filled": Buffer(initial=-1.0),  # probability at the last fill; -1: never filled
         "before": Buffer(),  # best probability in the forward before; -inf: not in the scope then

@@ -98,9 +98,8 @@ class State:
             for name, buffer in policy.buffers.items()
         }
         parameters = {
-            name: full(0, parameter.dtype, blocks)
-            for name, parameter in policy.parameters().items()
-            if parameter.dtype is not None
+            name: full(0, parameter.dtype, blocks)  # type: ignore[arg-type]
+            for name, (parameter, _) in policy.on_device().items()
         }
         state = cls(
             policy,
@@ -128,10 +127,8 @@ class State:
 
     def set_policy(self, rows: int | slice, policy: Policy, length: int) -> None:
         """Give these blocks the parameters of `policy`; `length` of their positions are decided."""
-        for name, parameter in policy.parameters().items():
-            if parameter.dtype is not None:
-                value = getattr(policy, name)
-                self.parameters[name][rows] = parameter.absent if value is None else value
+        for name, (parameter, value) in policy.on_device().items():
+            self.parameters[name][rows] = parameter.absent if value is None else value
         most = policy.most_forwards(length)
         if not isinstance(most, int) or most < 1:
             raise ValueError(f"most_forwards of policy {policy} must be at least 1; got {most!r}")

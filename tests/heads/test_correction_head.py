@@ -102,7 +102,7 @@ def test_another_base_is_told_from_its_own():
     head.check_base(Base())
     head.check_base(object())  # says nothing of itself
     for other in (Base(hidden_size=8), Base(model_type="sdar"), Base(num_hidden_layers=5)):
-        with pytest.raises(ValueError, match="another|made for a model with"):
+        with pytest.raises(ValueError, match="made for a model with"):
             head.check_base(other)
 
 
@@ -155,6 +155,6 @@ def test_a_folder_that_is_not_whole_says_what_is_wrong(damage, tmp_path):
 
 
 def test_no_folder_is_no_head(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no folder|not a folder"):
+    with pytest.raises(FileNotFoundError, match="not a folder"):
         CorrectionHead.from_pretrained(tmp_path / "nowhere")
     assert not CorrectionHead.is_in(tmp_path)

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from every_policy import NOISE, POLICIES, RANDOM, REOPENING, drawing, small
+from every_policy import NOISE, RANDOM, REOPENING, RULES, drawing, small
+from spread_head import spread_head
 
 from fastedit import DecodeConfig, Decoder
 
@@ -20,7 +21,7 @@ def prompts() -> list[torch.Tensor]:
     return [torch.randint(7, 90, (length,), generator=generator) for length in LENGTHS]
 
 
-@pytest.fixture(params=POLICIES)
+@pytest.fixture(params=[name for name in RULES if name != "correction"])
 def name(request) -> str:
     return request.param
 
@@ -36,7 +37,8 @@ def decoder(golden_model, tokenizer, name) -> Decoder:
         eos_token_id=[],
         seed=4,
     )
-    return Decoder(golden_model, tokenizer, config=config)
+    head = spread_head(golden_model.config) if "head" in name else None
+    return Decoder(golden_model, tokenizer, config=config, head=head)
 
 
 def results(out) -> list[tuple]:

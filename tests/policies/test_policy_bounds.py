@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from every_policy import POLICIES, small
+from every_policy import RULES, small
+from spread_head import spread_head
 from torch import Tensor, nn
 
 from fastedit import BadLogitsError, DecodeConfig, Decoder
@@ -77,7 +78,10 @@ class Adversary(nn.Module):
     def __init__(self, rule, bad=None, place=lambda positions: positions >= 0) -> None:
         super().__init__()
         self.rule, self.bad, self.place = rule, bad, place
-        self.config = SimpleNamespace(vocab_size=VOCAB)
+        self.config = SimpleNamespace(
+            vocab_size=VOCAB, hidden_size=VOCAB, num_hidden_layers=1, model_type="adversary"
+        )
+        self.layers = nn.ModuleList([nn.Identity()])
         self.calls: list[Tensor] = []
 
     def forward(
@@ -90,6 +94,7 @@ class Adversary(nn.Module):
     ):
         assert past_key_values is None and not use_cache
         self.calls.append(input_ids.clone())
+        self.layers[0](one_hot(input_ids).float())
         logits = self.rule(input_ids).float()
         if self.bad is not None:
             spoilt = self.place(position_ids) & (input_ids[:, :1] == BAD_PROMPT)
@@ -114,7 +119,8 @@ def decoder_of(model: Adversary, name: str, attention: str, **options) -> Decode
         cache="none",
         seed=1,
     )
-    return Decoder(model, config=config, family=family)
+    head = spread_head(model.config, attention, layer=0) if "head" in name else None
+    return Decoder(model, config=config, family=family, head=head)
 
 
 def most_forwards(name: str, attention: str, prompt: int, **options) -> int:
@@ -126,7 +132,7 @@ def most_forwards(name: str, attention: str, prompt: int, **options) -> int:
 
 @pytest.mark.parametrize("attention", ["block_causal", "full"])
 @pytest.mark.parametrize("adversary", ADVERSARIES)
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", RULES)
 def test_ends_within_its_bound_without_a_mask(name, adversary, attention):
     model = Adversary(ADVERSARIES[adversary])
     options = {"threshold": 0.5, "editing_threshold": 0.5, "tau": 0.5, "cap": 2}
@@ -141,7 +147,7 @@ def test_ends_within_its_bound_without_a_mask(name, adversary, attention):
 
 
 @pytest.mark.parametrize("attention", ["block_causal", "full"])
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", RULES)
 def test_a_prompt_of_tokens_that_look_generated_stays(name, attention):
     """The prompt holds what the rule would edit, remask or fill elsewhere."""
     model = Adversary(flips)
@@ -153,7 +159,7 @@ def test_a_prompt_of_tokens_that_look_generated_stays(name, attention):
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", RULES)
 def test_a_bad_request_fails_alone(name, bad):
     """Its logits are bad everywhere, or at every third position; the others are as without it."""
     prompts = [torch.tensor(ids) for ids in ([1, 2], [BAD_PROMPT, 0, 1], [6] * 5)]
@@ -170,7 +176,7 @@ def test_a_bad_request_fails_alone(name, bad):
             assert out.stats[i].forwards == alone.stats[0].forwards
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", RULES)
 def test_all_requests_may_be_bad(name):
     decoder = decoder_of(Adversary(flat, BAD["only NaN"]), name, "block_causal")
     prompts = [torch.tensor([BAD_PROMPT] * n) for n in (1, 4, 6)]
@@ -180,7 +186,7 @@ def test_all_requests_may_be_bad(name):
         decoder.generate(prompts[0])
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", RULES)
 def test_a_bound_is_a_number_of_forwards(name):
     """It grows with the block, and no block is free."""
     bounds = [small(name).most_forwards(length) for length in (1, 4, 32)]

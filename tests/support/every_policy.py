@@ -12,7 +12,10 @@ GIVEN: dict[str, dict[str, Any]] = {
     "entropy_bound": {"steps": 8},
     "joint_threshold_indel": {"delete_token_id": 5, "insert_token_id": 6},
     "correction": {"scorer": "confidence"},
+    "correction, head": {"fill": "confidence;threshold=0.1"},
 }
+# Those that have a name, and what else their parameters make of them.
+RULES = [*POLICIES, "correction, head"]
 # Ends soon, where nothing else is asked for.
 SMALL = {"max_post_steps": 3, "mask_steps": 4, "edit_steps": 3, "max_steps": 6, "patience": 2}
 # Rules that begin with random tokens, and those whose results depend on the seed in any case.
@@ -26,9 +29,11 @@ HEATED = {"entropy_bound", "self_correction"}
 
 def small(name: str, **options: Any):
     """The policy of that name; of `options`, those that it has."""
-    kind = POLICIES[name]
+    kind = POLICIES[name.partition(",")[0]]
     fields = {field.name for field in dataclasses.fields(kind)}
     wanted = {key: value for key, value in (SMALL | options).items() if key in fields}
+    if "fill" in GIVEN.get(name, {}):  # it goes its own pace
+        wanted.pop("steps", None)
     return kind(**GIVEN.get(name, {}) | wanted)
 
 
