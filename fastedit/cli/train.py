@@ -152,10 +152,8 @@ def _merged(
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or name in PARTS:
-            raise UserError(
-                f"--set {setting!r} must be NAME=VALUE, "
-                + " or ".join(f"{part}.NAME=VALUE" for part in PARTS)
-            )
+            forms = ["NAME=VALUE", *(f"{part}.NAME=VALUE" for part in PARTS)]
+            raise UserError(f"--set {setting!r} must be {', or '.join(forms)}")
         part, dot, own = name.partition(".")
         target, name = (values[part], own) if dot and part in PARTS else (values, name)
         try:
