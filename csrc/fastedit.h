@@ -8,7 +8,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 6
+#define FASTEDIT_ABI 7
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -93,28 +93,49 @@ typedef struct {
     fe_sampling sampling;
 } fe_step_args;
 
-/* Per position, [blocks, length], but for count [blocks]. */
+/* Per position, [blocks, length], but for masks and held [blocks]. */
 typedef struct {
     int64_t blocks, length;
-    const float* score;
+    const int64_t* ids;
+    const uint8_t* may;
+    int64_t mask_token_id;
+    uint8_t *masked, *tokens;
+    int64_t *masks, *held;
+} fe_contents_args;
+
+/* Per position, [blocks, length], but for count and above [blocks]. */
+typedef struct {
+    int64_t blocks, length;
+    const float *score, *judged;
     const uint8_t* among;
-    const uint8_t* unless; /* NULL: the highest in any case */
-    const void* count;
-    int64_t count_size; /* bytes of each: 4 or 8 */
+    const void *count, *above;       /* above may be NULL: the highest in any case */
+    int64_t count_size, above_size;  /* bytes of each: 4 or 8 */
+    int64_t inclusive;
     uint8_t* out;
 } fe_highest_args;
 
-/* Per position, [blocks, length]; `finished` and the planes of flags and counts [blocks]. */
+/* A buffer and its new contents, of `row` bytes per block, end to end. */
+typedef struct {
+    void* old;
+    const void* now;
+    int64_t row;
+} fe_buffer;
+
+/* Per position, [blocks, length]; `finished`, `limit`, planes of flags and counts [blocks]. */
 typedef struct {
     int64_t blocks, length;
     int64_t* ids;
     const int64_t* wanted;
     const uint8_t *may, *bad, *finished;
-    uint8_t* flags; /* done, dirty, bad */
+    uint8_t* flags; /* done, dirty, bad, capped */
     int64_t flag_stride;
     int32_t* counts; /* forwards, commits, edits, remasks */
     int64_t count_stride;
     int64_t mask_token_id, judges_tokens;
+    const int32_t* limit;    /* NULL: none */
+    const int64_t* fallback; /* what masks become at the limit */
+    int64_t buffer_count;
+    fe_buffer buffers[];
 } fe_write_blocks_args;
 
 /* [rows] each, but for n_err. The settings are those of `DraftOptions.settings`. */
@@ -162,6 +183,7 @@ int32_t fe_uniform(const fe_uniform_args* args);
 /* First word of Philox4x32-10 under `seed` at counter (c0, c1, c2, c3). */
 uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3);
 
+int32_t fe_contents(const fe_contents_args* args);
 int32_t fe_highest(const fe_highest_args* args);
 int32_t fe_write_blocks(const fe_write_blocks_args* args);
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -85,6 +86,11 @@ class Request(Layout):
         self.start = self.origin = (prompt - self.first) // length * length + self.first
         self.finished = self.config.max_new_tokens == 0
 
+    @cached_property
+    def bound(self) -> int:
+        """Forwards that a block may take."""
+        return self.policy.most_forwards(self.block_length)
+
     def follow(self, record: Record, row: int) -> bool:
         """Do what the device did to this request's row; True when it opened its next block."""
         if self.reopened:
@@ -92,7 +98,9 @@ class Request(Layout):
             self.beside += min(self.policy.window - 1, behind)
         self.reopened = record.reopened[row]
         if not record.done[row]:
-            self._check_progress(record, row)
+            over = record.step - self.entered > self.bound
+            if over or self.bad or self.config.strict_reference:
+                self._check_progress(record, row, over)
             return False
         if self.committed:  # the forward that only refreshed the KV is over
             self._took(1)
@@ -195,15 +203,13 @@ class Request(Layout):
         self.stats.block_forwards += rows * forwards + self.beside
         self.beside = 0
 
-    def _check_progress(self, record: Record, row: int) -> None:
+    def _check_progress(self, record: Record, row: int, over: bool) -> None:
         """End this request where its active block cannot end by itself.
 
         A block that takes more forwards than its policy allows is a fault of the policy, unless
         the mask may be chosen: then edits may write masks back, and fills may write nothing.
         """
         greedy = self.config.temperature == 0.0
-        bound = self.policy.most_forwards(self.block_length)
-        over = record.step - self.entered > bound
         if self.bad and (over or (greedy and not record.dirty[row])):
             self._stop(record, row, self.bad)
         elif self.config.strict_reference:
@@ -214,7 +220,7 @@ class Request(Layout):
             if stalled:
                 self._stop(record, row, DecodeStalledError(self.index))
         elif over:
-            self._stop(record, row, DecodeBoundError(self.index, bound, str(self.policy)))
+            self._stop(record, row, DecodeBoundError(self.index, self.bound, str(self.policy)))
 
     def _cut(self, before: int) -> bool:
         """Cut behind the first EOS or the token that completes a stop text; True if there is one.

@@ -84,7 +84,7 @@ class CorrectionHeadConfig:
     @classmethod
     def of(cls, model_config: Any, attention: str, **options: Any) -> CorrectionHeadConfig:
         """For a model with this config, whose family has `attention` "block_causal" or "full"."""
-        given = {"attention": PATTERNS[attention], "base": base_of(model_config)}
+        given = {"attention": PATTERNS.get(attention, attention), "base": base_of(model_config)}
         return cls(hidden_size=model_config.hidden_size, **{**given, **options})
 
     @property
@@ -114,7 +114,9 @@ class CorrectionHead(Head):
     may see is what decoding has at hand, so that training can show the same:
 
     * A block-causal base decodes its active block beside cached keys and values, and hidden states
-      are there of the block alone. So a position sees its own block (`attention="block"`). What
+      are there of the block alone. So a position sees its own block (`attention="block"`), with the
+      prompt's tail where the first block begins inside the prompt, and with the masks behind the
+      last token that is asked for. What
       stands before has gone into its hidden states already; a head that looks at it as well would
       need a cache and prefills of its own.
     * With full attention every forward has all positions, and each sees all (`"full"`), masks
@@ -152,12 +154,13 @@ class CorrectionHead(Head):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> Tensor:
-        """Error logits [B, L] in fp32 of `hidden` [B, L, hidden_size], cast to the head's dtype.
+        """Error logits [B, L] in fp32 of `hidden` [B, L, hidden_size], moved to the head's dtype
+        and device.
 
         attention_mask: bool [1 or B, 1, 1 or L, L], True = may attend; None: all L see each other.
         A row of it without a True is not allowed. position_ids: [1 or B, L]; None: 0 to L - 1.
         """
-        x = self.project(self.norm(hidden.to(self.score.weight.dtype)))
+        x = self.project(self.norm(hidden.to(self.score.weight)))
         if self.blocks:
             if position_ids is None:
                 position_ids = torch.arange(hidden.shape[1], device=hidden.device)[None]

@@ -6,6 +6,9 @@
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+| `contents` | which positions of blocks hold masks, which tokens |
+| `highest` | the positions of each block that a rule chooses by score |
+| `write_blocks` | what a rule decided, into its blocks, with counts of what changed |
 | `uniform` | random numbers that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
@@ -22,6 +25,7 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 """
 
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
+from fastedit.ops.contents import Contents, contents
 from fastedit.ops.dispatch import backend_report, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
 from fastedit.ops.highest import highest
@@ -40,6 +44,7 @@ from fastedit.ops.write_blocks import write_blocks_
 # Where a folder and a function have one name, it is the function here.
 
 __all__ = [
+    "Contents",
     "DraftKey",
     "DraftOptions",
     "Drafted",
@@ -49,6 +54,7 @@ __all__ = [
     "Sampling",
     "StepState",
     "backend_report",
+    "contents",
     "draft_and_corrupt",
     "highest",
     "joint_threshold_step_",

@@ -31,6 +31,7 @@ OPERATIONS = {  # and the folder of each
     "row_partials": "row_partials",
     "joint_threshold_step_": "joint_threshold",
     "draft_and_corrupt": "draft_and_corrupt",
+    "contents": "contents",
     "highest": "highest",
     "write_blocks_": "write_blocks",
     "uniform": "uniform",

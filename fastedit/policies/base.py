@@ -48,6 +48,10 @@ class View(Protocol):
         """Of the request, int64 [n, L]: what draws are keyed by."""
         ...
 
+    def contents(self) -> ops.Contents:
+        """`masked` and `tokens`, bool [n, L], of what may change; how many: `masks`, `held` [n]."""
+        ...
+
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [n, L]."""
         ...
@@ -72,7 +76,7 @@ class Buffer:
     per_position: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Stats:
     """What one forward says of each position of n blocks; fields are [n, L].
 

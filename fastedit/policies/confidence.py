@@ -50,13 +50,12 @@ class Confidence(Policy):
     def decide(self, stats: Stats, view: View) -> Write:
         p, masked = view.parameters, view.masked()
         if self.rule == "threshold":
-            sure = masked & (stats.prob >= p.threshold[:, None])
-            fill = highest(stats.prob, masked, 1, unless=sure)
+            fill = highest(stats.prob, masked, 1, above=p.threshold, inclusive=True)
         elif self.rule == "factor":
-            fill = highest(stats.prob, masked, self._passing(stats.prob, masked, p.factor))
+            fill = highest(stats.prob, masked, self._passing(stats.prob, view, p.factor))
         else:
             steps = torch.where(p.steps > 0, p.steps, view.length)
-            began = masked.sum(-1) + view.counts.m2t_commits
+            began = view.contents().masks + view.counts.m2t_commits
             count = began // steps + (view.counts.forwards < began % steps)
             fill = highest(stats.prob, masked, count)
         ids = torch.where(fill, stats.token, view.ids)
@@ -65,13 +64,13 @@ class Confidence(Policy):
     def most_forwards(self, length: int) -> int:
         return length
 
-    def _passing(self, prob: Tensor, masked: Tensor, factor: Tensor) -> Tensor:
+    def _passing(self, prob: Tensor, view: View, factor: Tensor) -> Tensor:
         """How many of the best masks pass, int64 [n]; at least one."""
+        masked, _, masks, _ = view.contents()
         ranked = prob.masked_fill(~masked, -1.0).sort(dim=-1, descending=True).values
         place = torch.arange(1, prob.shape[1] + 1, device=prob.device)
         fails = (ranked < 1.0 - factor[:, None] / (place + 1)) & (place > 1)
         passing = torch.where(fails, place - 1, prob.shape[1]).amin(-1)
         if self.quirk:
-            masks = masked.sum(-1)
             passing = passing + (passing == masks - 1)
         return passing

@@ -184,7 +184,7 @@ class Correction(Policy):
 
     def reads_scores(self, view: View) -> Tensor:
         looks = view.counts.forwards % view.parameters.stride == 0
-        return looks & (view.may_change() ^ view.masked()).any(-1)
+        return looks & (view.contents().held > 0)
 
     def bad(self, stats: Stats, view: View) -> Tensor:
         if self.mode == "rank" or self.scorer == "confidence":
@@ -195,32 +195,30 @@ class Correction(Policy):
     def rule(self, stats: Stats, view: View) -> Write:
         if self.mode == "rank":
             return self._ranked(stats, view)
-        masked, may, counts = view.masked(), view.may_change(), view.counts
+        p, counts, tokens = view.parameters, view.counts, view.contents().tokens
+        kept: Mapping[str, Tensor] = {}
         if self.paced:
             write = self.filling.decide(stats, _Filling(view))
-            left = ((write.ids == view.mask_token_id) & may).any(-1)
+            left = ((write.ids == view.mask_token_id) & view.may_change()).any(-1)
             ids, ends, kept = write.ids, write.done & ~left, write.buffers
         else:
-            ids, ends = self._by_the_clock(stats, view, masked, may)
-            kept = {}
+            ids, ends = self._by_the_clock(stats, view)
 
-        p = view.parameters
         error = stats.scores if self.scorer == "head" else 1.0 - stats.prob_current
         assert error is not None
         turn, turns = view.buffers.turn, counts.remasks[:, None]
-        wrong = (may ^ masked) & (error > p.tau[:, None]) & (turn < turns - p.ring[:, None])
+        wrong = tokens & (error > p.tau[:, None]) & (turn < turns - p.ring[:, None])
         remask = highest(error, wrong, p.budget * ((counts.forwards % p.stride == 0) & ~ends))
 
         turn = torch.where(remask, turns + remask.cumsum(-1) - 1, turn)
         written = {"turn": turn, **{FILL + name: value for name, value in kept.items()}}
         return Write(ids.masked_fill(remask, view.mask_token_id), ends, written)
 
-    def _by_the_clock(
-        self, stats: Stats, view: View, masked: Tensor, may: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _by_the_clock(self, stats: Stats, view: View) -> tuple[Tensor, Tensor]:
         """Ids with this step's share of masks filled, and whether the time is over."""
         assert isinstance(self.filling, LowConfidence)
-        steps, length, masks = self._steps(view), may.sum(-1), masked.sum(-1)
+        masked, _, masks, held = view.contents()
+        steps, length = self._steps(view), masks + held
         # The time left, of which `length` passes per forward and `steps` are worth a mask.
         time = steps * (masks + view.counts.m2t_commits) - length * view.counts.forwards
         after = (time - length).clamp_(min=0)
@@ -233,8 +231,9 @@ class Correction(Policy):
 
     def _ranked(self, stats: Stats, view: View) -> Write:
         assert stats.logit is not None and stats.logit_current is not None
-        masked, may, steps = view.masked(), view.may_change(), self._steps(view)
-        taken, length = view.counts.forwards + 1, may.sum(-1)
+        masked, tokens, masks, held = view.contents()
+        may, steps = masked | tokens, self._steps(view)
+        taken, length = view.counts.forwards + 1, masks + held
         over = length % steps  # one more position in each of the last `over` steps
         count = length // steps * taken + (taken - steps + over).clamp_(min=0)
         score = torch.where(masked, stats.logit, stats.logit_current)

@@ -50,11 +50,10 @@ class JointThreshold(Policy):
         return None if self.editing_threshold is None else "to replace wrong tokens (T2T)"
 
     def rule(self, stats: Stats, view: View) -> Write:
-        p, masked = view.parameters, view.masked()
-        had_mask = masked.any(-1)
+        p, (masked, _, masks, _) = view.parameters, view.contents()
+        had_mask = masks > 0
         spent = ~had_mask & (view.buffers.post_steps >= p.max_post_steps)
-        above = masked & (stats.prob > p.threshold[:, None])
-        commit = highest(stats.prob, masked, p.num_to_transfer, unless=above)
+        commit = highest(stats.prob, masked, p.num_to_transfer, above=p.threshold)
         edit = ~masked & (stats.prob > p.editing_threshold[:, None])
         change = (commit | edit) & ~spent[:, None]
         ids = torch.where(change, stats.token, view.ids)

@@ -51,11 +51,10 @@ class LowConfidence(Policy):
         score, forward = self.score(stats), view.counts.forwards
         steps = torch.where(p.steps > 0, p.steps, view.length)
         if self.schedule == "dream":
-            fill = highest(score, masked, _leaving(masked.sum(-1), forward, steps, p.eps))
+            fill = highest(score, masked, _leaving(view.contents().masks, forward, steps, p.eps))
         else:
-            above = masked & (stats.prob > p.threshold[:, None])
             count = view.length // steps + (forward < view.length % steps)
-            fill = highest(score, masked, count, unless=above)
+            fill = highest(score, masked, count, above=p.threshold, judged=stats.prob)
         ids = torch.where(fill, stats.token, view.ids)
         return Write(ids, torch.ones_like(view.done))  # once no mask is left
 

@@ -64,8 +64,8 @@ class MultiBlock(JointThreshold):
         wanted = may.any(-1) & (p.rounds > 0) & (p.editing_threshold < math.inf)
         reopen = done & wanted & ~(masks | reopened)
 
-        tokens = may & (view.ids != view.mask_token_id)
-        most = (tokens.sum(-1) * p.share).ceil().long()
+        _, tokens, _, held = view.contents()
+        most = (held * p.share).ceil().long()
         rival = (stats.prob > p.editing_threshold[:, None]) & (stats.token != view.ids)
         edit = highest(stats.entropy, tokens, most) & rival
         if view.strict:  # a mask that is written here would never be filled

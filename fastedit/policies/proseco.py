@@ -59,25 +59,24 @@ class ProSeCo(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         p, kept = view.parameters, view.buffers
-        masked, may, shown = view.masked(), view.may_change(), self.shown(view)
+        masked, tokens, left, _ = view.contents()
+        may, shown = view.may_change(), self.shown(view)
         correcting = kept.passed > 0
         passing = correcting[:, None]
         step = kept.step + ~correcting
 
         over = torch.where(passing, may, view.ids == view.mask_token_id)
         canvas = torch.where(over, stats.token, shown)
-        fresh = (step % p.every == 0) & masked.any(-1)
+        fresh = (step % p.every == 0) & (left > 0)
         loop = (canvas != shown).any(-1) & torch.where(correcting, True, fresh)
         loop &= kept.passed < p.passes
 
-        masks = masked.sum(-1) + view.counts.m2t_commits  # when the block began
+        masks = left + view.counts.m2t_commits  # when the block began
         steps = torch.where(p.steps > 0, p.steps, masks).clamp_(min=1)
         count = masks // steps + (step <= masks % steps)
         count = torch.where(p.threshold < torch.inf, 1, count)
-        fill = highest(
-            stats.prob, masked, count, unless=masked & (stats.prob >= p.threshold[:, None])
-        )
-        change = (fill | ((may ^ masked) & passing)) > loop[:, None]  # of booleans: and not
+        fill = highest(stats.prob, masked, count, above=p.threshold, inclusive=True)
+        change = (fill | (tokens & passing)) > loop[:, None]  # of booleans: and not
         write = {
             "step": step,
             "passed": (kept.passed + 1) * loop,

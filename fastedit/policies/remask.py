@@ -56,29 +56,26 @@ class Remask(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         p, kept = view.parameters, view.buffers
-        masked = view.masked()
-        tokens = view.may_change() ^ masked
-        had_mask, count = masked.any(-1), tokens.sum(-1)
-        had_token = count > 0
+        masked, tokens, masks, held = view.contents()
+        had_mask, had_token = masks > 0, held > 0
         spent = (kept.post_steps >= p.max_post_steps) > had_mask  # of booleans: and not
 
         doubted, score = self._doubts(stats, view, p.tau[:, None])
         doubted &= tokens
         doubted &= kept.remasked < p.cap[:, None]
-        most = (count * p.share).long().clamp_(min=1).masked_fill_(spent, 0)
+        most = (held * p.share).long().clamp_(min=1).masked_fill_(spent, 0)
         remask = highest(score, doubted, most)
 
-        above = masked & (stats.prob > p.threshold[:, None])
-        fill = highest(stats.prob, masked, p.num_to_transfer, unless=above)
+        fill = highest(stats.prob, masked, p.num_to_transfer, above=p.threshold)
         ids = torch.where(fill, stats.token, view.ids)
         ids = ids.masked_fill_(remask, view.mask_token_id)
 
         post = kept.post_steps + (had_mask == spent)  # which are never both true
-        done = (post >= p.max_post_steps) | ~had_mask  # once no mask is left
+        done = (post >= p.max_post_steps) >= had_mask  # once no mask is left
         write = {"post_steps": post, "remasked": (kept.remasked + remask) * had_token[:, None]}
         if self.trigger == "logit_diff":
-            held = torch.where(fill, stats.prob, stats.prob_current)
-            write["before"] = torch.where(had_token[:, None], held, -1.0)
+            prob = torch.where(fill, stats.prob, stats.prob_current)
+            write["before"] = torch.where(had_token[:, None], prob, -1.0)
         return Write(ids, done, write)
 
     def most_forwards(self, length: int) -> int:

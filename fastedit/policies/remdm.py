@@ -66,12 +66,12 @@ class ReMDM(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         assert stats.sample is not None and stats.sample_prob is not None
-        masked = view.masked()
+        masked, _, masks, held = view.contents()
         remask, fill, last = self.rates(view, masked)
         change = chances(view) < torch.where(masked, fill, remask)
         new = torch.where(masked, stats.sample, view.mask_token_id)
         ids = torch.where(change, new, view.ids)
-        last = last | ~view.may_change().any(-1)  # nothing to wait for
+        last = last | (masks + held == 0)  # nothing to wait for
         if self.variant != "conf":
             return Write(ids, last)
         held = torch.where(change & masked, stats.sample_prob, view.buffers.filled_with)
@@ -101,7 +101,7 @@ class ReMDM(Policy):
         fill = (after - now + made_up) / (1.0 - now).clamp_(min=_TINY)
         fill, sigma = torch.where(last, 1.0, fill)[:, None], sigma[:, None]
         if self.variant == "conf":
-            doubt = (-view.buffers.filled_with).exp() * (view.may_change() ^ masked)
+            doubt = (-view.buffers.filled_with).exp() * view.contents().tokens
             sigma = sigma * doubt / running_sums(doubt)[:, -1:].clamp(min=_TINY)
         return sigma, fill, last
 

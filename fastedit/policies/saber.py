@@ -53,24 +53,23 @@ class Saber(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         p, kept = view.parameters, view.buffers
-        masked, may = view.masked(), view.may_change()
+        masked, tokens, masks, _ = view.contents()
         # In fp64 the sum is exact. Before the first fill it is 0 / 0: nothing is above that.
         total = kept.filled.clamp(min=0.0).sum(-1, dtype=torch.float64)
         mean = total / (kept.filled >= 0.0).sum(-1)
-        above = masked & (stats.prob > mean[:, None])
-        fill = highest(stats.prob, masked, p.least, unless=above)
-        left = masked ^ fill
+        fill = highest(stats.prob, masked, p.least, above=mean)
 
-        count = torch.maximum(fill.sum(-1), p.least)
+        filled = fill.sum(-1)
+        count = torch.maximum(filled, p.least)
         most = torch.maximum(p.least // 2, (count + p.mu - 1) // p.mu)
-        most = torch.minimum(most, count - 1) * left.any(-1)
-        known = (may ^ left) & (kept.before > -torch.inf)
+        most = torch.minimum(most, count - 1) * (filled < masks)
+        known = (tokens | fill) & (kept.before > -torch.inf)
         remask = highest(kept.before - stats.prob, known, most)
 
         ids = torch.where(fill, stats.token, view.ids).masked_fill_(remask, view.mask_token_id)
         write = {
             "filled": torch.where(fill, stats.prob, kept.filled),
-            "before": stats.prob.masked_fill(~may, -torch.inf),
+            "before": stats.prob.masked_fill(~(masked | tokens), -torch.inf),
         }
         return Write(ids, torch.ones_like(view.done), write)  # once no mask is left
 

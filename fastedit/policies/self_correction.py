@@ -54,12 +54,13 @@ class SelfCorrection(Policy):
         return view.parameters.temperature
 
     def rule(self, stats: Stats, view: View) -> Write:
-        p, kept, ids, masked = view.parameters, view.buffers, view.ids, view.masked()
+        p, kept, ids = view.parameters, view.buffers, view.ids
+        masked, _, masks, _ = view.contents()
         wanted, prob = (
             (stats.token, stats.prob) if self.greedy else (stats.sample, stats.sample_prob)
         )
         assert wanted is not None and prob is not None
-        may, filling = view.may_change(), masked.any(-1)
+        may, filling = view.may_change(), masks > 0
         other = torch.where(filling[:, None], masked, (wanted != ids) & may)
         write = highest(prob, other, p.k)
         new = torch.where(write, wanted, ids)

@@ -61,6 +61,7 @@ class State:
         self.draws = False  # whether a block of these has a temperature
         self.vocab: int | None = None  # how many ids there are, where it is known before a forward
         self.twin = policy.twin(self)
+        self.now: ops.Contents | None = None  # while a decision is taken
         self.earlier, self.block = earlier, self
         if earlier:
             self.block = self._of_block(earlier)
@@ -236,6 +237,12 @@ class State:
         """What the next forward takes for `ids`, int64 [N, L]."""
         return self.policy.shown(self)
 
+    def contents(self) -> ops.Contents:
+        """The masks and tokens among the positions that may change, and how many of each."""
+        if self.now is not None:
+            return self.now
+        return ops.contents(self.ids, self.may_change(), mask_token_id=self.mask_token_id)
+
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [N, L]."""
-        return (self.ids == self.mask_token_id) & self.may_change()
+        return self.contents().masked

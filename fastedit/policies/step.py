@@ -82,15 +82,16 @@ def step_(
         return
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
     stats = _statistics(state, logits, draws)
-    extra: dict[str, Any] = {}
-    if scores is not None:
-        extra["scores"] = scores
-    for name, others in (("shadow", shadow_logits), ("following", next_logits)):
-        if others is not None:
-            extra[name] = _statistics(state, others, None)
-    if extra:
-        stats = Stats(**(vars(stats) | extra))
-    _apply(state, state.policy.decide(stats, state), stats)
+    stats.scores = scores
+    if shadow_logits is not None:
+        stats.shadow = _statistics(state, shadow_logits, None)
+    if next_logits is not None:
+        stats.following = _statistics(state, next_logits, None)
+    state.now = state.contents()
+    try:
+        _apply(state, state.policy.decide(stats, state), stats)
+    finally:
+        state.now = None
 
 
 def _check_given(
@@ -179,27 +180,21 @@ def _draws(state: State) -> ops.RowDraws:
 
 def _apply(state: State, write: Write, stats: Stats) -> None:
     """Write what may be written, and count what has changed; blocks that are done keep theirs."""
-    policy, ids, done = state.policy, write.ids, write.done
-    if policy.may_reach_bound:
-        ids, done = _at_the_bound(state, write, stats)
-    bad = policy.bad(stats, state)
-    if write.buffers:
-        # All of them before the first is written: a rule may hand one buffer on to another.
-        kept = [(state.buffers[name], value) for name, value in write.buffers.items()]
-        over = {1: state.done, 2: state.done[:, None]}  # by the dimensions of a buffer
-        new = [torch.where(over[old.ndim], old, value) for old, value in kept]
-        for (plane, _), value in zip(kept, new, strict=True):
-            plane.copy_(value)
+    policy = state.policy
+    bounded = policy.may_reach_bound
     ops.write_blocks_(
         state.ids,
-        ids,
+        write.ids,
         state.may_change(),
-        done,
-        bad,
+        write.done,
+        policy.bad(stats, state),
         state.flags,
         state.count_rows,
         mask_token_id=state.mask_token_id,
         judges_tokens=policy.judges_tokens,
+        buffers=[_fitted(state.buffers[name], now) for name, now in write.buffers.items()],
+        limit=state.limit if bounded else None,
+        fallback=stats.token if bounded else None,
     )
     if write.reopen is not None:
         # Keys and values of a forward in which blocks saw those behind them are stale in any case.
@@ -207,11 +202,8 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
         state.reopened.logical_or_(write.reopen & ~state.done)
 
 
-def _at_the_bound(state: State, write: Write, stats: Stats) -> tuple[Tensor, Tensor]:
-    """In the last forward that a block may take, fill its masks and do nothing else."""
-    last = (state.counts["forwards"] + 1 >= state.limit) & ~state.done
-    left = ((write.ids == state.mask_token_id) & state.may_change()).any(-1)
-    over = last & ~(write.done & ~left)
-    state.capped.logical_or_(over)
-    filled = torch.where(state.masked(), stats.token, state.ids)
-    return torch.where(over[:, None], filled, write.ids), write.done | over
+def _fitted(buffer: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+    """A buffer and its new content, as a tensor of the same kind."""
+    if now.dtype != buffer.dtype:
+        now = now.to(buffer.dtype)
+    return buffer, now if now.shape == buffer.shape else now.expand_as(buffer)

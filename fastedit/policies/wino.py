@@ -42,13 +42,14 @@ class Wino(Policy):
 
     def rule(self, stats: Stats, view: View) -> Write:
         assert stats.shadow is not None
-        p, masked, held = view.parameters, view.masked(), stats.shadow.prob_current
-        most = (masked.sum(-1) * 7).div_(10, rounding_mode="floor").clamp_(5, 20)
-        above = masked & (stats.prob > p.threshold[:, None])
-        fill = highest(stats.prob, highest(stats.prob, masked, 1, unless=above), most)
+        p, held = view.parameters, stats.shadow.prob_current
+        masked, tokens, masks, _ = view.contents()
+        most = (masks * 7).div_(10, rounding_mode="floor").clamp_(5, 20)
+        fill = highest(stats.prob, masked, 1, above=p.threshold)
+        fill = highest(stats.prob, fill, most)
         filled = fill.sum(-1)
 
-        doubted = (view.may_change() ^ masked) & (held < p.verify_threshold[:, None])
+        doubted = tokens & (held < p.verify_threshold[:, None])
         remask = highest(-held, doubted, (view.buffers.filled - 1) * (filled > 1))
         ids = torch.where(fill, stats.token, view.ids).masked_fill_(remask, view.mask_token_id)
         return Write(ids, torch.ones_like(view.done), {"filled": filled})  # once no mask is left

@@ -102,6 +102,22 @@ def test_steps_from_graphs_hold_the_head(countless_experts, monkeypatch):
     assert got == want
 
 
+def test_fills_of_other_numbers_decode_together(golden_model):
+    own = Decoder(golden_model, head=spread_head(golden_model.config))
+    fill = "correction:fill=joint_threshold;threshold={};editing_threshold={},tau={}"
+    rules = [fill.format(*numbers) for numbers in FILLS]
+    configs = [own.config.replace(**OPTIONS | {"policy": rule}) for rule in rules]
+    together = own.generate(PROMPTS[:3], config=configs)
+    assert len(own._kept.engine.lanes) == 1
+    alone = [
+        results(own.generate(ids, config=one)) for ids, one in zip(PROMPTS, configs, strict=False)
+    ]
+    assert [[result] for result in results(together)] == alone
+
+
+FILLS = ((0.1, 0.3, 0.3), (0.5, "none", 0.6), (0.9, 0.0, 0.9))
+
+
 def test_weights_of_the_head_may_change(golden_model):
     own = Decoder(golden_model, head=spread_head(golden_model.config))
     before = own.generate(PROMPTS[:2], **OPTIONS)

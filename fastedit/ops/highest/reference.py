@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 
-def highest(score: Tensor, among: Tensor, count: Tensor, unless: Tensor | None) -> Tensor:
+def highest(
+    score: Tensor,
+    among: Tensor,
+    count: Tensor,
+    above: Tensor | None,
+    inclusive: bool,
+    judged: Tensor,
+) -> Tensor:
     """Contract: `fastedit.ops.highest`."""
     nan = score != score
     order = score.masked_fill(nan, -torch.inf).argsort(dim=-1, descending=True, stable=True)
@@ -14,6 +21,8 @@ def highest(score: Tensor, among: Tensor, count: Tensor, unless: Tensor | None) 
     behind = torch.where(among, nan.to(torch.int8), 2).gather(1, order)
     rank = order.gather(1, behind.argsort(dim=-1, stable=True)).argsort(dim=-1)
     chosen = among & (rank < count[:, None])
-    if unless is None:
+    if above is None:
         return chosen
-    return torch.where((unless.sum(-1) >= count)[:, None], unless, chosen)
+    least = above[:, None]
+    passing = among & (judged >= least if inclusive else judged > least)
+    return torch.where((passing.sum(-1) >= count)[:, None], passing, chosen)

@@ -19,7 +19,7 @@ from fastedit.ops.sampling import RowDraws
 MOST_RANKS = 8  # of `top_k`
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RowStats:
     """Statistics of R rows of logits; every field is on the logits' device, and [R, ...] becomes
     [B, L, ...] where the current tokens were given so.

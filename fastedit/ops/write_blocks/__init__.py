@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -21,18 +23,26 @@ def write_blocks_(
     *,
     mask_token_id: int,
     judges_tokens: bool,
+    buffers: Sequence[tuple[Tensor, Tensor]] = (),
+    limit: Tensor | None = None,
+    fallback: Tensor | None = None,
 ) -> None:
-    """One decision on B blocks, in place: `ids`, `flags` and `counts` change.
+    """One decision on B blocks, in place: `ids`, `flags`, `counts` and `buffers` change.
 
     ids, wanted    [B, L] int64, what the blocks hold and what they are to hold
     may            [B, L] bool, positions that may change; the others keep their ids
     finished       [B] bool, the rule calls the block finished; it is, unless a mask is left in it
     bad            [B, L] bool, positions whose logits were bad
-    flags          [3 or more, B] bool: done; dirty, whether this decision changed ids; bad, whether
-                   a position that was judged had bad logits, which accumulates
+    flags          [4 or more, B] bool: done; dirty, whether this decision changed ids; bad, whether
+                   a position that was judged had bad logits, which accumulates; capped
     counts         [4 or more, B] int32: decisions, masks that became tokens, tokens that became
                    other tokens, tokens that became masks
     judges_tokens  whether bad logits matter where a token is held, or at masks only
+    buffers        pairs of [B, ...]: a tensor, and what it is to hold; a new content may be, or
+                   share memory with, another tensor as it stands before
+    limit          [B] int32, decisions that a block may take: where the last of them would not
+                   finish it, masks become `fallback` [B, L] int64, nothing else changes, and the
+                   block counts as capped. None: no limit
 
     Blocks that are done keep everything. Never raises for values and never synchronises. Raises
     ValueError for shapes and dtypes that do not fit.
@@ -46,6 +56,35 @@ def write_blocks_(
             f"block finished and flags bool, counts int32; got {kinds} of shapes "
             f"{[list(x.shape) for x in (ids, wanted, may, bad, finished, flags, counts)]}"
         )
+    for old, now in buffers:
+        if now.dtype != old.dtype or now.shape != old.shape or len(old) != len(ids):
+            raise ValueError(
+                f"a buffer of {len(ids)} blocks and its new content must be alike; got {old.dtype} "
+                f"{list(old.shape)} and {now.dtype} {list(now.shape)}"
+            )
+    if limit is not None and (
+        limit.dtype != torch.int32
+        or limit.shape != shape[:1]
+        or fallback is None
+        or fallback.dtype != torch.int64
+        or fallback.shape != shape
+    ):
+        raise ValueError(
+            f"with a limit int32 {list(shape[:1])} there must be a fallback int64 {list(shape)}; "
+            f"got {limit.dtype} {list(limit.shape)}, "
+            f"{fallback if fallback is None else (fallback.dtype, list(fallback.shape))}"
+        )
     implementation("write_blocks_", ids.device.type)(
-        ids, wanted, may, finished, bad, flags, counts, mask_token_id, judges_tokens
+        ids,
+        wanted,
+        may,
+        finished,
+        bad,
+        flags,
+        counts,
+        mask_token_id,
+        judges_tokens,
+        buffers,
+        limit,
+        fallback,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,13 +18,27 @@ def write_blocks_(
     counts: Tensor,
     mask_token_id: int,
     judges_tokens: bool,
+    buffers: Sequence[tuple[Tensor, Tensor]],
+    limit: Tensor | None,
+    fallback: Tensor | None,
 ) -> None:
     """Contract: `fastedit.ops.write_blocks_`."""
     done, dirty, wrong = flags[0], flags[1], flags[2]
     active = ~done
+    # All of them before the first is written: a rule may hand one buffer on to another.
+    kept = [torch.where(done.view(-1, *[1] * (b.ndim - 1)), b, now) for b, now in buffers]
+    for (buffer, _), now in zip(buffers, kept, strict=True):
+        buffer.copy_(now)
     may = may & active[:, None]
+    was = ids == mask_token_id
+    if limit is not None and fallback is not None:
+        left = ((wanted == mask_token_id) & may).any(-1)
+        over = (counts[0] + 1 >= limit) & active & ~(finished & ~left)
+        flags[3].logical_or_(over)
+        wanted = torch.where(over[:, None], torch.where(was, fallback, ids), wanted)
+        finished = finished | over
     new = torch.where(may, wanted, ids)
-    was, now, changed = ids == mask_token_id, new == mask_token_id, new != ids
+    now, changed = new == mask_token_id, new != ids
     kinds = torch.stack((changed & was, changed & ~(was | now), changed & now))
     counts[0].add_(active)
     counts[1:4].add_(kinds.sum(-1, dtype=torch.int32))
