@@ -21,107 +21,36 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from conftest import machine
+from correction_arms import (
+    ARMS,
+    DATA,
+    DECIDING,
+    DECISION,
+    FILLS,
+    HEADS,
+    REPORTED,
+    RUN,
+    SIZE,
+    TASKS,
+    TAUS,
+    THRESHOLDS,
+    Part,
+    paces,
+    settled,
+)
+from correction_blame import blame
+from correction_report import decision, figure, summary, table
 from policies import measured
-from study import interval, keep_settings
+from study import keep_settings
 
 from fastedit.files.locks import locked_folder
 from fastedit.models.identity import identity
-from fastedit.policies import register
-from fastedit.policies.base import Buffer, Stats, View, Write
-from fastedit.policies.joint_threshold import JointThreshold
-
-TASKS = ("chain_sum", "leg_counting")
-FILLS = (8, 16, 4, 2, 1)  # per forward of a block of 32; in the order in which they are measured
-# Half a block and more is drafted at once: smaller drafts of this model are hardly ever wrong.
-FCA = {"targets": "fca", "candidates": "extra", "delta_t": 0.5, "count": 32}
-FILLING = {"targets": "filling", "delta_t": 0.5, "count": 28}
-SIZE = {"width": 64}  # a tenth of the model; two blocks of its own width would be half of it
-HEADS = {"fca": FCA, "filling": FILLING, "unweighted": FCA | {"weighting": "none"}}
-RUN = {"batch_size": 16, "max_length": 128, "learning_rate": 1e-3, "eval_examples": 120}
-DATA = tuple(f"task:{task},examples=6000,seed=7" for task in TASKS)
-# A check in every forward: blocks of 2 to 4 forwards would have none at a stride of 4.
-LOOK = "stride=1,budget=2,ring=4"
-# Found on 32 problems that are neither reported nor decide: with errors weighted by 20, .9 is an
-# error in three. That of a head without weights is the same odds; of confidences, the better half.
-TAUS = {"fca": 0.9, "filling": 0.9, "unweighted": 0.3, None: 0.5}
-
-
-@register("patient")
-@dataclass(frozen=True)
-class Patient(JointThreshold):
-    """`JointThreshold` that ends a block at the second forward that changes nothing.
-
-    In the first one a correction may still remask: in the forward that ends a block it does not.
-    """
-
-    buffers: ClassVar[Mapping[str, Buffer]] = {
-        **JointThreshold.buffers,
-        "idle": Buffer(torch.int32, per_position=False),
-    }
-
-    def rule(self, stats: Stats, view: View) -> Write:
-        write = super().rule(stats, view)
-        complete = ~view.masked().any(-1)
-        idle = torch.where(complete & write.done, view.buffers.idle + 1, 0).int()
-        return Write(write.ids, idle >= 2, {**write.buffers, "idle": idle})
-
-    def twin(self, view: View) -> None:
-        """None that waits."""
-
-
-# Rules that fill: so many masks per forward, and no more; the second edits as speed mode does.
-_FILL = "threshold=1;editing_threshold=none;max_post_steps=0"
-_EDIT = "threshold=1;editing_threshold=0;max_post_steps=16"
-_WAIT = "threshold=1;editing_threshold=none;max_post_steps=16"
-# Arm -> the policy without its fills, and the head that it has.
-ARMS: dict[str, tuple[str, str | None]] = {
-    "no correction": (f"joint_threshold:{_FILL}", None),
-    "confidence": (f"correction:scorer=confidence,{LOOK},fill=joint_threshold;{_FILL}", None),
-    "T2T": (f"joint_threshold:{_EDIT}", None),
-    "head, FCA": (f"correction:{LOOK},fill=joint_threshold;{_FILL}", "fca"),
-    "head, no FCA": (f"correction:{LOOK},fill=joint_threshold;{_FILL}", "filling"),
-    "head, FCA + T2T": (f"correction:{LOOK},fill=joint_threshold;{_EDIT}", "fca"),
-    "head, FCA, to the end": (f"correction:{LOOK},fill=patient;{_WAIT}", "fca"),
-    "head, no FCA, to the end": (f"correction:{LOOK},fill=patient;{_WAIT}", "filling"),
-    "head, FCA, no weights, to the end": (
-        f"correction:{LOOK},fill=patient;{_WAIT}",
-        "unweighted",
-    ),
-}
-SPEED = "speed mode"  # as released: what a head would have to improve
-# Which held-out problems: (first, how many) by fills; the decision is made on others.
-REPORTED = {1: (0, 24), 2: (0, 40), 4: (0, 80), 8: (0, 100), 16: (0, 100)}
-DECISION = {8: (200, 60), 16: (200, 60)}
-DECIDING = ("head, FCA", "head, FCA + T2T", "head, FCA, to the end")
-
-
-def settled(policy: str, head: str | None, fills: int) -> str:
-    """The policy of an arm, with so many fills per forward and the threshold of its scores."""
-    policy = f"{policy};num_to_transfer={fills}"
-    if policy.startswith("joint_threshold"):
-        return policy.replace(";", ",")
-    return policy.replace(LOOK, f"{LOOK},tau={TAUS[head]}")
-
-
-class Part:
-    """The problems of a task from `first` on."""
-
-    def __init__(self, task: Any, first: int) -> None:
-        self._task, self._first = task, first
-
-    def test_set(self, size: int) -> list[Any]:
-        return self._task.test_set(self._first + size)[self._first :]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
 
 
 def train(name: str, seed: int, options: argparse.Namespace) -> Path:
@@ -144,12 +73,10 @@ def cells(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     seeds = {arm: range(options.seeds if head else 1) for arm, (_, head) in ARMS.items()}
     seeds["head, FCA, no weights, to the end"] = range(1)
     for part, sizes, arms in (("decision", DECISION, DECIDING), ("reported", REPORTED, ARMS)):
-        for fills in (fills for fills in FILLS if fills in sizes):
+        for pace in (*THRESHOLDS, *FILLS):
             for arm, task in itertools.product(arms, TASKS):
-                for seed in seeds[arm]:
-                    yield {"part": part, "arm": arm, "seed": seed, "task": task, "fills": fills}
-        for task in TASKS:
-            yield {"part": part, "arm": SPEED, "seed": 0, "task": task, "fills": 8}
+                for seed in seeds[arm] if pace in sizes and pace in paces(arm) else ():
+                    yield {"part": part, "arm": arm, "seed": seed, "task": task, "pace": pace}
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -166,14 +93,14 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     for cell in cells(options):
         asked = " ".join(map(str, cell.values()))
         if asked not in known:
-            policy, head = ARMS.get(cell["arm"], (None, None))
+            policy, head = ARMS[cell["arm"]]
             folder = train(head, cell["seed"], options) if head else None
             if folder not in decoders:
                 decoders[folder] = Decoder.from_pretrained(options.checkpoint, head=folder)
-            first, n = (DECISION if cell["part"] == "decision" else REPORTED)[cell["fills"]]
-            how = {"policy": settled(policy, head, cell["fills"])} if policy else {}
+            first, n = (DECISION if cell["part"] == "decision" else REPORTED)[cell["pace"]]
+            how = {"policy": settled(policy, head, cell["pace"])}
             task: Any = Part(get_task(cell["task"]), first)
-            row = evaluate(decoders[folder], task, n, **(how or {"mode": "speed"}))
+            row = evaluate(decoders[folder], task, n, **how)
             known[asked] = {"asked": asked, **cell, **how, **row}
             with path.open("a") as file:
                 file.write(json.dumps(known[asked]) + "\n")
@@ -198,87 +125,6 @@ def head_share(checkpoint: str, head: Path) -> float:
     return own / total
 
 
-def forwards(row: dict[str, Any], share: float) -> float:
-    """Per answer, the head's part included."""
-    _, head = ARMS.get(row["arm"], (None, None))
-    return row["forwards"] / row["n"] * (1.0 + share * (head is not None))
-
-
-def summary(rows: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
-    """A line per part, task, fills and arm: accuracy with its interval, forwards, tokens."""
-    found = []
-    keys = dict.fromkeys((r["part"], r["task"], r["fills"], r["arm"]) for r in rows)
-    for key in keys:
-        those = [r for r in rows if (r["part"], r["task"], r["fills"], r["arm"]) == key]
-        mean, half = interval([r["accuracy"] for r in those])
-        ends = those[0]["interval"] if math.isnan(half) else [mean - half, mean + half]
-        per_answer = sum(forwards(r, share) for r in those) / len(those)
-        tokens = sum(r["tokens"] / r["n"] for r in those) / len(those)
-        line = dict(zip(("part", "task", "fills", "arm"), key, strict=True))
-        line |= {"accuracy": mean, "interval": ends, "seeds": len(those), "n": those[0]["n"]}
-        line |= {"forwards": per_answer, "tokens_per_forward": tokens / per_answer}
-        line["remasks_per_100_tokens"] = sum(r["remasks_per_100_tokens"] for r in those) / len(
-            those
-        )
-        line["edits_per_100_tokens"] = sum(r["edits_per_100_tokens"] for r in those) / len(those)
-        found.append(line)
-    return found
-
-
-def decision(rows: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
-    """For each arm with a head and fills: does it beat speed mode with no more forwards?
-
-    By the mean over tasks, on the problems of the decision alone. It does where it takes no more
-    forwards per answer, the head's included, and the lower end of the 95 % interval over seeds of
-    the difference in accuracy is above 0.
-    """
-    part = [row for row in rows if row["part"] == "decision"]
-    speed = [row for row in part if row["arm"] == SPEED]
-    known = sum(row["accuracy"] for row in speed) / len(TASKS)
-    budget = sum(forwards(row, share) for row in speed) / len(TASKS)
-    found = []
-    for arm, fills in itertools.product(DECIDING, DECISION):
-        those = [row for row in part if (row["arm"], row["fills"]) == (arm, fills)]
-        seeds = sorted({row["seed"] for row in those})
-        if not seeds:
-            continue
-        gains = [
-            sum(row["accuracy"] for row in those if row["seed"] == seed) / len(TASKS) - known
-            for seed in seeds
-        ]
-        mean, half = interval(gains)
-        taken = sum(forwards(row, share) for row in those) / len(those)
-        ships = taken <= budget and mean - half > 0  # never with one seed: half is NaN
-        line = {"arm": arm, "fills": fills, "gain": mean, "half": half, "forwards": taken}
-        found.append(line | {"budget": budget, "ships": ships})
-    return found
-
-
-def table(lines: list[dict[str, Any]], task: str) -> str:
-    """Markdown: a line per arm, a column per fills: exact answers, and tokens per forward."""
-    order = sorted(FILLS)
-    head = ["arm", *(f"{fills} fills" for fills in order)]
-    text = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for arm in (*ARMS, SPEED):
-        cols = []
-        for fills in order:
-            those = [
-                line
-                for line in lines
-                if (line["part"], line["task"], line["arm"], line["fills"])
-                == ("reported", task, arm, fills)
-            ]
-            cols.append(_shown(those[0]) if those else "-")
-        text.append(f"| {arm} | {' | '.join(cols)} |")
-    return "\n".join(text)
-
-
-def _shown(line: dict[str, Any]) -> str:
-    low, high = (100 * end for end in line["interval"])
-    spread = f"± {(high - low) / 2:.1f}" if line["seeds"] > 1 else f"({low:.0f}-{high:.0f})"
-    return f"{100 * line['accuracy']:.1f} {spread} at {line['tokens_per_forward']:.2f}"
-
-
 def validations(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What the heads logged on held-out drafts at the end of their training."""
     found = []
@@ -286,51 +132,6 @@ def validations(options: argparse.Namespace) -> list[dict[str, Any]]:
         last = json.loads(path.read_text().splitlines()[-1])
         found.append({"head": path.parent.name} | last)
     return found
-
-
-def figure(lines: list[dict[str, Any]], folder: Path) -> None:
-    """Exact answers over tokens per forward, a curve per arm, a panel per task."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    drawing, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharey=True)
-    for axis, task in zip(axes, TASKS, strict=True):
-        for number_, arm in enumerate((*ARMS, SPEED)):
-            those = [
-                line
-                for line in lines
-                if (line["part"], line["task"], line["arm"]) == ("reported", task, arm)
-            ]
-            those.sort(key=lambda line: line["tokens_per_forward"])
-            exact = [100 * line["accuracy"] for line in those]
-            spread = [
-                [max(0.0, 100 * (line["accuracy"] - line["interval"][0])) for line in those],
-                [max(0.0, 100 * (line["interval"][1] - line["accuracy"])) for line in those],
-            ]
-            axis.errorbar(
-                [line["tokens_per_forward"] for line in those],
-                exact,
-                yerr=spread,
-                marker="osv^D<P*Xd"[number_],
-                linestyle="--" if arm in ("no correction", "confidence", "T2T") else "-",
-                linewidth=1.2,
-                elinewidth=0.5,
-                markersize=5,
-                label=arm,
-            )
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_title(task)
-        axis.set_xlabel("tokens per forward, the head's share included")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("exact answers, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    drawing.legend(handles, labels, fontsize=8, loc="outside right center")
-    for kind in ("png", "svg"):
-        drawing.savefig(folder / f"correction.{kind}", dpi=150)
 
 
 def main() -> None:
@@ -351,13 +152,15 @@ def main() -> None:
         rows = measure(options)
     share = head_share(options.checkpoint, options.output / "fca-0" / "head")
     lines, verdict = summary(rows, share), decision(rows, share)
+    blamed = blame(options.checkpoint)
     for task in TASKS:
-        print(f"\n{task}: exact answers, %, at tokens per forward\n\n{table(lines, task)}")
-    print("\n" + "\n".join(map(json.dumps, verdict)))
+        print(f"\n{task}: exact answers, %, at tokens per forward\n")
+        print(f"{table(lines, task, FILLS)}\n\n{table(lines, task, THRESHOLDS)}")
+    print("\n" + "\n".join(map(json.dumps, [*verdict, *blamed])))
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
         saved = {"machine": machine(), "settings": settings, "head_share": share}
-        saved |= {"validations": validations(options), "decision": verdict}
+        saved |= {"validations": validations(options), "decision": verdict, "blame": blamed}
         saved |= {"summary": lines, "rows": rows}
         (options.save / "correction.json").write_text(json.dumps(saved, indent=1) + "\n")
         figure(lines, options.save)
