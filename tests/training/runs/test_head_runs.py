@@ -107,11 +107,17 @@ def test_other_options_do_not_resume(alone):
         train(alone, resume=True, correction={**OPTIONS["correction"], "delta_t": 0.5})
 
 
-def test_two_processes_train_as_one(alone, tmp_path):
-    """The weight of errors is that of the whole step, whoever has which of its rows.
+def test_micro_batches_change_nothing(alone, tmp_path):
+    """The weight of errors is that of the whole step, whichever rows are read together."""
+    train(tmp_path, micro_batch=1, eval_every=4)
+    for one, two in zip(records(alone, "metrics"), records(tmp_path, "metrics"), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert whole_numbers(two) == whole_numbers(one)
 
-    Each takes 2 rows per step in 2 micro-batches; validation's 3 rows do not split evenly.
-    """
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(alone, tmp_path):
+    """Each takes 2 rows per step in 2 micro-batches; validation's 3 rows do not split evenly."""
     config = tmp_path / "run.yaml"
     config.write_text(json.dumps({**OPTIONS, "micro_batch": 1, "device": "cpu"}))  # JSON is YAML
     launcher = ["accelerate.commands.launch", "--config_file", LAUNCH / "ddp_cpu.yaml"]
