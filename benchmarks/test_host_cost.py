@@ -113,6 +113,7 @@ RULES = [
     "remdm:variant=conf",
     "self_correction",
     "multi_block",
+    "joint_threshold_indel:threshold=0.9,delete_token_id=1,insert_token_id=2",
 ]
 
 

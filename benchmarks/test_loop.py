@@ -8,7 +8,6 @@ asserted in fp32 and reported in bf16. Shapes: `random_model`.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 
@@ -78,7 +77,7 @@ def per_step(step) -> float:
 
 @pytest.mark.parametrize("commits", [1, 4, 8])
 def test_tokens_per_forward(benchmark, report, decoder, commits):
-    settings = {"threshold": 1.0, "editing_threshold": math.inf, "num_to_transfer": commits}
+    settings = {"threshold": 1.0, "editing_threshold": 1.0, "num_to_transfer": commits}
     config = decoder.config.replace(max_new_tokens=NEW_TOKENS, eos_token_id=[], **settings)
     decoder = Decoder(decoder.model, config=config)
     prompt, times = prompts_of(1)[0], []

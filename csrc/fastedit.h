@@ -72,6 +72,17 @@ typedef struct {
     uint8_t* bad;
 } fe_row_partials_args;
 
+/* token, prob: [rows]. Each row has a list of ids that it may not choose. */
+typedef struct {
+    fe_logits logits;
+    int64_t rows, length; /* of all blocks, and of each */
+    fe_integers excluded; /* the first id of each list, */
+    int64_t width, id_stride; /* ids of a list, and how far apart; outside the vocabulary: no id */
+    const uint8_t* only; /* [rows], those to read; NULL: all */
+    int64_t* token;
+    float* prob;
+} fe_best_outside_args;
+
 /* Per block, [blocks] each; NULL temperature: every row is greedy. */
 typedef struct {
     const float* temperature;
@@ -92,6 +103,22 @@ typedef struct {
     uint8_t *done, *dirty, *bad;
     fe_sampling sampling;
 } fe_step_args;
+
+/* Per block, [blocks]: thresholds, counts and flags. Per position, [blocks, length]: the others, and
+ * [blocks, history, length]: seen and written. */
+typedef struct {
+    fe_logits logits;
+    int64_t blocks, length, history;
+    int64_t* ids;
+    const uint8_t* editable;
+    int64_t mask_token_id, delete_token_id, insert_token_id, max_post_steps;
+    const float *threshold, *editing_threshold;
+    int32_t *post_steps, *forwards, *m2t_commits, *t2t_edits, *remasks, *inserts, *deletes;
+    uint8_t *done, *dirty, *bad;
+    uint8_t* original;
+    int64_t *seen, *written;
+    int64_t *source, *inserted, *deleted;
+} fe_indel_args;
 
 /* Per position, [blocks, length], but for masks and held [blocks]. */
 typedef struct {
@@ -138,6 +165,33 @@ typedef struct {
     fe_buffer buffers[];
 } fe_write_blocks_args;
 
+/* Values of positions that move with their tokens, and what places without a token hold. */
+typedef struct {
+    const void* from;
+    void* to;
+    int64_t size; /* bytes of a value: 1, 4 or 8 */
+    char blank[8]; /* those of one, from the front */
+} fe_plane;
+
+/* Per position, [blocks, length], as are the planes, of which the ids are the first. */
+typedef struct {
+    int64_t blocks, length, planes;
+    const uint8_t *keep, *insert;
+    const uint8_t* fixed; /* NULL: none is */
+} fe_rewrite_args;
+
+/* Per position, [positions], as planes are before the call; afterwards they are [capacity]. The ids
+ * are the first of them. */
+typedef struct {
+    int64_t positions, sequences, planes, capacity;
+    const void* cu; /* [sequences + 1], as is cu_out */
+    void* cu_out;
+    int64_t cu_size; /* bytes of each: 4 or 8 */
+    const uint8_t* keep;
+    const int64_t* insert;
+    const int64_t* room; /* [sequences]; NULL: for all */
+} fe_compact_args;
+
 /* [rows] each, but for n_err. The settings are those of `DraftOptions.settings`. */
 typedef struct {
     fe_logits logits; /* rows of one block */
@@ -162,6 +216,23 @@ typedef struct {
     float* out;
 } fe_uniform_args;
 
+/* Texts end to end; cu [pairs + 1]. current has the size of noisy, next one more per pair. */
+typedef struct {
+    int64_t pairs;
+    const int64_t *noisy, *noisy_cu, *clean, *clean_cu;
+    int64_t delete_token_id, eos_token_id;
+    int64_t first_gap, exchange, label_after_delete;
+    int64_t *current, *next;
+} fe_levenshtein_labels_args;
+
+/* draft and labels [blocks, draft_length], target [blocks, target_length], lengths [blocks]. */
+typedef struct {
+    int64_t blocks, draft_length, target_length;
+    const int64_t *draft, *target, *draft_len, *target_len;
+    int64_t mask_token_id, delete_token_id, insert_token_id, wildcard;
+    int64_t* labels;
+} fe_lcs_labels_args;
+
 int32_t fe_abi_version(void);
 
 /* Instruction set in use: "avx512", "avx2" or "portable". */
@@ -176,7 +247,9 @@ void fe_use_openmp(void* gomp_parallel);
 
 int32_t fe_row_stats(const fe_row_stats_args* args, int32_t threads);
 int32_t fe_row_partials(const fe_row_partials_args* args, int32_t threads);
+int32_t fe_best_outside(const fe_best_outside_args* args, int32_t threads);
 int32_t fe_joint_threshold_step(const fe_step_args* args, int32_t threads);
+int32_t fe_joint_threshold_indel_step(const fe_indel_args* args, int32_t threads);
 int32_t fe_draft_and_corrupt(const fe_draft_args* args, int32_t threads);
 int32_t fe_uniform(const fe_uniform_args* args);
 
@@ -186,6 +259,10 @@ uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_
 int32_t fe_contents(const fe_contents_args* args);
 int32_t fe_highest(const fe_highest_args* args);
 int32_t fe_write_blocks(const fe_write_blocks_args* args);
+int32_t fe_levenshtein_labels(const fe_levenshtein_labels_args* args, int32_t threads);
+int32_t fe_lcs_labels(const fe_lcs_labels_args* args, int32_t threads);
+int32_t fe_rewrite_blocks(const fe_rewrite_args* args, const fe_plane* planes);
+int32_t fe_compact(const fe_compact_args* args, const fe_plane* planes);
 
 #ifdef __cplusplus
 }

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fastedit.policies import POLICIES, Policy, parse
-from fastedit.policies.fields import checked, real, whole
+from fastedit.policies.fields import HEAT, checked, real, whole
 from fastedit.policies.registry import given_in
 
 ALIASES = {
@@ -193,6 +192,14 @@ class DecodeConfig:
                 raise ValueError(f"policy={text!r} and {name}={value!r} disagree: give one of them")
         return dataclasses.replace(policy, **given)  # type: ignore[type-var]
 
+    def given_to(self, rule: Policy) -> set[str]:
+        """Parameters of `rule`, the policy of this config, that it or its caller set."""
+        if isinstance(self.policy, Policy):
+            fields = dataclasses.fields(self.policy)  # type: ignore[arg-type]
+            return {f.name for f in fields if getattr(self.policy, f.name) != f.default}
+        named = {name for name in OF_THE_POLICY if self.gives(name)}
+        return (named | set(given_in(self.policy or ""))) & rule.parameters().keys()
+
     def gives(self, name: str) -> bool:
         """Whether the field `name` was given, and is not merely its default."""
         return name in self._given
@@ -282,13 +289,13 @@ def _cache(value: Any) -> str:
 
 _SEED = whole(-(2**63), "an integer")
 _CHECKS = {
-    "threshold": real(0.0, math.inf, "a number of at least 0"),
-    "editing_threshold": real(0.0, math.inf, "None (off) or a number of at least 0", True),
+    "threshold": real(0.0, 1.0, "a number from 0 to 1 (never)"),
+    "editing_threshold": real(0.0, 1.0, "None (off) or a number from 0 to 1", True),
     "max_post_steps": whole(0, "an integer from 0 to 2**31 - 1", most=2**31 - 1),
     "num_to_transfer": whole(1, "an integer from 1 to 2**31 - 1", most=2**31 - 1),
     "block_length": whole(1, "an integer of at least 1"),
     "max_new_tokens": whole(0, "an integer of at least 0"),
-    "temperature": real(0.0, 1e6, "a number of at least 0"),
+    "temperature": HEAT,
     "top_p": real(0.0, 1.0, "None or a number from 0 to 1", True),
     "top_k": whole(-1, "None, an integer of at least 1, or 0 or -1 (off)", True),
     "seed": _one_or_many(_SEED, "None, an integer, or a list of integers"),

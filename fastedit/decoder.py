@@ -21,11 +21,12 @@ from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prom
 from fastedit.engine.request import Request
 from fastedit.engine.scores import head_for, stored_head
 from fastedit.engine.settled import Settled
-from fastedit.heads import CorrectionHead
+from fastedit.heads import Head
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.models.threads import Threads, checked
 from fastedit.models.weights import device_of, evaluating
+from fastedit.policies import parse
 from fastedit.prompts import drafts
 from fastedit.prompts.inputs import is_read_on, one_by_one
 from fastedit.prompts.streamers import attach_streamer
@@ -59,7 +60,7 @@ class Decoder:
         tokenizer: Any = None,
         config: DecodeConfig | None = None,
         family: Family | None = None,
-        head: CorrectionHead | str | os.PathLike[str] | None = None,
+        head: Head | str | os.PathLike[str] | None = None,
         *,
         threads: Threads = "auto",
     ) -> None:
@@ -68,6 +69,7 @@ class Decoder:
         self.model, self.tokenizer = model, tokenizer
         self.head = None if head is None else head_for(model, self.family, head)
         self.config = config or DecodeConfig()
+        _check_released(self.family)
         self._kept = Kept(self.threads)
 
     @classmethod
@@ -76,7 +78,7 @@ class Decoder:
         path_or_id: str | os.PathLike[str],
         config: DecodeConfig | None = None,
         adapter: str | os.PathLike[str] | None = None,
-        head: CorrectionHead | str | os.PathLike[str] | None = None,
+        head: Head | str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device = "auto",
         revision: str | None = None,
@@ -417,6 +419,14 @@ class Decoder:
     def device(self) -> torch.device:
         """Where the model computes: where its parameters are, or the CPU for one without any."""
         return device_of(self.model)
+
+
+def _check_released(family: Family) -> None:
+    """Raises ValueError for a policy that is none; families know nothing of policies."""
+    try:
+        parse(family.policy)
+    except ValueError as error:
+        raise ValueError(f"the family's {error}") from None
 
 
 def _ended(request: Request) -> bool:

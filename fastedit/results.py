@@ -214,6 +214,12 @@ class Event:
     text   commit: the next piece of the text, whole characters only; draft: the block's text
     ids    commit: the next ids; draft: the block's ids, mask tokens included
     block  index of the block, counted from the sequence's first token
+    within  of the ids of a draft, how many lie before the end of the request; the block goes on
+            behind it, with what is never returned. None: all of them
+    moved  draft of a policy that inserts and deletes: where each of the ids stood before this
+           forward, -1 for a mask that was put there
+    inserted, deleted  of that draft: positions, before this forward, that got a mask before them,
+           and that were taken out
     step   forwards so far in this block; 0 in a draft that came with the block before (lookahead)
     stats  of the request, with its last event
     request  its number, as `add` gave it; 0 of a stream
@@ -228,3 +234,7 @@ class Event:
     stats: DecodeStats | None = None
     request: int = 0
     error: RequestError | None = None
+    within: int | None = None
+    moved: list[int] | None = None
+    inserted: list[int] = field(default_factory=list)
+    deleted: list[int] = field(default_factory=list)

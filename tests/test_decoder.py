@@ -12,6 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from fastedit import DecodeConfig, Decoder
 from fastedit.engine.call import ModelCall
 from fastedit.engine.kv import Rows
+from fastedit.models.families import Family
 
 HOT = SCRIPTED | {"temperature": 1.0, "editing_threshold": None}
 
@@ -26,6 +27,24 @@ def draws(decoder, prompts, **options):
     with pytest.warns(UserWarning, match="temperature"):
         out = decoder.generate(prompts, **(HOT | options))
     return [ids.tolist() for ids in out.sequences], [stats.seed for stats in out.stats]
+
+
+def test_a_family_whose_policy_is_none_is_refused_at_once(golden_model):
+    with pytest.raises(ValueError, match=r"the family's policy must be one of .*; got 'nonsense'"):
+        Decoder(golden_model, family=Family(policy="nonsense"))
+    with pytest.raises(ValueError, match="the family's policy 'remask:tau=7': tau must be"):
+        Decoder(golden_model, family=Family(policy="remask:tau=7"))
+
+
+def test_a_parameter_that_nothing_reads_brings_a_warning(golden_model):
+    decoder, ids = Decoder(golden_model), torch.tensor([1])
+    options = {
+        "policy": "low_confidence:schedule=dream",
+        "max_new_tokens": 1,
+        "mask_token_id": MASK,
+    }
+    with pytest.warns(UserWarning, match="schedule=dream: threshold has no effect"):
+        decoder.generate(ids, **options, threshold=0.9)
 
 
 def test_one_seed_gives_equal_prompts_equal_text_in_any_batch(decoder):
@@ -192,9 +211,9 @@ def test_the_native_model_makes_no_copy_of_its_logits_in_fp32(golden, monkeypatc
     forward = ModelCall.__call__
 
     def watched(self, *args, **options):
-        logits = forward(self, *args, **options)
-        dtypes.add(logits.dtype)
-        return logits
+        found = forward(self, *args, **options)
+        dtypes.add(found.logits.dtype)
+        return found
 
     monkeypatch.setattr(ModelCall, "__call__", watched)
     ours = Decoder(model).generate(torch.arange(1, 14), **GOLDEN)

@@ -7,11 +7,12 @@ interrupted.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            code = app(args=words, prog_name="fastedit", standalone_mode=False)
+            code = _command()(args=words, prog_name="fastedit", standalone_mode=False)
             sys.stdout.flush()
         except OSError as error:
             reason = full(error)
@@ -95,6 +96,12 @@ def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
     if code == INTERRUPTED:  # typer makes it of Ctrl-C by itself
         typer.echo("fastedit: interrupted", err=True)
     return code if isinstance(code, int) else 0
+
+
+@functools.cache
+def _command() -> Any:
+    """All commands and their options; `app` would put them together at every call."""
+    return typer.main.get_command(app)
 
 
 def _drop_output() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ import typer
 
 from fastedit.cli.errors import InterruptedRunError, RequestFailedError, UserError, one_line
 from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
+from fastedit.files.jsonl import not_utf8
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder
@@ -28,8 +30,23 @@ def check_form(as_json: bool, live: bool) -> None:
 
 
 def read_text(argument: str | None) -> str:
-    """The text of an argument; "-" is standard input without its last newline."""
-    return sys.stdin.read().removesuffix("\n") if argument == "-" else argument or ""
+    """The text of an argument; "-" is standard input without its last newline.
+
+    Raises `UserError` for bytes that are no UTF-8.
+    """
+    text = argument or ""
+    if argument == "-":
+        if hasattr(sys.stdin, "reconfigure"):  # bytes as they are, so that offsets are right
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
+        text = sys.stdin.read()
+    try:
+        text = text.encode(errors="surrogateescape").decode()
+    except UnicodeDecodeError as error:
+        source = "standard input" if argument == "-" else "the text"
+        raise UserError(f"{source} {not_utf8(error)}") from None
+    if argument == "-":
+        text = io.StringIO(text, newline=None).getvalue().removesuffix("\n")
+    return text
 
 
 def answer(

@@ -26,7 +26,7 @@ def load_decoder(
     device: str = "auto",
     head: str | os.PathLike[str] | None = None,
 ) -> Decoder:
-    """`Decoder.from_pretrained`; whatever keeps it from loading becomes a `UserError`."""
+    """`Decoder.from_pretrained` with a tokenizer; what is in the way becomes a `UserError`."""
     if dtype not in DTYPES:
         raise UserError(f"--dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
     console = stderr_console()
@@ -52,6 +52,11 @@ def load_decoder(
         )
         # A FASTEDIT_BACKEND that cannot run is found here, not at the first step.
         implementation("joint_threshold_step_", decoder.device.type)
+    if decoder.tokenizer is None:
+        raise UserError(
+            f"{checkpoint} has no tokenizer: put tokenizer.json and tokenizer_config.json beside "
+            "its weights (Decoder.generate takes ids without one)"
+        )
     if console.is_terminal:
         seconds = time.perf_counter() - started
         console.print(f"loaded {checkpoint} on {decoder.device} in {seconds:.1f} s", style="dim")

@@ -55,6 +55,7 @@ def evaluate_command(
     eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
     lookahead: options.Lookahead = None,
+    cache: options.Cache = None,
     seed: Annotated[
         int | None, typer.Option(help="Of draws; with --policies the first problem's.")
     ] = None,
@@ -89,6 +90,7 @@ def evaluate_command(
         eos_token_id=eos_token_id,
         temperature=temperature,
         lookahead=lookahead,
+        cache=cache,
         seed=seed,
     )
     from fastedit.config import DEFAULT_POLICY, OF_THE_POLICY

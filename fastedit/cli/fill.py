@@ -47,6 +47,9 @@ def fill_command(
     top_k: options.TopK = None,
     seed: options.Seed = None,
     lookahead: options.Lookahead = None,
+    cache: options.Cache = None,
+    input: Annotated[str | None, typer.Option("--input", "-i", hidden=True)] = None,
+    max_new_tokens: Annotated[str | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Fill the holes of TEXT, and keep everything else.
 
@@ -54,6 +57,7 @@ def fill_command(
     model as it stands, without a chat template. See docs/drafts.md.
     """
     check_form(json, live)
+    _check_not_given(input, max_new_tokens)
     options.check_sampling(temperature, False, policy, top_p=top_p, top_k=top_k, seed=seed)
     config = options.decode_config(
         policy=policy,
@@ -71,6 +75,7 @@ def fill_command(
         top_k=top_k,
         seed=seed,
         lookahead=lookahead,
+        cache=cache,
     )
     whole = read_text(text)
     decoder = load_decoder(
@@ -85,6 +90,20 @@ def fill_command(
     if draft.replace(mask, "").strip() and not eos_token_id:
         more["eos_token_id"] = []  # an end in a hole would cut off what is kept behind it
     answer(decoder, prompt, json, live, prompt, draft=draft, keep_draft=True, **more)
+
+
+def _check_not_given(source: str | None, max_new_tokens: str | None) -> None:
+    """Options that `fastedit generate` has, and whoever comes from there tries."""
+    if source is not None:
+        raise UserError(
+            f"--input {source}: fill takes one TEXT, - reads it from stdin; for many of them, "
+            "Decoder.generate takes `draft` (docs/drafts.md)"
+        )
+    if max_new_tokens is not None:
+        raise UserError(
+            f"--max-new-tokens {max_new_tokens}: the holes say how many tokens are filled; write "
+            f"[MASK:{max_new_tokens}] for so many"
+        )
 
 
 def _mask_text(decoder: Decoder) -> str:

@@ -81,6 +81,7 @@ def generate_command(
     top_k: options.TopK = None,
     seed: options.Seed = None,
     lookahead: options.Lookahead = None,
+    cache: options.Cache = None,
     stop: options.Stop = None,
 ) -> None:
     """Answer PROMPT, or every line of --input.
@@ -109,6 +110,7 @@ def generate_command(
         top_k=top_k,
         seed=seed,
         lookahead=lookahead,
+        cache=cache,
         stop=stop,
     )
     load = functools.partial(

@@ -11,8 +11,10 @@ from rich.live import Live
 from rich.text import Text
 
 from fastedit.cli.canvas import (
+    DELETED,
     DRAFT,
     EDITED,
+    INSERTED,
     MASK,
     NEWLINE_SIGN,
     REMASKED,
@@ -29,7 +31,14 @@ if TYPE_CHECKING:
 # A frame stays at least this long, so that the eye can follow a model that is faster.
 FRAME_SECONDS = 0.08
 # Told apart without colour too: signs, underline, brackets, plain.
-STYLES = {MASK: "dim", DRAFT: "underline cyan", EDITED: "bold yellow", REMASKED: "bold magenta"}
+STYLES = {
+    MASK: "dim",
+    DRAFT: "underline cyan",
+    EDITED: "bold yellow",
+    REMASKED: "bold magenta",
+    INSERTED: "bold green",
+    DELETED: "bold red",
+}
 _LEGEND_LINES = 2
 
 
@@ -82,7 +91,7 @@ class CanvasView:
         room = max(console.size.height - _LEGEND_LINES - 1, 1)
         yield from lines[-room:]
         yield Text(self.canvas.status(), style="dim", no_wrap=True, overflow="ellipsis")
-        yield LEGEND
+        yield LEGEND_OF_MOVES if self.canvas.moves else LEGEND
 
     def text(self) -> Text:
         text = Text(printable(self.canvas.text))
@@ -99,8 +108,14 @@ LEGEND = Text.assemble(
     "committed  ", SPECIAL_SIGN, " end",
     no_wrap=True, overflow="ellipsis", style="dim",
 )  # fmt: skip
+LEGEND_OF_MOVES = Text.assemble(
+    (SIGNS[INSERTED], STYLES[INSERTED]), " mask put in  ",
+    (SIGNS[DELETED], STYLES[DELETED]), " taken out  ", LEGEND,
+    no_wrap=True, overflow="ellipsis", style="dim",
+)  # fmt: skip
 # Of lines without styles, which show the active block alone.
 LINES_LEGEND = (
-    f"{SIGNS[MASK]} mask  {SIGNS[REMASKED]} mask again  [edited]  {NEWLINE_SIGN} new line  "
+    f"{SIGNS[MASK]} mask  {SIGNS[REMASKED]} mask again  {SIGNS[INSERTED]} mask put in  "
+    f"{SIGNS[DELETED]} taken out  [edited]  {NEWLINE_SIGN} new line  "
     f"{SPECIAL_SIGN} end; all else is filled, and may change"
 )

@@ -70,6 +70,14 @@ Seed = Annotated[int | None, typer.Option(help="Of the draws, when sampling.")]
 Lookahead = Annotated[
     bool | None, option("A forward may serve two blocks: fewer of them.", _DECODING)
 ]
+Cache = Annotated[
+    str | None,
+    option(
+        "What is kept from forward to forward (docs/caches.md).",
+        _DECODING,
+        metavar="exact|none|prefix|dual",
+    ),
+]
 Stop = Annotated[list[str] | None, option("Text that ends it; repeatable.", _DECODING)]
 
 

@@ -96,6 +96,7 @@ def tune_command(
     eos_token_id: options.EosTokenId = None,
     temperature: options.Temperature = None,
     lookahead: options.Lookahead = None,
+    cache: options.Cache = None,
 ) -> None:
     """Find settings of a policy that give more right answers, or as many for fewer forwards."""
     if (task is None) == (data is None):
@@ -109,6 +110,7 @@ def tune_command(
         "eos_token_id": eos_token_id,
         "temperature": temperature,
         "lookahead": lookahead,
+        "cache": cache,
         "seed": seed,
     }
     config = options.decode_config(policy=policy, **decoding)

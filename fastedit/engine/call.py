@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from fastedit.heads import CorrectionHead
 
+# What a model calls its output of logits of the next token, where it gives them itself.
+NEXT_LOGITS = "next_logits"
+
 
 class Forward(NamedTuple):
-    """logits [B, Q or W, V]; hidden [B, Q, d], the states that a head reads, where there is one."""
+    """logits [B, Q or W, V]; hidden [B, Q, d], the states that a head reads, where there is one;
+    following [B, Q or W, V], logits of the head for the next token, where they were asked for."""
 
     logits: Tensor
     hidden: Tensor | None
+    following: Tensor | None = None
 
 
 class ModelCall:
@@ -24,13 +29,19 @@ class ModelCall:
 
     model: `model(input_ids=[B, Q], attention_mask=bool [B, 1, Q, T], position_ids=[B, Q],
     past_key_values=Cache or None, use_cache=bool)`, the cache as `cache=` where that is its name
-    -> an object with `.logits` [B, Q, V].
+    -> an object with `.logits` [B, Q, V]. next_head: of the last hidden states; without one, the
+    model gives its `.next_logits` [B, Q, V] itself.
 
     Raises ValueError for a model whose hidden states the head cannot have.
     """
 
-    def __init__(self, model: Callable[..., Any], head: CorrectionHead | None = None) -> None:
-        self.model, self.head = model, head
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        head: CorrectionHead | None = None,
+        next_head: nn.Module | None = None,
+    ) -> None:
+        self.model, self.head, self.next_head = model, head, next_head
         forward = _parameters(model)
         self.cache_name = cache_argument(model)
         # A prefill needs no logits; transformers' models can leave most of them out.
@@ -89,12 +100,13 @@ class ModelCall:
                 use_cache=cache is not None,
                 **{self.cache_name: cache},
             )
+        following = getattr(out, NEXT_LOGITS, None)
         if self.head is None:
-            return Forward(out.logits, None)
+            return Forward(out.logits, None, following)
         hidden = heard if self.listened is not None else out.hidden_states
         if not hidden:
             raise RuntimeError("the model did not call the layer whose input its head reads")
-        return Forward(out.logits, hidden[0])
+        return Forward(out.logits, hidden[0], following)
 
     @contextlib.contextmanager
     def _listening(self) -> Iterator[list[Tensor]]:
@@ -121,27 +133,36 @@ class ModelCall:
         wanted: Tensor,
         cache: Any = None,
         seen: tuple[Tensor, Tensor] | None = None,
+        following: bool = False,
     ) -> Forward:
         """Logits [B, W, V] of the rows `wanted` [B, W] alone, and hidden states of all rows.
 
-        Where the model has an output embedding, only these rows reach it.
+        Where the model has an output embedding, only these rows reach it. following: whether the
+        head for the next token is called, too; a model gives what it has of its own in any case.
         """
         output = getattr(self.model, "get_output_embeddings", lambda: None)()
         if output is None:
-            logits, hidden = self(ids, mask, positions, cache, seen)
-            return Forward(chosen(logits, wanted), hidden)
-        cut = []  # stays empty for a model that does not call its head as a module
+            out = self(ids, mask, positions, cache, seen)
+            behind = None if out.following is None else chosen(out.following, wanted)
+            return Forward(chosen(out.logits, wanted), out.hidden, behind)
+        cut: list[Tensor] = []  # stays empty for a model that does not call its head as a module
 
         def only_wanted(_: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            cut.append(True)
-            return chosen(given[0], wanted), *given[1:]
+            cut.append(chosen(given[0], wanted))
+            return cut[0], *given[1:]
 
         hook = output.register_forward_pre_hook(only_wanted)
         try:
-            logits, hidden = self(ids, mask, positions, cache, seen)
+            logits, hidden, behind = self(ids, mask, positions, cache, seen)
         finally:
             hook.remove()
-        return Forward(logits if cut else chosen(logits, wanted), hidden)
+        if behind is not None:
+            behind = chosen(behind, wanted)
+        if following and self.next_head is not None:
+            if not cut:
+                raise RuntimeError("the model did not call its output embedding as a module")
+            behind = self.next_head(cut[0])
+        return Forward(logits if cut else chosen(logits, wanted), hidden, behind)
 
 
 def cache_argument(model: Any) -> str:

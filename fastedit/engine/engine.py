@@ -27,7 +27,7 @@ from fastedit.engine.memory import Capacity, out_of_memory
 from fastedit.engine.request import Request
 from fastedit.engine.scheduler import Scheduler
 from fastedit.engine.store import Store
-from fastedit.heads import CorrectionHead
+from fastedit.heads import Head
 from fastedit.models.threads import using
 from fastedit.models.weights import device_of, state_of
 from fastedit.results import DecodeMemoryError, ModelError
@@ -51,7 +51,7 @@ class Engine:
         device: torch.device,
         capacity: Capacity,
         threads: int | None = None,
-        head: CorrectionHead | None = None,
+        head: Head | None = None,
     ) -> None:
         self.model, self.device, self.threads, self.head = model, device, threads, head
         self.scheduler = Scheduler(capacity)

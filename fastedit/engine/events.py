@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from numbers import Integral
 from types import TracebackType
 from typing import Any
 
@@ -32,11 +33,24 @@ def report(request: Request, events: deque[Event], drafts: bool = False) -> None
     def on_draft(request: Request, ids: Tensor, logits: Tensor) -> None:
         if not request.committed:
             # What lies behind the canvas is never filled.
-            draft = ids[request.head : request.seen - request.base].tolist()
+            shown = slice(request.head, request.seen - request.base)
+            draft = ids[shown].tolist()
             event("draft", request, request.text.decode(draft) if request.text else "", draft)
+            events[-1].within = min(len(draft), request.end - request.base - request.head)
+            if request.moves is not None:
+                _tell_moves(events[-1], request.moves[:, shown], request.head)
 
     request.on_block = on_block
     request.on_draft = on_draft if drafts else None
+
+
+def _tell_moves(draft: Event, moves: Tensor, head: int) -> None:
+    """moves: as of `policies.State`, [3, L] of the positions behind the first `head` ones."""
+    source, inserted, deleted = moves.tolist()
+    here = source[: len(draft.ids)]  # a text that has shrunk had more
+    draft.moved = [place - head if place >= 0 else -1 for place in here]
+    draft.inserted = [i for i, bit in enumerate(inserted) if bit]
+    draft.deleted = [i for i, bit in enumerate(deleted) if bit]
 
 
 def end_of(request: Request) -> Event:
@@ -114,11 +128,15 @@ class OpenEngine:
     def abort(self, number: int) -> None:
         """End a request now; its last event, with what it had committed, comes with the next step.
 
-        Nothing happens to one that has ended. Raises ValueError for a number that was never given.
+        Nothing happens to one that has ended. Raises ValueError for a number that was never given,
+        and TypeError for what is no number.
         """
+        if not isinstance(number, Integral) or isinstance(number, bool):
+            raise TypeError(f"abort takes the number that `add` returned; got {number!r:.80}")
         with self._adding:  # one that is being added is there, or is not yet
             if not 0 <= number < self._next:
-                raise ValueError(f"no request has number {number}")
+                given = f"0 to {self._next - 1}" if self._next else "none yet"
+                raise ValueError(f"no request has number {number}: `add` has given {given}")
             request = self._requests.get(number)
         if request is not None:
             for ended in self._engine.abort([request]):

@@ -11,7 +11,7 @@ import torch
 
 from fastedit.engine.engine import Engine
 from fastedit.engine.memory import Room, capacity
-from fastedit.heads import CorrectionHead
+from fastedit.heads import Head
 from fastedit.models.threads import Threads, number_of
 
 
@@ -29,7 +29,7 @@ class Kept:
     def lend(
         self,
         model: Callable[..., Any],
-        head: CorrectionHead | None,
+        head: Head | None,
         room: Room,
         device: torch.device,
     ) -> Iterator[Engine]:
@@ -56,9 +56,7 @@ class Kept:
         if engine is not None and not self._lent:
             engine.close()
 
-    def _fitting(
-        self, model: Any, head: CorrectionHead | None, room: Room, device: torch.device
-    ) -> Engine:
+    def _fitting(self, model: Any, head: Head | None, room: Room, device: torch.device) -> Engine:
         engine = self.engine
         fits = engine and engine.model is model and engine.head is head
         if engine is None or not fits or engine.device != device or self._room != room:
@@ -68,9 +66,7 @@ class Kept:
             self._room = room
         return engine
 
-    def new(
-        self, model: Any, head: CorrectionHead | None, room: Room, device: torch.device
-    ) -> Engine:
+    def new(self, model: Any, head: Head | None, room: Room, device: torch.device) -> Engine:
         """One for its own, beside the one that is kept."""
         threads = number_of(self.threads, model) if device.type == "cpu" else None
         return Engine(model, device, capacity(room, model, device), threads, head)

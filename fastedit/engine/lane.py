@@ -168,7 +168,8 @@ class Lane:
                 continue
             request.step = record.step
             if request.on_draft and record.logits is not None:
-                ids = record.ids[row][self.slots.earlier :]
+                ids = record.row(row)[self.slots.earlier :]
+                request.moves = None if record.moves is None else record.moves[:, row]
                 request.on_draft(request, ids, record.logits[row][-len(ids) :])
             if record.bad[row] and request.bad is None:
                 request.bad = self._bad_logits(request, record, row)
@@ -196,10 +197,13 @@ class Lane:
             reach = self.plan.reach(self.live, self.steps.delay + 1)
             self.plan.place(reach)
             logits = self.plan.forward().block
-        forbid = self.slots.blocks.forbidden(logits.shape[-1])
+        forbid = self.slots.blocks.no_text(logits.shape[-1])
         width = logits.shape[1]  # of the block, or with what stands before it
-        current = ids[row][-width:].to(logits.device)
+        columns, first = slice(-width, None), self.slots.width - width
+        if record.lengths is not None:  # or of what there is of the block
+            columns, first = slice(width), 0
+        current = ids[row][columns].to(logits.device)
         bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad
-        matters = self.slots.blocks.may_change()[request.slot][-width:].to(bad.device)
-        place = int((bad & matters).int().argmax()) + self.slots.width - width
+        matters = self.slots.blocks.may_change()[request.slot][columns].to(bad.device)
+        place = int((bad & matters).int().argmax()) + first
         return BadLogitsError(request.index, max(request.base + place, len(request.prompt)))

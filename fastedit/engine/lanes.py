@@ -13,8 +13,9 @@ from fastedit.engine.graphs import Graphs
 from fastedit.engine.lane import Lane
 from fastedit.engine.prepare import shared
 from fastedit.engine.request import Request
+from fastedit.engine.scores import heads_of
 from fastedit.engine.store import Store
-from fastedit.heads import CorrectionHead
+from fastedit.heads import Head
 
 # Steps that the host lags behind the device, by device type; 0 elsewhere. 1 where the device works
 # while the host goes on and an event tells when a copy has arrived.
@@ -30,7 +31,7 @@ class Lanes(dict[Hashable, Lane]):
         self,
         request: Request,
         model: Callable[..., Any],
-        head: CorrectionHead | None,
+        head: Head | None,
         device: torch.device,
         store: Store,
         slots: int,
@@ -46,7 +47,7 @@ class Lanes(dict[Hashable, Lane]):
             graphs = Graphs(device, wanted)
             room = 2 * request.block_length if graphs.capture else 0
             spare = store.spare(room) if room else NOWHERE
-            call = ModelCall(model, head if "score" in request.policy.needs else None)
+            call = ModelCall(model, *heads_of(model, head, request.policy.needs))
             self[key] = Lane(call, store, request, slots, spare, graphs, delay)
         return self[key]
 

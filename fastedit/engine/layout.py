@@ -55,10 +55,17 @@ class Layout:
         return self.last + self.block_length
 
     @property
+    def begins(self) -> int:
+        """Positions that its block begins with, where the policy has them shrink and grow."""
+        new = self.config.max_new_tokens if self.draft is None else len(self.draft)
+        return len(self.prompt) + new - self.start
+
+    @property
     def seen(self) -> int:
         """One past the last position that a forward may see: with full attention the canvas is the
         prompt and `max_new_tokens` positions, so the last block may be shorter than the others."""
-        return self.end if self.family.attention == "full" else self.span
+        whole = self.family.attention == "full" and not self.policy.variable
+        return self.end if whole else self.span
 
     @property
     def room(self) -> int:

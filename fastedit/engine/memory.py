@@ -75,12 +75,14 @@ class Room(NamedTuple):
     rows       most of a forward per request, of those whose keys and values are kept; 0: none are
     whole      whether there are requests whose forwards cover all of their positions
     both       whether keys and values of these are kept, too
+    heads      how many give logits
     """
 
     max_batch: int | Literal["auto"]
     rows: int
     whole: bool
     both: bool = False
+    heads: int = 1
 
     @classmethod
     def of(
@@ -93,15 +95,16 @@ class Room(NamedTuple):
         number = isinstance(max_batch, int) and not isinstance(max_batch, bool)
         if max_batch != "auto" and not (number and max_batch >= 1):
             raise ValueError(f'max_batch must be "auto" or an integer from 1; got {max_batch!r}')
-        rows, whole, both = 0, False, False
+        rows, whole, both, heads = 0, False, False, 1
         for config in {id(config): config for config in configs}.values():
+            rule = config.rule(family.policy)
+            heads = max(heads, 2 if "next_token" in rule.needs else 1)
             if config.use_cache and family.exact_cache:
-                rule = config.rule(family.policy)
                 wide = max(rule.window, 2 if config.lookahead or rule.plan == "shadow" else 1)
                 rows = max(rows, wide * config.block_length)
             else:
                 whole, both = True, both or config.approximate
-        return cls(max_batch, rows, whole, both)
+        return cls(max_batch, rows, whole, both, heads)
 
 
 def capacity(room: Room, model: Any, device: torch.device) -> Capacity:
@@ -136,7 +139,7 @@ def _sizes(model: Any, room: Room) -> tuple[int, int] | None:
     )
     if not (layers and heads and hidden and vocab):
         return None
-    logits, activations = LOGITS * 4 * vocab, _activations(model)
+    logits, activations = LOGITS * room.heads * 4 * vocab, _activations(model)
     kept = getattr(sizes, "num_key_value_heads", None) or heads
     dim = getattr(sizes, "head_dim", None) or hidden // heads
     # Keys and values of all layers, and those of one layer repeated for every query head.

@@ -10,19 +10,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
 from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
-from fastedit.heads import CorrectionHead
+from fastedit.heads import Head
 from fastedit.models.families import WHOLE, Family, named_block_length
+from fastedit.policies import Policy
 from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.tokens import vocab_size
 from fastedit.prompts.tracker import TextTracker
 from fastedit.results import RefusedError
 
+# Positions of a block whose text shrinks and grows, at least.
+SHORTEST = 64
 # Options that requests of one forward share, beside the static part of their policy; those that
 # differ in one of them decode in turn.
 SHARED = (
@@ -148,7 +152,7 @@ def as_requests(
     count: int | None = None,
     drafts: Iterable[Any] | None = None,
     keep_draft: bool = False,
-    head: CorrectionHead | None = None,
+    head: Head | None = None,
     settled: Settled | None = None,
 ) -> Iterator[Request]:
     """A request per prompt, made when it is asked for; with `keep_refused`, bad prompts end with an
@@ -171,7 +175,7 @@ def as_requests(
         rule, mask = settled.rule_and_mask(config)
         eos, known = settled.eos(config, mask), settled.stops(config)
         ids, refusal = torch.empty(0, dtype=torch.int64), None
-        draft = None
+        draft, grows = None, config.max_new_tokens
         try:
             with _told(f"prompt {index}"):
                 ids = as_ids(prompt, tokenizer, mask, chats, may_be_empty=given is not None)
@@ -179,9 +183,15 @@ def as_requests(
                 with _told(f"the draft of prompt {index}"):
                     draft = as_draft(given, tokenizer, mask)
                 most = config.max_new_tokens if config.gives("max_new_tokens") else None
-                check_draft(draft, index, vocab_size=vocab_size(model), max_new_tokens=most)
+                check_draft(
+                    draft,
+                    index,
+                    vocab_size=vocab_size(model),
+                    max_new_tokens=most,
+                    control_ids=rule.control_ids,
+                )
                 if most is None:
-                    length = len(draft)
+                    length, grows = len(draft), 2 * len(draft)
                     whole = {"block_length": length} if family.block_length == WHOLE else {}
                     config = config.replace(max_new_tokens=length, **whole)
             check_prompt(
@@ -198,6 +208,8 @@ def as_requests(
             if not keep_refused:
                 raise
             refusal = RefusedError(index, str(error))
+        if rule.variable and refusal is None:
+            rule, draft, config = _varying(rule, config, len(ids), draft, grows, positions, mask)
         request = Request(
             index=index,
             prompt=ids,
@@ -214,6 +226,34 @@ def as_requests(
         if refusal is not None:
             request.fail(refusal)
         yield request
+
+
+def _varying(
+    rule: Policy,
+    config: DecodeConfig,
+    prompt: int,
+    draft: Tensor | None,
+    grows: int,
+    positions: int | None,
+    mask_token_id: int,
+) -> tuple[Policy, Tensor | None, DecodeConfig]:
+    """Of a text that shrinks and grows: the rule, what it begins with, and a config whose one block
+    has room for it.
+
+    prompt: its tokens; grows: how many more there may be, where the rule does not say it.
+    """
+    masks = begins = config.max_new_tokens
+    most = prompt + grows if rule.most_tokens is None else rule.most_tokens
+    if positions is not None:
+        most = min(most, positions)
+    if draft is not None:
+        if positions is None or prompt + len(draft) < positions:
+            draft = rule.drafted(draft)
+        masks, begins = int((draft == mask_token_id).sum()), len(draft)
+    room = max(most, prompt + begins) - max(prompt - 1, 0)
+    # Texts of many lengths decode together: blocks have as many positions as a power of two.
+    length = max(1 << (room - 1).bit_length(), SHORTEST)
+    return rule.sized(masks, most), draft, config.replace(block_length=length)
 
 
 def _check_model(model: Any) -> None:

@@ -26,6 +26,8 @@ class Record:
     done, dirty, bad, capped, reopened  per row, as in `policies.State`
     ids                       [n, L], maybe a view that holds until the slots change
     logits                    [n, L, V], or None where they are gone
+    lengths                   how many of the L positions there are; None: all
+    moves                     [3, n, L] as in `policies.State`, or None
     """
 
     def __init__(
@@ -36,10 +38,17 @@ class Record:
         flags: list[list[bool]],
         counts: list[list[int]] | Tensor,
         logits: Tensor | None,
+        moves: Tensor | None,
+        lengths: list[int] | None = None,
     ) -> None:
         self.step, self.requests, self.ids, self.logits = step, requests, ids, logits
+        self.moves, self.lengths = moves, lengths
         self.done, self.dirty, self.bad, self.capped, self.reopened = flags
         self._counts = counts
+
+    def row(self, row: int) -> Tensor:
+        """Its ids, [L] or as many as there are."""
+        return self.ids[row] if self.lengths is None else self.ids[row][: self.lengths[row]]
 
     def counts(self, row: int) -> Counts:
         if isinstance(self._counts, Tensor):  # read where a block ends, not in every step
@@ -51,8 +60,15 @@ class Copy:
     """A record under way to the host, in the order of the device's work."""
 
     def __init__(
-        self, step: int, requests: Sequence[Any], packed: Tensor, logits: Tensor | None
+        self,
+        step: int,
+        requests: Sequence[Any],
+        packed: Tensor,
+        logits: Tensor | None,
+        widths: Sequence[int],
     ) -> None:
+        """widths: how many rows of `packed` are ids and, where there are any, moves."""
+        self.widths = widths
         self.step, self.requests, self.logits = step, requests, logits
         on_gpu = packed.is_cuda  # elsewhere no event could tell when a copy has arrived
         self.copy = torch.empty_like(packed, device="cpu", pin_memory=on_gpu)
@@ -66,7 +82,13 @@ class Copy:
         """Waits until it has arrived."""
         if self.copied is not None:
             self.copied.synchronize()
-        flags, counts, ids = self.copy.split((5, 6, len(self.copy) - 11))
+        flags, counts, ids, *moves = self.copy.split((5, 6, *self.widths))
         return Record(
-            self.step, self.requests, ids.t(), flags.tolist(), counts.tolist(), self.logits
+            self.step,
+            self.requests,
+            ids.t(),
+            flags.tolist(),
+            counts.tolist(),
+            self.logits,
+            moves[0].unflatten(0, (3, -1)).mT if moves else None,
         )

@@ -75,6 +75,7 @@ class Request(Layout):
     restarts: int = 0  # how often memory ran out, so that the active block began again
     reopened: bool = False  # whether the next forward takes the blocks before the active one along
     beside: int = 0  # blocks that forwards of the active one took along, for having been reopened
+    moves: Tensor | None = None  # [3, L], of the last step that was shown, as in `policies.State`
     bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
     progress: Progress = field(default_factory=Progress)  # of the active block
@@ -84,6 +85,8 @@ class Request(Layout):
         length, prompt = self.block_length, len(self.prompt)
         self.first = prompt % length if self.family.blocks == "after_prompt" else 0
         self.start = self.origin = (prompt - self.first) // length * length + self.first
+        if self.policy.variable:  # one block: the last token of the prompt, and all behind it
+            self.first = self.start = self.origin = max(prompt - 1, 0)
         self.finished = self.config.max_new_tokens == 0
 
     @cached_property
@@ -109,7 +112,7 @@ class Request(Layout):
                 self._stop(record, row, self.bad)
                 return False
             self._count(record, row)
-            self.commit(record.ids[row].tolist())
+            self.commit(record.row(row).tolist())
             if self.finished or (record.dirty[row] and self.cached):
                 return False
         self.next_block(record.step)
@@ -128,7 +131,10 @@ class Request(Layout):
             if not self._over(block[behind - begin - 1]):
                 self.committed = True
                 return
-        if self.policy.wide or self.start == self.last:
+        if self.policy.variable:
+            most = self.policy.most_tokens or 0
+            begin, stop = self.base, max(most, self.end)
+        elif self.policy.wide or self.start == self.last:
             stop = min(behind, self.end)
         changed = block[first - begin : behind - begin]
         new = changed[: max(stop - first, 0)]

@@ -7,25 +7,33 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastedit.engine.call import layers_of
 from fastedit.engine.slots import Slots
-from fastedit.heads import CorrectionHead
+from fastedit.heads import CorrectionHead, Head, NextTokenHead
 from fastedit.heads.correction import PATTERNS
-from fastedit.models.families import Family
+from fastedit.models.families import NEXT_HEAD, Family
 from fastedit.models.load import TINY
 from fastedit.models.weights import device_of
 
-
-def stored_head(folder: str | os.PathLike[str]) -> CorrectionHead:
-    """The head in `folder`, or that of the embedded checkpoint, "tiny"; raises as it does."""
-    return CorrectionHead.from_pretrained(TINY if folder == "tiny" else folder)
+HEADS = CorrectionHead, NextTokenHead
 
 
-def head_for(
-    model: Any, family: Family, head: CorrectionHead | str | os.PathLike[str]
-) -> CorrectionHead:
+def stored_head(folder: str | os.PathLike[str]) -> Head:
+    """The head in `folder`, or that of the embedded checkpoint, "tiny".
+
+    Raises as `Head.from_pretrained` does, and ValueError where there are two.
+    """
+    place = TINY if folder == "tiny" else folder
+    found = [kind for kind in HEADS if kind.is_in(place)]
+    if len(found) > 1:
+        names = " and ".join(kind.name for kind in found)
+        raise ValueError(f"{place} holds {names}: load one and give the object as `head`")
+    return (found or HEADS)[0].from_pretrained(place)
+
+
+def head_for(model: Any, family: Family, head: Head | str | os.PathLike[str]) -> Head:
     """`head`, or the one in that folder in the model's dtype and on its device.
 
     Raises OSError for a folder without one, TypeError for what is none, and ValueError for one
@@ -34,9 +42,22 @@ def head_for(
     device = device_of(model)
     if isinstance(head, (str, os.PathLike)):
         head = stored_head(head).to(device, getattr(model, "dtype", None))
-    if not isinstance(head, CorrectionHead):
-        raise TypeError(f"head must be a CorrectionHead or the folder of one; got {head!r:.80}")
+    if not isinstance(head, HEADS):
+        raise TypeError(
+            "head must be a CorrectionHead, a NextTokenHead, or the folder of one; "
+            f"got {head!r:.80}"
+        )
     head.check_base(getattr(model, "config", None))
+    if isinstance(head, CorrectionHead):
+        _check_correction(model, family, head)
+    if device_of(head) != device:
+        raise ValueError(
+            f"the head is on {device_of(head)}, and the model on {device}: call head.to(...)"
+        )
+    return head
+
+
+def _check_correction(model: Any, family: Family, head: CorrectionHead) -> None:
     head.config.input_of(len(layers_of(model)))
     wanted, found = PATTERNS[family.attention], head.config.attention
     if head.config.depth and found != wanted:
@@ -44,11 +65,18 @@ def head_for(
             f"the head has attention={found!r}, and decoding with {family.attention} attention "
             f"shows it what attention={wanted!r} sees: train one with that"
         )
-    if device_of(head) != device:
-        raise ValueError(
-            f"the head is on {device_of(head)}, and the model on {device}: call head.to(...)"
-        )
-    return head
+
+
+def heads_of(
+    model: Any, head: Head | None, needs: frozenset[str]
+) -> tuple[CorrectionHead | None, nn.Module | None]:
+    """Of a policy with these needs: the head for scores, and that for the next token, which may be
+    the model's own."""
+    scoring = head if "score" in needs and isinstance(head, CorrectionHead) else None
+    if "next_token" not in needs:
+        return scoring, None
+    own = getattr(model, NEXT_HEAD, None)
+    return scoring, head if isinstance(head, NextTokenHead) else own
 
 
 class Scorer:

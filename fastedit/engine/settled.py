@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
 from fastedit.config import DecodeConfig
-from fastedit.heads import CorrectionHead
-from fastedit.models.families import Family
+from fastedit.engine.call import NEXT_LOGITS
+from fastedit.heads import CorrectionHead, Head, NextTokenHead
+from fastedit.models.families import NEXT_HEAD, Family
 from fastedit.policies import Policy
 from fastedit.prompts.stops import Stops
-from fastedit.prompts.tokens import resolve_eos, resolve_mask, vocab_size
+from fastedit.prompts.tokens import id_of, resolve_eos, resolve_mask, vocab_size
 
 # Settings that are kept while prompts are read.
 SETTINGS = 256
@@ -22,7 +24,7 @@ class Settled:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, family: Family, head: CorrectionHead | None = None
+        self, model: Any, tokenizer: Any, family: Family, head: Head | None = None
     ) -> None:
         self.model, self.tokenizer, self.family, self.head = model, tokenizer, family, head
         # By identity: equal configs may differ in what they leave to the family's policy.
@@ -34,14 +36,19 @@ class Settled:
     def rule_and_mask(self, config: DecodeConfig) -> tuple[Policy, int]:
         """Raises ValueError for what does not go together."""
         if id(config) not in self._rules:
-            rule = rule_of(config, self.family)
+            rule = _with_ids(rule_of(config, self.family), config, self.model, self.tokenizer)
             _check_together(config, rule, self.family, vocab_size(self.model))
             if "score" in rule.needs:
                 _check_scores(config, rule, self.head)
+            if rule.variable:
+                _check_variable(config, rule, self.family)
+            if "next_token" in rule.needs:
+                _check_next(rule, self.model, self.head)
             asked = config.mask_token_id
             if asked not in self._masks:
                 mask = mask_of(config, self.model, self.tokenizer, self.family)
                 _keep(self._masks, asked, mask)
+            _check_control_ids(rule, self._masks[asked], vocab_size(self.model))
             _keep(self._rules, id(config), (config, rule, self._masks[asked]))
         _, rule, mask = self._rules[id(config)]
         return rule, mask
@@ -81,12 +88,52 @@ def rule_of(config: DecodeConfig, family: Family) -> Policy:
     return config.rule(family.policy).within(whole)
 
 
+def _with_ids(rule: Policy, config: DecodeConfig, model: Any, tokenizer: Any) -> Policy:
+    """`rule` with the ids that it leaves open and that `config`, the model's own one or the
+    tokenizer names, in this order."""
+    found: dict[str, int | None] = {}
+    for name, parameter in rule.parameters().items():
+        if not parameter.keys or getattr(rule, name) is not None:
+            continue
+        owners = getattr(model, "config", None), tokenizer
+        named = [getattr(owner, key, None) for owner in owners for key in parameter.keys]
+        if parameter.text is not None:
+            named.append(id_of(tokenizer, parameter.text))
+        for key in filter(config.gives, parameter.keys):
+            named.insert(0, getattr(config, key))
+        value = next((value for value in named if value is not None), None)
+        if isinstance(value, (list, tuple)):  # several may end a text, and one is written
+            value = value[0] if value else None
+        found[name] = value
+    return dataclasses.replace(rule, **found) if found else rule  # type: ignore[type-var]
+
+
+def _check_control_ids(rule: Policy, mask: int, vocab: int | None) -> None:
+    """Raises ValueError for a model that has no such ids, and for one that is the mask."""
+    beyond = [token for token in rule.control_ids if vocab is not None and token >= vocab]
+    if beyond:
+        names = (name for name, parameter in rule.parameters().items() if parameter.keys)
+        raise ValueError(
+            f"policy {rule} needs a model trained {rule.needs_training}: this one has {vocab} ids, "
+            f"and no {beyond[0]}. Where it has others for that, give {', '.join(names)}"
+        )
+    if mask in rule.control_ids:
+        raise ValueError(f"id {mask} is both the mask token and a control id of policy {rule}")
+
+
 def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:
     """Raises ValueError for options, a rule and a model that do not go together."""
     if config.steps is not None and "steps" not in rule.parameters():
         warnings.warn(
             f"steps={config.steps} has no effect in LLaDA2.1 decoding: the thresholds say how many "
             "forwards a block takes",
+            stacklevel=6,
+        )
+    unread = sorted(config.given_to(rule) & rule.unread())
+    if unread:
+        warnings.warn(
+            f"policy {rule}: {', '.join(unread)} has no effect beside its other parameters: leave "
+            "it out, or change them (docs/policies.md)",
             stacklevel=6,
         )
     if config.temperature > 0.0 and "editing_threshold" in rule.parameters():
@@ -131,9 +178,40 @@ def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: i
         raise ValueError(f"policy {rule} needs shadows, which a model with shift=1 does not have")
 
 
-def _check_scores(config: DecodeConfig, rule: Policy, head: CorrectionHead | None) -> None:
+def _check_variable(config: DecodeConfig, rule: Policy, family: Family) -> None:
+    """Raises ValueError where sequences cannot shrink and grow."""
+    if family.attention != "full" or family.shift:
+        raise ValueError(
+            f"policy {rule} moves tokens of the whole text, and needs a model with full attention "
+            f"and no shift; this one has attention={family.attention!r} and shift={family.shift}"
+        )
+    if config.approximate:
+        raise ValueError(
+            f"policy {rule} moves tokens, whose keys and values cache={config.cache!r} would keep: "
+            'use cache="exact"'
+        )
+    if config.strict_reference:
+        raise ValueError(
+            f"strict_reference lets the mask be chosen, which policy {rule} would never fill: "
+            "leave it out"
+        )
+
+
+def _check_next(rule: Policy, model: Any, head: Head | None) -> None:
+    """Raises ValueError for a model that certainly says nothing of the next token."""
+    from transformers import PreTrainedModel
+
+    says = isinstance(head, NextTokenHead) or hasattr(model, NEXT_HEAD)
+    if not says and isinstance(model, PreTrainedModel) and not getattr(model, NEXT_LOGITS, False):
+        raise ValueError(
+            f"policy {rule} needs a second head, which predicts the next token, and there is none: "
+            "give Decoder(..., head=...) a NextTokenHead that was trained on this model"
+        )
+
+
+def _check_scores(config: DecodeConfig, rule: Policy, head: Head | None) -> None:
     """Raises ValueError where there are none."""
-    if head is None:
+    if not isinstance(head, CorrectionHead):
         raise ValueError(
             f"policy {rule} needs the scores of a correction head, and there is none: give "
             "Decoder(..., head=...), or --head, a head that was trained on this model, or take "

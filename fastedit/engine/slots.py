@@ -92,6 +92,9 @@ class Slots:
         sampling.seed[slot] = (request.seed + 2**63) % 2**64 - 2**63  # as signed 64 bits
         blocks.set_policy(slot, request.policy, self.block_length)
         blocks.reset(slot)
+        if blocks.lengths is not None and blocks.limits is not None:
+            most = request.policy.most_tokens or 0
+            blocks.lengths[slot], blocks.limits[slot] = request.begins, most - request.start
         row = self.view(slice(slot, slot + 1))
         if self.earlier:
             planes = row.blocks.ids, row.blocks.editable

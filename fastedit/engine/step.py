@@ -36,7 +36,10 @@ class Steps:
         blocks = live.blocks
         _decide(blocks, logits)
         flags = blocks.flags.tolist()
-        return Record(number, requests, blocks.ids, flags, blocks.count_rows, logits.block)
+        lengths = None if blocks.lengths is None else blocks.lengths.tolist()
+        counts, moves = blocks.count_rows, blocks.moves
+        held = blocks.ids, flags, counts, logits.block, moves, lengths
+        return Record(number, requests, *held)
 
     def ahead(self, number: int, live: list[Request]) -> Record | None:
         """Have the device take a step, and read what the one `delay` steps before did."""
@@ -51,30 +54,47 @@ class Steps:
             # Without the logits: a graph would keep them for as long as it is kept itself.
             key = *shape, self.slots.drafts
             packed, logits = self.graphs.run(key, lambda: self._enqueue(*shape)[0]), None
-        self.copies.append(Copy(number, live[:], packed, logits))
+        length, moves = self.slots.blocks.length, self.slots.blocks.moves
+        widths = (length,) if moves is None else (length, 3 * length)
+        self.copies.append(Copy(number, live[:], packed, logits, widths))
         return self.copies.popleft().read() if len(self.copies) > self.delay else None
 
     def _enqueue(self, rows: int, reach: int, draws: bool) -> tuple[Tensor, Tensor]:
         """Forward, decision, advance: flags, counts and ids [5 + 6 + L, n] int64, and the logits.
 
-        Waits for nothing. rows: slots to step, at least the live ones; reach: one past the last
-        position to see.
+        Behind the ids are moves, [3 L, n], where the policy inserts and deletes. Waits for nothing.
+        rows: slots to step, at least the live ones; reach: one past the last position to see.
         """
         self.slots.select(rows, draws)
         self.plan.place(reach)
         logits, live = self.plan.forward(), self.slots.live
         blocks = live.blocks
         _decide(blocks, logits)
-        packed = torch.cat((blocks.flags.long(), blocks.count_rows.long(), blocks.ids.t()))
+        parts = [blocks.flags.long(), blocks.count_rows.long(), blocks.ids.t()]
+        if blocks.moves is not None:
+            parts.append(blocks.moves.mT.flatten(0, 1))
+        packed = torch.cat(parts)
         live.advance_()
         return packed, logits.block
 
 
 def _decide(blocks: State, logits: Logits) -> None:
-    """With logits of the blocks alone, or of what stands before them as well."""
-    those = blocks if logits.block.shape[1] == blocks.length else blocks.block
+    """With logits of the blocks alone, or of what stands before them as well; where lengths vary,
+    of as many positions as the longest has."""
+    width = logits.block.shape[1]
+    if blocks.lengths is not None:
+        those = blocks.first(width)
+        those.wants_next = logits.following is not None
+    else:
+        those = blocks if width == blocks.length else blocks.block
     those.draws = blocks.draws
-    policies.step_(those, logits.block, scores=logits.scores, shadow_logits=logits.shadow)
+    policies.step_(
+        those,
+        logits.block,
+        scores=logits.scores,
+        next_logits=logits.following,
+        shadow_logits=logits.shadow,
+    )
 
 
 def _draws(live: list[Request]) -> bool:

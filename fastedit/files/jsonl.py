@@ -237,15 +237,23 @@ def parse(line: bytes) -> dict[str, Any]:
         )
         if "\\ud" in text.lower():  # only an escape can spell half a character
             json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeDecodeError:
-        raise ValueError("is not valid UTF-8 text") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(not_utf8(error)) from None
     except UnicodeEncodeError:
-        raise ValueError("is not valid UTF-8 text: it holds a lone surrogate") from None
+        raise ValueError(
+            "is not valid UTF-8 text: it holds a lone surrogate; write the whole character"
+        ) from None
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg} (column {error.colno})") from None
     if not isinstance(value, dict):
         raise ValueError(f"must be a JSON object, not {type(value).__name__}")
     return value
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong with bytes, and what to do."""
+    byte, advice = error.object[error.start], _ADVICE["text"].format("LATIN1")
+    return f"is not valid UTF-8 text: byte 0x{byte:02x} at offset {error.start}; {advice}"
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fastedit.heads.base import Head
 from fastedit.heads.correction import CorrectionHead, CorrectionHeadConfig
+from fastedit.heads.next_token import NextTokenHead, NextTokenHeadConfig
 
-__all__ = ["CorrectionHead", "CorrectionHeadConfig"]
+__all__ = ["CorrectionHead", "CorrectionHeadConfig", "Head", "NextTokenHead", "NextTokenHeadConfig"]

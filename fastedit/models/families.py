@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 # A block that is as long as what is to be generated.
 WHOLE = "max_new_tokens"
+# What a model calls its head for the next token, and its config that there is one.
+NEXT_HEAD = "next_token_head"
 # Tokens per block where nothing says how many.
 BLOCK_LENGTH = 32
 
@@ -86,6 +88,8 @@ class Checkpoints:
     supported      key -> values that the class computes with; a config with another one is refused
     implied        keyword arguments of transformers' config, from the keys of the config.json
     tokenizer      class of transformers that reads their tokenizer, where they name code of theirs
+    next_head      whether one may have a second head, which predicts the next token: ME-DLM's. It
+                   is the one tensor of a file that no other name is for, with the first one's shape
     """
 
     name: str
@@ -100,6 +104,7 @@ class Checkpoints:
     supported: Mapping[str, tuple] = field(default_factory=dict)
     implied: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     tokenizer: str | None = None
+    next_head: bool = False
 
     def __post_init__(self) -> None:
         for key in ("model_types", "architectures"):
@@ -163,14 +168,19 @@ def row_of(config: Any) -> Checkpoints | None:
 def family_of(model: Any) -> Family:
     """The family of `model`; without a known one that of LLaDA2.x, block by block.
 
-    A mask that the model's config names goes before that of the table.
+    A mask that the model's config names goes before that of the table, and a model with a head for
+    the next token was released with the rule that needs it.
     """
     config = getattr(model, "config", None)
     row = row_of(config)
     if row is None:
         return Family()
-    named = getattr(config, "mask_token_id", None) is not None
-    return replace(row.family, mask_token_id=None) if named else row.family
+    family = row.family
+    if getattr(config, "mask_token_id", None) is not None:
+        family = replace(family, mask_token_id=None)
+    if row.next_head and getattr(config, NEXT_HEAD, False):
+        family = replace(family, policy="me_dlm")
+    return family
 
 
 def named_block_length(family: Family, config: Any) -> int | str | None:
@@ -302,6 +312,7 @@ _ROWS = [
             "scale_logits": (False,),
         },
         implied=_llada_sizes,
+        next_head=True,
     ),
     Checkpoints(
         name="LLaDA-MoE",

@@ -15,7 +15,7 @@ def folder_or_id(name: str, kind: str) -> str:
     """`name` with `~` expanded. Raises FileNotFoundError for what can only be a missing folder.
 
     kind: "checkpoint" or "adapter". Hub ids are `owner/name`: a path with another number of
-    slashes, or whose first part is a folder here, is none; nor is a misspelt "tiny".
+    slashes, or whose first part is a folder here, is none.
     """
     path = os.path.expanduser(name)
     folder = Path(path)
@@ -26,8 +26,12 @@ def folder_or_id(name: str, kind: str) -> str:
     owner, slash, _ = path.partition("/")
     if path.startswith((".", "/")) or path.count("/") > 1 or (slash and Path(owner).is_dir()):
         raise FileNotFoundError(f"{kind} {name!r} is not a folder: there is none at {path}")
-    if kind == "checkpoint" and not slash and difflib.get_close_matches(name.lower(), ["tiny"]):
-        raise FileNotFoundError(f"there is no {kind} {name!r}: did you mean 'tiny'? {_TINY}")
+    if not slash:  # no name on the Hub, so nothing to wait for
+        known = difflib.get_close_matches(name.lower(), ["tiny"] if kind == "checkpoint" else [])
+        meant = (
+            f"did you mean 'tiny'? {_TINY}" if known else f"ids on the Hub are owner/name; {_TINY}"
+        )
+        raise FileNotFoundError(f"there is no {kind} {name!r} here: {meant}")
     return path
 
 

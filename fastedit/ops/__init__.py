@@ -3,12 +3,16 @@
 | folder | the operations |
 |---|---|
 | `row_stats` | row statistics: one read of the logits, a few numbers per row |
+| `best_outside` | the best token of a row outside a set of its own |
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
+| `joint_threshold_indel` | that of LLaDA2.2, with inserts and deletes, on a CPU |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
+| `edit_labels` | labels of models that delete and insert, from drafts and targets |
 | `contents` | which positions of blocks hold masks, which tokens |
 | `highest` | the positions of each block that a rule chooses by score |
 | `write_blocks` | what a rule decided, into its blocks, with counts of what changed |
+| `compact` | inserts and deletes: what positions emit, in blocks or packed sequences |
 | `uniform` | random numbers that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
@@ -25,11 +29,15 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 """
 
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
+from fastedit.ops.best_outside import best_outside
+from fastedit.ops.compact import compact, rewrite_blocks
 from fastedit.ops.contents import Contents, contents
-from fastedit.ops.dispatch import backend_report, use_backend
+from fastedit.ops.dispatch import backend_report, serves, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
+from fastedit.ops.edit_labels import lcs_labels, levenshtein_labels
 from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
+from fastedit.ops.joint_threshold_indel import InDelState, joint_threshold_indel_step_
 from fastedit.ops.row_partials import (
     RowPartials,
     joint_threshold_step_from_partials_,
@@ -48,20 +56,28 @@ __all__ = [
     "DraftKey",
     "DraftOptions",
     "Drafted",
+    "InDelState",
     "RowDraws",
     "RowPartials",
     "RowStats",
     "Sampling",
     "StepState",
     "backend_report",
+    "best_outside",
+    "compact",
     "contents",
     "draft_and_corrupt",
     "highest",
+    "joint_threshold_indel_step_",
     "joint_threshold_step_",
     "joint_threshold_step_from_partials_",
+    "lcs_labels",
+    "levenshtein_labels",
     "merge_partials",
+    "rewrite_blocks",
     "row_partials",
     "row_stats",
+    "serves",
     "uniform",
     "use_backend",
     "write_blocks_",

@@ -30,11 +30,17 @@ OPERATIONS = {  # and the folder of each
     "row_stats": "row_stats",
     "row_partials": "row_partials",
     "joint_threshold_step_": "joint_threshold",
+    "joint_threshold_indel_step_": "joint_threshold_indel",
     "draft_and_corrupt": "draft_and_corrupt",
     "contents": "contents",
     "highest": "highest",
     "write_blocks_": "write_blocks",
     "uniform": "uniform",
+    "levenshtein_labels": "edit_labels",
+    "lcs_labels": "edit_labels",
+    "rewrite_blocks": "compact",
+    "compact": "compact",
+    "best_outside": "best_outside",
 }
 
 _chosen: ContextVar[str | None] = ContextVar("fastedit_backend", default=None)
@@ -52,6 +58,11 @@ def implementation(op: str, device: str) -> Callable:
     if reason:
         raise RuntimeError(f"back end {name!r} cannot run here: {reason}")
     return function(op, name)
+
+
+def serves(op: str, device: str) -> bool:
+    """Whether the back end in use has `op` for tensors on a device of this type."""
+    return _why_not(demanded() or _default(op, device), op, device) is None
 
 
 def demanded() -> str | None:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.library import Library, register_fake
 
+from fastedit.ops.compact import compact as compact_now
+from fastedit.ops.compact import rewrite_blocks as rewrite_blocks_now
 from fastedit.ops.dispatch import implementation
 from fastedit.ops.draft_and_corrupt import DraftKey
 from fastedit.ops.joint_threshold import StepState
@@ -54,6 +56,17 @@ _library.define(
     " int mask_token_id, Tensor threshold, Tensor editing_threshold, Tensor max_post_steps,"
     " Tensor num_to_transfer, int[] forbid, Tensor? temperature, Tensor? top_k, Tensor? top_p,"
     " Tensor? seed, Tensor? start) -> ()"
+)
+_library.define(
+    "best_outside(Tensor logits, Tensor excluded, Tensor? only, int[] forbid) -> (Tensor, Tensor)"
+)
+_library.define(
+    "rewrite_blocks(Tensor ids, Tensor keep, Tensor insert, int fill, Tensor[] planes,"
+    " Scalar[] blanks, Tensor? fixed=None) -> Tensor[]"
+)
+_library.define(
+    "compact(Tensor ids, Tensor cu_seqlens, Tensor keep, Tensor insert, Tensor[] planes,"
+    " Scalar[] blanks, int capacity, int fill, Tensor? room) -> Tensor[]"
 )
 
 
@@ -171,8 +184,54 @@ def joint_threshold_step_(
     )
 
 
+def best_outside(
+    logits: Tensor, excluded: Tensor, only: Tensor | None, forbid: list[int]
+) -> tuple[Tensor, Tensor]:
+    return implementation("best_outside", logits.device.type)(logits, excluded, only, tuple(forbid))
+
+
+def rewrite_blocks(
+    ids: Tensor,
+    keep: Tensor,
+    insert: Tensor,
+    fill: int,
+    planes: list[Tensor],
+    blanks: list[float],
+    fixed: Tensor | None = None,
+) -> list[Tensor]:
+    """The ids, then the planes; the arguments are checked when it runs."""
+    new, moved = rewrite_blocks_now(ids, keep, insert, fill, planes, blanks, fixed=fixed)
+    return [new, *moved]
+
+
+def compact(
+    ids: Tensor,
+    cu_seqlens: Tensor,
+    keep: Tensor,
+    insert: Tensor,
+    planes: list[Tensor],
+    blanks: list[float],
+    capacity: int,
+    fill: int,
+    room: Tensor | None,
+) -> list[Tensor]:
+    """The ids, the planes, cu_seqlens; the arguments are checked when it runs."""
+    new, moved, lengths = compact_now(
+        ids, cu_seqlens, keep, insert, planes, blanks, capacity=capacity, fill=fill, room=room
+    )
+    return [new, *moved, lengths]
+
+
 for _device in ("CPU", "CUDA"):
-    for _op in (row_stats, row_partials, joint_threshold_step_, draft_and_corrupt):
+    for _op in (
+        row_stats,
+        row_partials,
+        joint_threshold_step_,
+        draft_and_corrupt,
+        best_outside,
+        rewrite_blocks,
+        compact,
+    ):
         _library.impl(_op.__name__, _op, _device)
 
 
@@ -205,3 +264,20 @@ def _(logits, *_):
 @register_fake("fastedit::joint_threshold_step_", lib=_library)
 def _(ids, *_) -> None:
     return None
+
+
+@register_fake("fastedit::best_outside", lib=_library)
+def _(logits, excluded, *_):
+    kinds = (torch.int64, torch.float32)
+    return tuple(logits.new_empty(excluded.shape[:-1], dtype=kind) for kind in kinds)
+
+
+@register_fake("fastedit::rewrite_blocks", lib=_library)
+def _(ids, keep, insert, fill, planes, *_):
+    return [plane.new_empty(plane.shape) for plane in (ids, *planes)]
+
+
+@register_fake("fastedit::compact", lib=_library)
+def _(ids, cu_seqlens, keep, insert, planes, blanks, capacity, *_):
+    lengths = cu_seqlens.new_empty(cu_seqlens.shape)
+    return [*(plane.new_empty(capacity) for plane in (ids, *planes)), lengths]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Policy, Stats, View, Write
-from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.fields import choice, integer, number, probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -35,7 +35,7 @@ class Confidence(Policy):
     """
 
     rule: str = choice("threshold", "factor", "schedule")  # type: ignore[assignment]
-    threshold: float = number(0.9)
+    threshold: float = probability(0.9)
     factor: float = number(1.0, span=(0.0, 3.0))
     steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     quirk: bool = choice(False, True)
@@ -60,6 +60,10 @@ class Confidence(Policy):
             fill = highest(stats.prob, masked, count)
         ids = torch.where(fill, stats.token, view.ids)
         return Write(ids, torch.ones_like(view.done))  # once no mask is left
+
+    def unread(self) -> frozenset[str]:
+        read = {"factor": {"factor", "quirk"}, "schedule": {"steps"}}.get(self.rule, {"threshold"})
+        return frozenset({"threshold", "factor", "quirk", "steps"} - read)
 
     def most_forwards(self, length: int) -> int:
         return length

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import Parameter, choice, integer, number
+from fastedit.policies.fields import Parameter, choice, integer, probability
 from fastedit.policies.low_confidence import LowConfidence
 from fastedit.policies.planes import Planes
 from fastedit.policies.primitives import highest
@@ -77,7 +77,7 @@ class Correction(Policy):
     scorer: str = choice("head", "confidence")
     stride: int = integer(4, least=1)
     budget: int = integer(2)
-    tau: float = number(0.75)
+    tau: float = probability(0.75)
     ring: int = integer(4)
     steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     mode: str = choice("threshold", "rank")
@@ -175,6 +175,10 @@ class Correction(Policy):
         values = {key: getattr(self.fill, key) for key in self.fill.parameters()}
         others = (f"{key}={value}" for key, value in values.items() if value != getattr(bare, key))
         return ";".join((self.fill.name, *others))
+
+    def unread(self) -> frozenset[str]:
+        of_scores = frozenset({"scorer", "stride", "budget", "tau", "ring"})
+        return of_scores if self.mode == "rank" else frozenset()
 
     def most_forwards(self, length: int) -> int:
         if self.paced:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import integer, number
+from fastedit.policies.fields import HOTTEST, integer, number
 from fastedit.policies.primitives import random_ids, running_sums
 from fastedit.policies.registry import register
 
@@ -36,8 +36,8 @@ class EntropyBound(Policy):
     """
 
     bound: float = number(0.1)
-    t_min: float = number(0.4)
-    t_max: float = number(0.8)
+    t_min: float = number(0.4, most=HOTTEST)
+    t_max: float = number(0.8, most=HOTTEST)
     steps: int = integer(48, least=1)
     stability: int = integer(1)
     confidence: float = number(0.005)
@@ -49,6 +49,13 @@ class EntropyBound(Policy):
         "best": Buffer(torch.int64, initial=-1),
         "stable": Buffer(torch.int32, per_position=False),
     }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.t_min > self.t_max:
+            raise ValueError(
+                f"t_min must be at most t_max={self.t_max}, as temperatures fall; got {self.t_min}"
+            )
 
     def open(self, view: View) -> Tensor:
         assert view.vocab is not None  # `noise` asks for it

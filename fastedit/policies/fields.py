@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+HOTTEST = 1e6  # the highest temperature: draws are as good as uniform
 _FP32_MAX = 3.4028234663852886e38
 Check = Callable[[Any], Any]
 
@@ -23,6 +24,8 @@ class Parameter(NamedTuple):
     absent  what the device holds for None
     span    numbers that a search tries: from the first to the second; None: no others than `values`
     values  what a search tries by itself: all of a choice, None where it is allowed
+    keys    under which the config of a model may say it, where it is None, or the tokenizer
+    text    of the tokenizer's token that it is, where none of these do
     """
 
     check: Check
@@ -31,6 +34,8 @@ class Parameter(NamedTuple):
     absent: float = 0
     span: tuple[float, float] | None = None
     values: tuple[Any, ...] = ()
+    keys: tuple[str, ...] = ()
+    text: str | None = None
 
 
 def number(
@@ -45,12 +50,26 @@ def number(
 ) -> Any:
     """A field of real numbers from `least` to `most`, of None as well if `optional`.
 
-    span: where a search looks; without it, up to `most`, or to 1 above `least`: most are
-    probabilities.
+    span: where a search looks; without it, up to `most`, or to 1 above `least`.
     """
     check = real(least, most, _words("number", least, most, optional), optional)
     span = span or (least, min(most, least + 1.0))
     return _field(default, Parameter(check, float, dtype, absent, span, (None,) * optional))
+
+
+def probability(
+    default: float | None,
+    *,
+    optional: bool = False,
+    absent: float = 0.0,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """A field of numbers from 0 to 1, of None as well if `optional`.
+
+    For thresholds too, where 1 says all that a larger number could: nothing is above it. One that
+    is larger is a mistake, such as 90 for 0.9.
+    """
+    return number(default, most=1.0, optional=optional, absent=absent, dtype=dtype)
 
 
 def integer(
@@ -73,6 +92,13 @@ def integer(
     span = span or (least, min(most, max(2 * (default or 0), least + 3)))
     check = whole(least, words, optional, most)
     return _field(default, Parameter(check, int, dtype, absent, span, (None,) * optional))
+
+
+def token_id(*keys: str, text: str | None = None) -> Any:
+    """A field that holds the id of a token; None: what the model's config says under these keys,
+    then what the tokenizer does, then its id of `text`."""
+    check = whole(0, "None or a token id", True)
+    return _field(None, Parameter(check, int, values=(None,), keys=keys, text=text))
 
 
 def choice(default: str | bool | None, *others: str | bool) -> Any:
@@ -157,3 +183,6 @@ def _words(noun: str, least: float, most: float, optional: bool) -> str:
 
 def _power(most: int) -> str:
     return "2**31 - 1" if most == 2**31 - 1 else str(most)
+
+
+HEAT = real(0.0, HOTTEST, "a number from 0 to 1,000,000")  # checks temperatures

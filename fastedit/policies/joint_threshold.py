@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import integer, number
+from fastedit.policies.fields import integer, probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -34,8 +34,8 @@ class JointThreshold(Policy):
     A block takes at most a forward per mask, and `max_post_steps` more.
     """
 
-    threshold: float = number(0.7)
-    editing_threshold: float | None = number(0.5, optional=True, absent=math.inf)
+    threshold: float = probability(0.7)
+    editing_threshold: float | None = probability(0.5, optional=True, absent=math.inf)
     max_post_steps: int = integer(16)
     num_to_transfer: int = integer(1, least=1)
 
@@ -71,7 +71,7 @@ class JointThreshold(Policy):
     def most_forwards(self, length: int) -> int:
         return length + self.max_post_steps
 
-    def twin(self, view: View) -> Callable[[Tensor, bool], None]:
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool]:
         """`ops.joint_threshold_step_` on the tensors of `view`."""
         ids, editable, sampling, counts = view.ids, view.editable, view.sampling, view.counts
         strict, mask = view.strict, view.mask_token_id
@@ -84,7 +84,7 @@ class JointThreshold(Policy):
             *(view.done, view.dirty, view.bad),
         )
 
-        def step_(logits: Tensor, draws: bool) -> None:
+        def step_(logits: Tensor, draws: bool) -> bool:
             ops.joint_threshold_step_(
                 ids,
                 logits,
@@ -95,5 +95,6 @@ class JointThreshold(Policy):
                 sampling=sampling if draws else None,
                 **settings,
             )
+            return True
 
         return step_

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Policy, Stats, View, Write
-from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.fields import choice, integer, probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -33,11 +33,11 @@ class LowConfidence(Policy):
     A block takes at most `steps` forwards, and never more than it has positions under "even".
     """
 
-    threshold: float = number(0.95)
+    threshold: float = probability(0.95)
     steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     rank: str = choice("confidence", "entropy", "margin")
     schedule: str = choice("even", "dream")
-    eps: float = number(1e-3, most=1.0)
+    eps: float = probability(1e-3)
 
     judges_tokens = False
     fills = True
@@ -57,6 +57,9 @@ class LowConfidence(Policy):
             fill = highest(score, masked, count, above=p.threshold, judged=stats.prob)
         ids = torch.where(fill, stats.token, view.ids)
         return Write(ids, torch.ones_like(view.done))  # once no mask is left
+
+    def unread(self) -> frozenset[str]:
+        return frozenset({"threshold" if self.schedule == "dream" else "eps"})
 
     def most_forwards(self, length: int) -> int:
         if self.schedule == "dream":

@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 
 from fastedit.policies.base import Buffer, Stats, View, Write
-from fastedit.policies.fields import integer, number
+from fastedit.policies.fields import integer, probability
 from fastedit.policies.joint_threshold import JointThreshold
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
@@ -38,7 +38,7 @@ class MultiBlock(JointThreshold):
 
     blocks: int = integer(2, least=1, most=64, static=True)
     rounds: int = integer(5)
-    share: float = number(0.25, most=1.0, dtype=torch.float64)
+    share: float = probability(0.25, dtype=torch.float64)
 
     plan = "window"
     needs = frozenset({"entropy"})
@@ -58,7 +58,7 @@ class MultiBlock(JointThreshold):
     def rule(self, stats: Stats, view: View) -> Write:
         assert stats.entropy is not None
         p, reopened = view.parameters, view.reopened
-        ids, done, buffers, _ = super().rule(stats, view)
+        ids, done, buffers = super().rule(stats, view)[:3]
         may = view.may_change()
         masks = ((ids == view.mask_token_id) & may).any(-1)
         wanted = may.any(-1) & (p.rounds > 0) & (p.editing_threshold < math.inf)

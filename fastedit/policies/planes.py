@@ -17,5 +17,10 @@ class Planes(dict[str, Tensor]):
     def __getattr__(self, name: str) -> Tensor:
         raise AttributeError(f"no {name!r} here; there are {', '.join(self)}")
 
+    def replace(self, name: str, tensor: Tensor) -> None:
+        """Another tensor of that name."""
+        self[name] = tensor
+        setattr(self, name, tensor)
+
     def rows(self, rows: slice) -> Planes:
         return Planes({name: tensor[rows] for name, tensor in self.items()})

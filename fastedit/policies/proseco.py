@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.fields import choice, integer, probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -38,7 +38,7 @@ class ProSeCo(Policy):
 
     every: int = integer(2, least=1)
     passes: int = integer(4)
-    threshold: float | None = number(None, optional=True, absent=math.inf)
+    threshold: float | None = probability(None, optional=True, absent=math.inf)
     steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
     scope: str = choice("block", "generated")
 
@@ -84,6 +84,9 @@ class ProSeCo(Policy):
         }
         ids = torch.where(change, stats.token, view.ids)
         return Write(ids, ~loop, write)  # once no mask is left
+
+    def unread(self) -> frozenset[str]:
+        return frozenset() if self.threshold is None else frozenset({"steps"})
 
     def most_forwards(self, length: int) -> int:
         return length + self.passes * (length // self.every)

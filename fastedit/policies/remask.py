@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.fields import choice, integer, probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -34,10 +34,10 @@ class Remask(Policy):
     """
 
     trigger: str = choice("low_prob", "t2t", "logit_diff")
-    tau: float = number(0.3)
+    tau: float = probability(0.3)
     cap: int = integer(1)
-    share: float = number(0.25, most=1.0, dtype=torch.float64)
-    threshold: float = number(0.7)
+    share: float = probability(0.25, dtype=torch.float64)
+    threshold: float = probability(0.7)
     max_post_steps: int = integer(16)
     num_to_transfer: int = integer(1, least=1)
 

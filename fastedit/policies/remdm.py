@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.fields import choice, integer, probability
 from fastedit.policies.planes import Planes
 from fastedit.policies.primitives import chances, running_sums
 from fastedit.policies.registry import register
@@ -42,12 +42,12 @@ class ReMDM(Policy):
     """
 
     variant: str = choice("cap", "rescale", "conf", "loop")
-    eta: float | None = number(None, most=1.0, optional=True, absent=-1.0)
+    eta: float | None = probability(None, optional=True, absent=-1.0)
     steps: int | None = integer(None, least=1, optional=True, span=(1, 32))
-    t_on: float = number(0.55, most=1.0)
-    t_off: float = number(0.05, most=1.0)
-    alpha_on: float = number(0.9, most=1.0)
-    top_p: float = number(0.9, most=1.0)
+    t_on: float = probability(0.55)
+    t_off: float = probability(0.05)
+    alpha_on: float = probability(0.9)
+    top_p: float = probability(0.9)
 
     needs = frozenset({"sample"})
     reads_tokens = False
@@ -104,6 +104,10 @@ class ReMDM(Policy):
             doubt = (-view.buffers.filled_with).exp() * view.contents().tokens
             sigma = sigma * doubt / running_sums(doubt)[:, -1:].clamp(min=_TINY)
         return sigma, fill, last
+
+    def unread(self) -> frozenset[str]:
+        of_loop = frozenset({"t_on", "t_off", "alpha_on"})
+        return frozenset() if self.variant == "loop" else of_loop
 
     def most_forwards(self, length: int) -> int:
         return self.steps or length

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import choice, integer, number
+from fastedit.policies.fields import HOTTEST, choice, integer, number
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -35,7 +35,7 @@ class SelfCorrection(Policy):
     token changes while there are some. A block takes at most a forward per mask, and `max_steps`.
     """
 
-    temperature: float = number(0.1)
+    temperature: float = number(0.1, most=HOTTEST)
     k: int = integer(1, least=1)
     patience: int = integer(32)
     max_steps: int = integer(128, least=1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.policies.base import NEEDS, PLANS, Policy
+from fastedit.policies.base import NEEDS, PLANS, Buffer, Policy
 from fastedit.policies.planes import Planes
 
 FLAGS = ("done", "dirty", "bad", "capped", "reopened")
@@ -26,8 +26,15 @@ class State:
                                `reopened`: what stands before the block may change with it
     counts      [6, N] int32   forwards, m2t_commits, t2t_edits, remasks, inserts, deletes
     parameters  [N] each       of the policy, one value per block
-    buffers     [N] or [N, L]  what the policy keeps
+    moves       [3, N, L] int64  of the last decision, where the policy inserts and deletes, else
+                               None: where each token stood before it, -1 for a mask that was not
+                               there; which of the positions before it have a mask put before
+                               them; and which were taken out
+    buffers     [N], [N, L] or [N, forwards, L]  what the policy keeps
     limit       [N] int32      forwards that a block may take
+    lengths     [N] int64      positions that there are of the L, which shrink and grow; None unless
+                               the policy has variable lengths
+    limits      [N] int64      and how many there may be
     sampling                   how blocks with a temperature draw
     earlier     int            of the L positions, those that stand before the block
 
@@ -50,21 +57,26 @@ class State:
         sampling: ops.Sampling,
         opened: Tensor | None,
         earlier: int = 0,
+        moves: Tensor | None = None,
     ) -> None:
         self.policy, self.mask_token_id, self.strict = policy, mask_token_id, strict
         self.ids, self.editable, self.flags = ids, editable, flags
         self.count_rows, self.limit = counts, limit
         self.parameters, self.buffers, self.sampling = parameters, buffers, sampling
-        self.opened = opened
+        self.opened, self.moves = opened, moves
+        self.lengths: Tensor | None = None
+        self.limits: Tensor | None = None
+        self.whole: State | None = None  # whose first positions these are, where lengths vary
         self.done, self.dirty, self.bad, self.capped, self.reopened = flags
         self.counts = Planes(zip(COUNTS, counts, strict=True))
         self.draws = False  # whether a block of these has a temperature
+        self.wants_next = True  # whether one may need statistics of the next token
         self.vocab: int | None = None  # how many ids there are, where it is known before a forward
         self.twin = policy.twin(self)
         self.now: ops.Contents | None = None  # while a decision is taken
         self.earlier, self.block = earlier, self
         if earlier:
-            self.block = self._of_block(earlier)
+            self.block = self._columns(slice(earlier, None))
             self.own = torch.arange(self.length, device=ids.device) >= earlier
 
     @classmethod
@@ -84,6 +96,11 @@ class State:
             raise ValueError(
                 f"policy {name} needs {policy.needs!r}: give a set of {', '.join(sorted(NEEDS))}"
             )
+        if policy.rewrites and (policy.wide or policy.plan == "window"):
+            raise ValueError(
+                f"policy {name} inserts and deletes, so its blocks must be final one by one: not "
+                "wide, and no plan of windows"
+            )
         if policy.plan not in PLANS:
             raise ValueError(f"policy {name} has plan {policy.plan!r}; it is {' or '.join(PLANS)}")
         blocks, length = ids.shape
@@ -92,10 +109,13 @@ class State:
         def full(value: float, dtype: torch.dtype, *shape: int) -> Tensor:
             return torch.full(shape, value, dtype=dtype, device=device)
 
+        def shape(buffer: Buffer) -> list[int]:
+            if buffer.history:
+                return [blocks, policy.most_forwards(length), length]
+            return [blocks, length] if buffer.per_position else [blocks]
+
         buffers = {
-            name: full(
-                buffer.initial, buffer.dtype, blocks, *([length] if buffer.per_position else [])
-            )
+            name: full(buffer.initial, buffer.dtype, *shape(buffer))
             for name, buffer in policy.buffers.items()
         }
         parameters = {
@@ -122,7 +142,11 @@ class State:
             ),
             full(True, torch.bool, blocks, length) if policy.wide else None,
             earlier,
+            full(0, torch.int64, 3, blocks, length) if policy.rewrites else None,
         )
+        if policy.variable:
+            state.lengths = full(length, torch.int64, blocks)
+            state.limits = full(length, torch.int64, blocks)
         state.set_policy(slice(None), policy, length)
         return state
 
@@ -146,25 +170,32 @@ class State:
         place = torch.arange(-self.earlier, self.length - self.earlier, device=start.device)
         return start[:, None] + place
 
-    def _of_block(self, earlier: int) -> State:
+    def first(self, length: int) -> State:
+        """The first `length` positions of blocks with variable lengths; no block has more."""
+        state = self._columns(slice(length))
+        state.lengths, state.limits, state.whole = self.lengths, self.limits, self
+        state.draws, state.wants_next, state.vocab = self.draws, self.wants_next, self.vocab
+        return state
+
+    def _columns(self, columns: slice) -> State:
         buffers = self.buffers.items()
         return State(
             self.policy,
             self.mask_token_id,
             self.strict,
-            self.ids[:, earlier:],
-            self.editable[:, earlier:],
+            self.ids[:, columns],
+            self.editable[:, columns],
             self.flags,
             self.count_rows,
             self.limit,
             self.parameters,
-            Planes((name, b if b.ndim == 1 else b[:, earlier:]) for name, b in buffers),
+            Planes((name, b if b.ndim == 1 else b[..., columns]) for name, b in buffers),
             self.sampling,
             None,
         )
 
     def __getitem__(self, rows: slice) -> State:
-        return State(
+        state = State(
             self.policy,
             self.mask_token_id,
             self.strict,
@@ -178,14 +209,18 @@ class State:
             ops.Sampling(*(field[rows] for field in self.sampling.fields())),
             None if self.opened is None else self.opened[rows],
             self.earlier,
+            None if self.moves is None else self.moves[:, rows],
         )
+        if self.lengths is not None and self.limits is not None:
+            state.lengths, state.limits = self.lengths[rows], self.limits[rows]
+        return state
 
     def fields(self) -> tuple[Tensor, ...]:
         """Every tensor whose first dimension is the block."""
         return (
             self.ids,
             self.editable,
-            *(() if self.opened is None else (self.opened,)),
+            *(each for each in (self.opened, self.lengths, self.limits) if each is not None),
             *self.flags,
             *self.count_rows,
             self.limit,
@@ -209,15 +244,28 @@ class State:
             if isinstance(rows, Tensor):
                 if self.opened is not None and plane.ndim > 1:
                     continue
-                where = rows if plane.ndim == 1 else rows[:, None]
+                where = rows.view(-1, *[1] * (plane.ndim - 1))
                 plane.masked_fill_(where, buffer.initial)
             else:
                 plane[rows] = buffer.initial
 
-    def forbidden(self, vocab: int) -> tuple[int, ...]:
-        """Ids that are never chosen from `vocab` ones: the mask, unless the released rule may."""
-        inside = 0 <= self.mask_token_id < vocab
-        return (self.mask_token_id,) if inside and not self.strict else ()
+    def forbidden(self, vocab: int, following: bool = False) -> tuple[int, ...]:
+        """Ids that are never chosen from `vocab` ones: the mask, unless the released rule may.
+
+        following: what the head for the next token never chooses.
+        """
+        chosen = self.strict or self.policy.chooses_mask
+        never = () if chosen else (self.mask_token_id,)
+        if following:
+            never = (*never, *self.policy.never_next)
+        return tuple(i for i in never if 0 <= i < vocab)
+
+    def no_text(self, vocab: int) -> tuple[int, ...]:
+        """Ids, of `vocab` ones, without which there has to be one to choose."""
+        if not self.policy.chooses_mask:
+            return self.forbidden(vocab)
+        ids = (self.mask_token_id, *self.policy.control_ids)
+        return tuple(token for token in ids if 0 <= token < vocab)
 
     def may_change(self) -> Tensor:
         """Positions that a decision may write, bool [N, L].
@@ -225,13 +273,20 @@ class State:
         The released loop commits a literal mask of the prompt, and never edits it.
         """
         may = self.editable
-        if self.strict:
+        if self.strict and not self.policy.chooses_mask:
             may = may | (self.ids == self.mask_token_id)
         if self.opened is not None:
             may = may & self.opened
+        if self.lengths is not None:
+            may = may & self.exists()
         if self.earlier:
             may = may & self.own | self.editable & self.reopened[:, None]
         return may
+
+    def exists(self) -> Tensor:
+        """Where there is a position, bool [N, L], of blocks with variable lengths."""
+        assert self.lengths is not None
+        return torch.arange(self.length, device=self.ids.device) < self.lengths[:, None]
 
     def shown(self) -> Tensor:
         """What the next forward takes for `ids`, int64 [N, L]."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import number
+from fastedit.policies.fields import probability
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -32,8 +32,8 @@ class Wino(Policy):
     block takes at most a forward per position. Each forward has a second row for every position.
     """
 
-    threshold: float = number(0.6)
-    verify_threshold: float = number(0.9)
+    threshold: float = probability(0.6)
+    verify_threshold: float = probability(0.9)
 
     plan = "shadow"
     buffers: ClassVar[Mapping[str, Buffer]] = {

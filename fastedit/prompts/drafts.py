@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastedit.chats.messages import is_chat
 from fastedit.prompts.inputs import check_ids, ids_of, is_ids, is_read_on, needed, one_by_one
+from fastedit.prompts.text import check_unicode
 
 
 def one_per_prompt(draft: Any, prompts: int) -> list[Any]:
@@ -73,6 +74,7 @@ def as_draft(draft: Any, tokenizer: Any, mask_token_id: int) -> Tensor:
 
 def _of_text(text: str, tokenizer: Any, mask_token_id: int) -> list[int]:
     """A model may name another mask than its tokenizer: in a text, both mean the model's."""
+    check_unicode(text)
     own = getattr(tokenizer, "mask_token_id", None)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     ids = [mask_token_id if token == own else token for token in ids]
@@ -92,15 +94,27 @@ def mask_text(tokenizer: Any, mask_token_id: int) -> str | None:
 
 
 def check_draft(
-    draft: Tensor, index: int, *, vocab_size: int | None, max_new_tokens: int | None
+    draft: Tensor,
+    index: int,
+    *,
+    vocab_size: int | None,
+    max_new_tokens: int | None,
+    control_ids: Sequence[int] = (),
 ) -> None:
     """Refuse a draft that cannot be decoded. Raises ValueError.
 
-    max_new_tokens: as it was given; None: the draft says it.
+    max_new_tokens: as it was given; None: the draft says it. control_ids: those of the policy,
+    which no text holds.
     """
     if draft.numel() == 0:
         raise ValueError(f"the draft of prompt {index} is empty: give at least one token, or None")
     check_ids(draft, f"the draft of prompt {index}", vocab_size)
+    held = set(draft.tolist()).intersection(control_ids)
+    if held:
+        raise ValueError(
+            f"the draft of prompt {index} holds id {min(held)}, which stands for no text but "
+            "for an action of the policy: leave it out"
+        )
     if max_new_tokens is not None and len(draft) > max_new_tokens:
         raise ValueError(
             f"the draft of prompt {index} has {len(draft)} tokens, more than max_new_tokens="

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-# [MASK:8] is a hole of eight tokens, [MASK] of one.
-_HOLE = re.compile(r"\[MASK(?::([^\[\]]*))?\]")
+# [MASK:8] is a hole of eight tokens, [MASK] of one; in small letters too.
+_HOLE = re.compile(r"\[MASK(?::([^\[\]]*))?\]", re.IGNORECASE)
 _LENGTH = re.compile(r"0*[1-9][0-9]{0,5}")
 
 

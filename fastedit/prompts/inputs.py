@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions, as_chat, is_chat
 from fastedit.chats.template import render
-from fastedit.prompts.text import spell_out
+from fastedit.prompts.text import check_unicode, spell_out
 
 # What tokenizers return beside ids, and what follows from them or describes them.
 _OF_TOKENIZERS = ("special_tokens_mask", "offset_mapping", "length", "num_truncated_tokens")
@@ -113,6 +113,7 @@ def is_ids(value: Any) -> bool:
 
 
 def _tokenise(text: str, tokenizer: Any, mask_token_id: int, *, special_tokens: bool) -> Tensor:
+    check_unicode(text)
     own = {} if special_tokens else {"add_special_tokens": False}
     ids = tokenizer(text, **own)["input_ids"]
     return torch.tensor(spell_out(ids, tokenizer, mask_token_id), dtype=torch.int64)

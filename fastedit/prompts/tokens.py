@@ -18,7 +18,7 @@ def resolve_mask(override: int | None, model: Any, tokenizer: Any) -> int:
         override,
         getattr(getattr(model, "config", None), "mask_token_id", None),
         getattr(tokenizer, "mask_token_id", None),
-        _id_of(tokenizer, MASK_TEXT),
+        id_of(tokenizer, MASK_TEXT),
     ):
         if value is not None:
             return check_id("mask_token_id", value, vocab_size(model))
@@ -37,7 +37,7 @@ def resolve_eos(override: int | list[int] | None, model: Any, tokenizer: Any) ->
         for owner in (getattr(model, "generation_config", None), getattr(model, "config", None)):
             found |= _ids(getattr(owner, "eos_token_id", None))
         found |= _ids(getattr(tokenizer, "eos_token_id", None))
-        found |= _ids(_id_of(tokenizer, END_OF_TURN_TEXT))
+        found |= _ids(id_of(tokenizer, END_OF_TURN_TEXT))
     return frozenset(check_id("eos_token_id", i, vocab_size(model)) for i in found)
 
 
@@ -66,6 +66,6 @@ def _ids(value: int | list[int] | None) -> set[int]:
     return set(value) if isinstance(value, (list, tuple)) else {value}
 
 
-def _id_of(tokenizer: Any, text: str) -> int | None:
+def id_of(tokenizer: Any, text: str) -> int | None:
     vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
     return vocabulary.get(text)

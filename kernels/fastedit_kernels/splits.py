@@ -44,10 +44,10 @@ def load_tile(row, cols, inside):
 
 
 @triton.jit
-def ban(x, cols, forbid, n_forbid):
-    """`x` [TILE] with -inf at the forbidden ids."""
+def ban(x, cols, forbid, n_forbid, step=1):
+    """`x` [TILE] with -inf at the forbidden ids, which lie `step` apart."""
     for k in range(n_forbid):
-        x = tl.where(cols == tl.load(forbid + k), -float("inf"), x)
+        x = tl.where(cols == tl.load(forbid + k * step), -float("inf"), x)
     return x
 
 
@@ -109,6 +109,10 @@ def reduce_split(
     TILE: tl.constexpr,
     ENTROPY: tl.constexpr,
     TOP_K: tl.constexpr,
+    excluded,
+    n_excluded,
+    step,
+    EXCLUDED: tl.constexpr,
 ):
     """(top, total, weighted, best, token, bad) of columns [start, start + SPLIT) of one row.
 
@@ -148,6 +152,10 @@ def reduce_split(
     for k in range(n_forbid):
         f = tl.load(forbid + k)
         banned |= (f >= start) & (f < start + SPLIT)
+    if EXCLUDED:
+        for k in range(n_excluded):
+            f = tl.load(excluded + k * step)
+            banned |= (f >= start) & (f < start + SPLIT)
     if banned:
         peak = tl.full([TILE], -float("inf"), tl.float32)
         for again in range(tl.cdiv(tl.minimum(vocab - start, SPLIT), TILE)):
@@ -155,6 +163,8 @@ def reduce_split(
             inside = (again * TILE + lane < SPLIT) & (cols < vocab)
             x, _ = load_tile(row, cols, inside)
             x = ban(x, cols, forbid, n_forbid)
+            if EXCLUDED:
+                x = ban(x, cols, excluded, n_excluded, step)
             tile = tl.where(x > peak, again, tile)
             peak = tl.maximum(peak, x)
     best = tl.max(peak, 0)
@@ -180,11 +190,18 @@ def reduce_splits(
     TILE: tl.constexpr,
     ENTROPY: tl.constexpr,
     TOP_K: tl.constexpr = 0,
+    excluded=None,
+    n_excluded=0,
+    step=1,
+    EXCLUDED: tl.constexpr = False,
 ):
     """Reduce splits [first, last) of one row; `spot` is the place of its split 0 in the workspace.
 
     numbers holds one plane of `spots` fp32 each for top, total, best and weighted, and then TOP_K
     for the best allowed logits; tokens one for the best token, and then TOP_K for theirs.
+
+    With EXCLUDED, the best token is none of `n_excluded` ids from `excluded` on, `step` apart,
+    either.
     """
     for k in range(first, last):
         top, total, weighted, best, token, bad = reduce_split(
@@ -202,6 +219,10 @@ def reduce_splits(
             TILE,
             ENTROPY,
             TOP_K,
+            excluded,
+            n_excluded,
+            step,
+            EXCLUDED,
         )
         here = numbers + spot + k
         tl.store(here, top)

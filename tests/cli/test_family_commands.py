@@ -12,7 +12,14 @@ from fastedit import Decoder
 NEW = 6
 
 
-@pytest.fixture(params=NAMES)
+# The engine's own tests go through all of them; here one of each attention, and one whose mask has
+# to be named.
+QUICK = ("llada", "sdar", "fast_dllm_v2")
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES]
+)
 def name(request) -> str:
     return request.param
 
@@ -71,6 +78,11 @@ def test_a_prompt_holes_and_a_task(command, folder, options, name):
     record = json.loads(out)
     assert code == 0 and record["text"] == whole.texts[0]
     assert record["stats"]["forwards"] == whole.stats[0].forwards
+    code, out, err = command("generate", "hi", "--max-new-tokens", NEW, "--json", "--cache", "dual")
+    if decoder.family.attention == "full":
+        assert code == 0 and json.loads(out)["stats"]["approximate"]
+    else:
+        assert code == 2 and "this one is block-causal" in err
     code, out, err = command("fill", "one [MASK:3] two", "--live")
     frames = [line for line in out.splitlines() if line.startswith("forward ")]
     settings = {"keep_draft": True, "eos_token_id": [], "mask_token_id": mask_of(name)}

@@ -29,6 +29,7 @@ def test_the_text_comes_back_with_its_holes_filled(fill, decoder):
     assert (code, out, err) == (0, f"one {want.texts[0]}\n", "")
     assert " two " in out and out.endswith(" three\n") and MASK not in out
     assert fill(f"one {MASK * 3} two {MASK} three")[:2] == (0, out)
+    assert fill("one [mask:3] two [Mask] three")[:2] == (0, out)
     assert fill("[MASK:3] two")[1] == filled(decoder, "", f"{MASK * 3} two").texts[0] + "\n"
 
 
@@ -49,6 +50,14 @@ def test_dash_reads_standard_input(fill, decoder, monkeypatch):
     assert fill("-")[1] == "one\n" + filled(decoder, "one\n", f"{MASK * 2}\ntwo").texts[0] + "\n"
 
 
+def test_bytes_that_are_no_utf8_are_named_where_they_stand(fill, monkeypatch):
+    content = io.BytesIO("é\r\n[MASK] ".encode() + "é".encode("latin1"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(content, encoding="ascii"))
+    code, out, err = fill("-")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "standard input is not valid UTF-8 text: byte 0xe9 at offset 11; write it as" in err
+
+
 def test_the_canvas_is_shown_and_then_the_whole_text(fill, decoder):
     code, out, _ = fill("one [MASK:3] two", "--live")
     want = filled(decoder, "one ", f"{MASK * 3} two")
@@ -56,6 +65,10 @@ def test_the_canvas_is_shown_and_then_the_whole_text(fill, decoder):
     assert code == 0 and out.endswith(f"\none {text}\n")
     frames = [line for line in out.splitlines() if line.startswith("forward ")]
     assert len(frames) == want.stats[0].forwards
+    # Nothing behind the end, which the block goes on after.
+    tokens = decoder.tokenizer(" two", add_special_tokens=False)["input_ids"]
+    assert all(f"tokens {3 + len(tokens):3} " in line for line in frames[-1:])
+    assert frames[-1].endswith(" two")
 
 
 def test_an_end_cuts_nothing_off_that_is_kept(fill, decoder):
@@ -105,6 +118,9 @@ def test_options_reach_the_decoder(fill, decoder, arguments, options):
         (["a [MASK:x]"], "[MASK:x] is no hole"),
         (["a [MASK:600] b"], "the model has 512"),
         (["[MASK]", "--json", "--live"], "--json and --live exclude each other"),
+        (["[MASK]", "--input", "file"], "--input file: fill takes one TEXT, - reads"),
+        (["[MASK]", "--max-new-tokens", "8"], "the holes say how many tokens"),
+        (["one \udcff[MASK]"], "the text is not valid UTF-8 text: byte 0xff at offset 4; write"),
         (["[MASK]", "--policy", "remsk"], "policy must be one of"),
         (["[MASK]", "--checkpoint", "nowhere/at/all"], "nowhere/at/all"),
         (["[MASK]", "--mask-token-id", "9999"], "mask_token_id=9999"),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +104,23 @@ def test_a_prompt_that_cannot_be_decoded(generate):
     code, out, err = generate("x" * 600)
     assert (code, out) == (2, "")
     assert "the model has 512" in err
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["generate a", "generate -i -", "fill [MASK]", "eval --n 2", "tune --task chain_sum",
+     "eval errors --before"],
+)  # fmt: skip
+def test_without_a_tokenizer_no_command_can_read_a_text(
+    run, checkpoint, tmp_path, command, monkeypatch
+):
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(Path(checkpoint, name), tmp_path)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b'{"prompt": "a"}')))
+    where = ["--after"] if "errors" in command else ["--checkpoint"]
+    code, out, err = run(*command.split(), *([tmp_path] * ("errors" in command)), *where, tmp_path)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert f"{tmp_path} has no tokenizer: put tokenizer.json" in err
 
 
 def test_bad_logits_are_exit_code_1(generate, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from fastedit.cli import live
-from fastedit.cli.canvas import DRAFT, EDITED, MASK, REMASKED, Canvas
+from fastedit.cli.canvas import DRAFT, EDITED, INSERTED, MASK, REMASKED, Canvas
 from fastedit.cli.terminal import can_redraw, printable
 from fastedit.results import Event
 
@@ -61,6 +61,26 @@ def test_fills_edits_and_remasks_have_signs_of_their_own(canvas, ids):
     assert all(sign in legend for sign in ("░ mask", "filled", "[edited]", "↺ mask again"))
 
 
+def test_inserts_and_deletes_have_signs_of_their_own(canvas, ids):
+    """A mask is put in before b, which pushes d out; then a and the mask go, and c is edited."""
+    canvas.update(Event("draft", ids=ids("abcd"), block=4, moved=[0, 1, 2, 3]))
+    assert canvas.line() == "abcd" and "inserts  0  deletes  0" in canvas.status()
+    canvas.update(Event("draft", ids=ids("a_bc"), block=4, moved=[0, -1, 1, 2], inserted=[1]))
+    assert canvas.states == [DRAFT, INSERTED, DRAFT, DRAFT]
+    assert canvas.line() == "a⁺bc" and canvas.tokens == 3
+    moves = {"moved": [2, 3, -1, -1], "deleted": [0, 1]}
+    canvas.update(Event("draft", ids=ids("bx__"), block=4, **moves))
+    assert canvas.states == [DRAFT, EDITED, MASK, MASK] and canvas.line() == "⌫⌫b[x]░░"
+    assert (canvas.inserts, canvas.deletes, canvas.edits, canvas.remasks) == (1, 2, 1, 0)
+    console = Console(file=io.StringIO(), width=130, height=9, no_color=True)
+    console.print(live.CanvasView(canvas))
+    block, status, legend = console.file.getvalue().splitlines()
+    assert block.rstrip() == "⌫⌫b[x]░░" and "inserts  1  deletes  2" in status
+    assert all(sign in legend for sign in ("░ mask", "⁺ mask put in", "⌫ taken out"))
+    canvas.update(Event("draft", ids=ids("bxyz"), block=4, moved=[0, 1, 2, 3]))
+    assert canvas.line() == "b[x]yz"
+
+
 @pytest.mark.parametrize(
     "policy", [None, "remask:tau=.9,threshold=.4", "remask:trigger=t2t,tau=.5"]
 )
@@ -77,6 +97,12 @@ def test_counts_are_those_of_the_stats(canvas, decoder, policy):
     )
     assert stats.remasks > 0 if policy else stats.t2t_edits > 0
     assert canvas.text == decoder.generate([CHAT], **options).texts[0]
+
+
+def test_what_lies_behind_the_end_is_counted_and_not_shown(canvas, ids):
+    for text in ("____", "ab__", "abcd", "abxd"):
+        canvas.update(Event("draft", ids=ids(text), block=4, within=2))
+    assert canvas.line() == "ab" and (canvas.tokens, canvas.edits) == (2, 1)
 
 
 def test_a_character_of_several_tokens_shows_whole(canvas, decoder):

@@ -46,12 +46,20 @@ def test_every_command_has_help(run, command):
         (["generate", "a", "--json", "--live"], "exclude each other"),
         (["generate", "--input", "f", "--json"], "not with --input"),
         (["generate", "a", "--threshold", "high"], "'--threshold': 'high': Input should be"),
-        (["generate", "a", "--threshold", "-1"], "threshold must be a number of at least 0"),
+        (
+            ["generate", "a", "--threshold", "-1"],
+            "threshold must be a number from 0 to 1 (never); got -1.0",
+        ),
         (["generate", "a", "--editing-threshold", "low"], "editing_threshold must be None (off)"),
         (["generate", "a", "--mode", "fast"], "mode must be one of quality, speed"),
         (["generate", "a", "--dtype", "int4"], "--dtype must be one of"),
         (["generate", "a", "--checkpoint", "./missing"], "missing' is not a folder"),
         (["generate", "--input", "missing.jsonl"], "cannot read missing.jsonl"),
+        *(
+            ([*verb.split(), "--cache", "all"], "cache must be one of 'exact', 'none', 'prefix'")
+            for verb in ("generate a", "fill [MASK]", "eval", "tune --task chain_sum")
+        ),
+        (["info", "nosuch"], "no checkpoint 'nosuch' here: ids on the Hub are owner/name"),
         (["eval", "--task", "poetry"], "unknown task 'poetry'"),
         (["eval", "--n", "0"], "--n"),
         (["eval", "--no-editing", "--editing-threshold", "0"], "exclude each other"),

@@ -1,7 +1,6 @@
 """The block loop with scripted models: the oracle, bounds, stopping, EOS."""
 
 import contextlib
-import math
 
 import numpy as np
 import pytest
@@ -34,7 +33,7 @@ def run(rule, prompt=(1,), vocab=V, **options):
         {
             "block_length": st.sampled_from([1, 2, 4, 5]),
             "max_new_tokens": st.integers(0, 11),
-            "threshold": st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0, math.inf]),
+            "threshold": st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0]),
             "editing_threshold": st.sampled_from([None, 0.0, 0.3, 0.5, 1.0]),
             "max_post_steps": st.sampled_from([0, 1, 2, 16]),
             "num_to_transfer": st.integers(1, 6),

@@ -34,8 +34,17 @@ def taped(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:temperature")
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("max_batch", [1, 3, 11])
+@pytest.mark.parametrize(
+    ("rule", "max_batch"),
+    [
+        *zip(RULES, (11, 3, 1), strict=True),
+        *(
+            pytest.param(rule, most, marks=pytest.mark.slow)
+            for rule, others in zip(RULES, ((1, 3), (1, 11), (3, 11)), strict=True)
+            for most in others
+        ),
+    ],
+)
 def test_same_results_and_stats(model, taped, rule, max_batch):
     """Slots change hands, rows outnumber requests, and the cache grows under the graphs."""
     options = GOLDEN | rule | {"max_batch": max_batch}

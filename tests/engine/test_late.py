@@ -26,9 +26,22 @@ def test_devices_without_events_are_followed_at_once():
 
 
 @pytest.mark.filterwarnings("ignore:temperature")
-@pytest.mark.parametrize("use_cache", [True, False])
-@pytest.mark.parametrize("end", [*ENDS, DRAWN])
-@pytest.mark.parametrize("max_batch", [2, 5])
+@pytest.mark.parametrize(
+    ("end", "use_cache", "max_batch"),
+    [
+        (ENDS[0], True, 2),
+        (ENDS[1], True, 5),
+        (ENDS[1], False, 2),
+        (ENDS[2], True, 2),
+        (DRAWN, True, 5),
+        (DRAWN, False, 2),
+        *(
+            pytest.param(end, use_cache, most, marks=pytest.mark.slow)
+            for end in (*ENDS, DRAWN)
+            for use_cache, most in ((True, 2), (True, 5), (False, 2), (False, 5))
+        ),
+    ],
+)
 def test_same_results_and_stats(golden_model, monkeypatch, end, use_cache, max_batch):
     """Also where requests wait for a slot, and where slots change hands between two steps."""
     options = GOLDEN | end | {"use_cache": use_cache, "max_batch": max_batch}

@@ -66,21 +66,23 @@ def run(living, program):
     return added, events
 
 
-@pytest.mark.parametrize("delay", [0, 1])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
+    delay=st.sampled_from([0, 1]),
     program=PROGRAM,
     chunk=st.sampled_from([8, 16, 2048]),
     copied=st.sampled_from([16, 65536]),
     max_batch=st.integers(1, 3),
 )
 @example(
+    delay=0,
     program=[*(("add", i, "quality") for i in (0, 1, 2, 3)), ("step", 2), ("abort", 1)],
     chunk=8,
     copied=16,
     max_batch=3,
 )
 @example(
+    delay=1,
     program=[*(("add", i % 5, name) for i, name in enumerate(CONFIGS)), ("step", 9), ("reset",)],
     chunk=16,
     copied=65536,
@@ -141,6 +143,9 @@ def test_an_aborted_request_ends_with_what_it_had_committed(golden_model, alone,
         for unknown in (-1, 2):
             with pytest.raises(ValueError, match=f"no request has number {unknown}"):
                 living.abort(unknown)
+        for wrong in ("x", None, 1.0, True):
+            with pytest.raises(TypeError, match=f"the number that `add` returned; got {wrong!r}"):
+                living.abort(wrong)
 
 
 def test_more_lanes_come_and_go_than_are_kept(golden_model):

@@ -1,5 +1,7 @@
 """With lookahead a forward serves two blocks: the same tokens, edits and draws, fewer forwards."""
 
+import itertools
+
 import cases
 import pytest
 import torch
@@ -37,15 +39,18 @@ def both(model, prompts, **options):
 
 
 @pytest.mark.filterwarnings("ignore:temperature")
-@pytest.mark.parametrize("length", [B - 1, 3 * B])
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    ("end", "length"), zip(ENDS, itertools.cycle((B - 1, 3 * B)), strict=False)
+)
 def test_same_tokens_alone(golden_model, length, end):
     both(golden_model, prompt(length), **end)
 
 
 @pytest.mark.filterwarnings("ignore:temperature")
-@pytest.mark.parametrize("share", [0.0, 1.0])
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    ("end", "share"),
+    [(ENDS[0], 0.0), *((end, float(n % 2 == 0)) for n, end in enumerate(ENDS))],
+)
 def test_same_tokens_in_a_batch(golden_model, monkeypatch, share, end):
     """Whatever share of the rows can use its next block, rows that end early included."""
     monkeypatch.setattr(plans, "AHEAD_SHARE", share)

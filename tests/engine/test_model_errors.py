@@ -55,8 +55,7 @@ def check_failed(events, want):
     assert end.error.index == end.request and ids == want[0][: len(ids)]
 
 
-@pytest.mark.parametrize("delay", [0, 1])
-@pytest.mark.parametrize("number", [0, 1, 5, 20, 45])
+@pytest.mark.parametrize(("number", "delay"), [(0, 0), (1, 1), (5, 0), (5, 1), (20, 1), (45, 0)])
 def test_requests_of_a_failed_forward_end_and_the_others_go_on(
     golden_model, alone, monkeypatch, delay, number
 ):

@@ -227,6 +227,7 @@ def test_shadows_beside_an_approximate_cache(cache):
 def test_a_block_causal_model_with_a_shift_is_recomputed(golden_model):
     """Its first logits of a block are of the row before it, which a cache does not have."""
     decoder, options = Decoder(golden_model, family=Family(shift=1)), {"mask_token_id": MASK}
+    options |= {"max_new_tokens": 40}  # of two blocks
     want = decoder.generate(PROMPTS[0], cache="none", **options).sequences[0]
     got = decoder.generate(PROMPTS[0], **options)
     assert got.sequences[0].equal(want) and got.stats[0].prefill_forwards == 0

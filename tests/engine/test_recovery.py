@@ -62,7 +62,9 @@ def test_a_policy_that_cannot_open_a_block_fails_its_requests_alone(golden_model
     assert ends[good].error is None and ends[good].stats.finish_reason == "length"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))]
+)
 def test_requests_of_any_length_come_and_go_for_long(golden_model, seed):
     """More of them end than are kept, and some need several units of the pool."""
     generator = torch.Generator().manual_seed(seed)

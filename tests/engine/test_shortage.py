@@ -1,6 +1,5 @@
 """Memory runs out: half as many requests go on, with the same results, down to one that fails."""
 
-import itertools
 import math
 
 import pytest
@@ -43,7 +42,10 @@ class Short:
 @pytest.mark.parametrize(
     ("end", "delay"),
     [
-        *itertools.product([ENDS[0], ENDS[1], ENDS[2] | {"eos_early_stop": False}, DRAWN], [0, 1]),
+        (ENDS[0], 0),
+        (ENDS[1], 1),
+        (ENDS[2] | {"eos_early_stop": False}, 1),
+        (DRAWN, 0),
         (ENDS[0] | {"lookahead": True}, 0),  # which is never followed late
     ],
 )
@@ -64,8 +66,7 @@ def test_running_out_once_changes_no_result(golden_model, monkeypatch, end, dela
         assert got == want
 
 
-@pytest.mark.parametrize("most", [1, 3])
-@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(("most", "use_cache"), [(1, True), (3, False)])
 def test_batches_are_halved_until_they_fit(golden_model, most, use_cache):
     options = GOLDEN | {"use_cache": use_cache}
     want = results(Decoder(golden_model).generate(PROMPTS, **options))

@@ -97,7 +97,9 @@ def test_every_policy_has_numbers_or_a_reason(decoder, task):
         rows = list(compare(decoder, task, named(["all"]), 1, **options))
     assert [row["policy"] for row in rows] == sorted(POLICIES)
     refused = {row["policy"]: row["reason"] for row in rows if "reason" in row}
-    assert list(refused) == ["correction"] and "correction head" in refused["correction"]
+    assert list(refused) == ["correction", "joint_threshold_indel", "me_dlm"]
+    words = "correction head", "insert and delete", "full attention"
+    assert all(word in reason for word, reason in zip(words, refused.values(), strict=True))
     assert all(row["forwards"] > 0 and not row["failed"] for row in rows if "reason" not in row)
     stopped = compare(decoder, task, named(["proseco:scope=generated,wino,saber"]), 1, **OPTIONS)
     first, second = itertools.islice(stopped, 2)
@@ -147,6 +149,7 @@ def test_rows_beside_a_block_count_as_forwards(decoder, task):
 def test_what_training_a_policy_needs_is_a_phrase(name):
     needed = POLICIES[name]().needs_training
     trained = "entropy_bound joint_threshold multi_block proseco self_correction correction"
+    trained += " joint_threshold_indel me_dlm"
     assert (needed is not None) is (name in trained.split())
     assert needed is None or needed.startswith(("to ", "on ", "with "))
 

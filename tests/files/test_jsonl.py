@@ -102,7 +102,7 @@ def test_bad_lines_are_no_other_kind_of_file(tmp_path):
     [
         (b'{"a": 1', "is not JSON"),
         (b"[1]", "must be a JSON object, not list"),
-        (b'{"a": "\xff"}', "is not valid UTF-8"),
+        (b'{"a": "\xff"}', "is not valid UTF-8 text: byte 0xff at offset 7; write it as UTF-8, as"),
         (b'{"a": "\\ud800"}', "lone surrogate"),
         (b'{"a": {"b": 1, "b": 2}}', "has the key 'b' twice"),
         (b'{"a": NaN}', "holds NaN"),

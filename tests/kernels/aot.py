@@ -10,12 +10,21 @@ import re
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ["TRITON_INTERPRET"] = "0"
 
 import triton
-from fastedit_kernels import draft_and_corrupt, joint_threshold, row_partials, row_stats, splits
+from fastedit_kernels import (
+    best_outside,
+    compact,
+    draft_and_corrupt,
+    joint_threshold,
+    row_partials,
+    row_stats,
+    splits,
+)
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -27,12 +36,12 @@ TARGETS = {
 }
 POINTERS = {
     "*i64": "ids current token_out top_k seed start xt x0 example position z_out labels_out "
-    "n_err_out forward draw_top_k top_tokens_out sample_out",
+    "n_err_out forward draw_top_k top_tokens_out sample_out excluded ids_out",
     "*fp32": "threshold editing_threshold numbers temperature top_p prob_out prob_current_out "
     "lse_out entropy_out top_out total_out best_out p_draft_out top_probs_out sample_prob_out",
     "*i32": "max_post_steps num_to_transfer post_steps forwards m2t_commits t2t_edits forbid "
-    "tokens counters",
-    "*i1": "done dirty bad editable bad_out eligible",
+    "tokens counters cu cu_out",
+    "*i1": "done dirty bad editable bad_out eligible only keep",
     "*u8": "kinds_out",
 }
 TYPES = {name: kind for kind, names in POINTERS.items() for name in names.split()}
@@ -50,6 +59,7 @@ VARIANTS = [  # kernel, vocabulary, logits, multiples of 16 everywhere, targets
     ("row_stats with sampling", LLADA2, "bf16", True, ["sm_90"]),
     ("row_stats with top_k and sampling", LLADA2, "bf16", True, TARGETS),
     ("row_partials", LLADA2 // 8, "bf16", True, ["sm_90", "gfx942"]),
+    ("best_outside", LLADA2, "bf16", True, TARGETS),
     ("joint_threshold", LLADA2, "bf16", True, TARGETS),
     ("joint_threshold", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
     ("joint_threshold", QWEN, "bf16", True, ["sm_90", "gfx942"]),
@@ -58,6 +68,7 @@ VARIANTS = [  # kernel, vocabulary, logits, multiples of 16 everywhere, targets
     ("draft_and_corrupt", LLADA2, "bf16", False, ["sm_90", "gfx942"]),
     ("draft_and_corrupt with sampling", LLADA2, "bf16", True, ["sm_90", "gfx942"]),
 ]
+MOVES = ["rewrite_blocks", "compact"]  # without logits, on all targets
 
 
 def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTarget):
@@ -65,13 +76,14 @@ def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTar
     fn = {
         "row_stats": row_stats.row_stats_kernel,
         "row_partials": row_partials.row_partials_kernel,
+        "best_outside": best_outside.best_outside_kernel,
         "draft_and_corrupt": draft_and_corrupt.draft_and_corrupt_kernel,
         "joint_threshold": joint_threshold.joint_threshold_kernel,
     }[kernel.split()[0]]
     width = splits.split_width(vocab)
     many = triton.next_power_of_2(triton.cdiv(vocab, width))
     fixed = {"SPLIT": width, "SPLITS": many, "TILE": splits.TILE}
-    kinds = dict(TYPES)
+    kinds = TYPES | {"logits": f"*{logits}"}
     if fn is row_stats.row_stats_kernel:
         ranks = 8 if "top_k" in kernel else 0
         per_row = kernel != "row_stats"
@@ -85,7 +97,9 @@ def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTar
         }
         fixed |= {} if sampling else dict.fromkeys(ROW_DRAWS)
         fixed |= {} if ranks else dict.fromkeys(("top_tokens_out", "top_probs_out"))
-        kinds |= {} if per_row else {"temperature": "fp32"}
+        kinds |= {"only": "i32"} | ({} if per_row else {"temperature": "fp32"})
+    elif fn is best_outside.best_outside_kernel:
+        fixed |= {"GAPS": False, "ONLY": True}
     elif fn is draft_and_corrupt.draft_and_corrupt_kernel:
         fixed["SAMPLING"] = sampling
         kinds["temperature"] = "fp32"
@@ -93,12 +107,28 @@ def compiled(kernel: str, vocab: int, logits: str, aligned: bool, target: GPUTar
     elif fn is joint_threshold.joint_threshold_kernel:
         fixed |= {"PLACES": 32, "SAMPLING": sampling}
         fixed |= {} if sampling else dict.fromkeys(DRAWS)
+    return assembly(fn, kinds, fixed, SIXTEENS if aligned else set(), target)
+
+
+def compiled_move(kernel: str, target: GPUTarget):
+    planes, blanks = ("*i1", "*fp32", "*i32", "*i64"), ("i32", "fp32", "i32", "i64")
+    kinds = TYPES | {"planes": planes, "planes_out": planes, "blanks": blanks}
+    if kernel == "rewrite_blocks":
+        kinds |= {"insert": "*i1", "fixed": "*i1"}
+        constants = {"WIDTH": 32, "FIXED": True}
+        return assembly(compact.rewrite_blocks_kernel, kinds, constants, set(), target)
+    kinds |= {"insert": "*i64", "room": "*i64"}
+    fixed = {"WIDTH": compact.MOST, "ROOM": True}
+    return assembly(compact.compact_kernel, kinds, fixed, set(), target)
+
+
+def assembly(fn, kinds: dict, fixed: dict, sixteens: set[str], target: GPUTarget):
+    """`kinds`: types of the arguments, 32-bit integers if not given; `fixed`: constants."""
     signature = {
         name: "constexpr" if name in fixed else kinds.get(name, "i32") for name in fn.arg_names
     }
-    signature["logits"] = f"*{logits}"
     at = {name: (i,) for i, name in enumerate(fn.arg_names)}
-    attrs = {at[n]: [["tt.divisibility", 16]] for n in SIXTEENS & set(at)} if aligned else {}
+    attrs = {at[n]: [["tt.divisibility", 16]] for n in sixteens & set(at)}
     source = ASTSource(fn, signature, {at[n]: value for n, value in fixed.items()}, attrs)
     warps = 128 // target.warp_size
     return triton.compile(source, target=target, options={"num_warps": warps}).asm
@@ -150,15 +180,23 @@ def amd(assembly: str) -> dict:
     }
 
 
+def facts_of(kernel: str, vocab: int | None, logits: str | None, aligned: bool, name: str) -> dict:
+    target = TARGETS[name]
+    if vocab is None:
+        asm = compiled_move(kernel, target)
+    else:
+        asm = compiled(kernel, vocab, logits, aligned, target)
+    facts = nvidia(asm["ptx"]) if "ptx" in asm else amd(asm["amdgcn"])
+    variant = {"kernel": kernel, "vocab": vocab, "logits": logits, "aligned": aligned}
+    return variant | {"target": name} | facts
+
+
 def report() -> list[dict]:
-    rows = []
-    for kernel, vocab, logits, aligned, names in VARIANTS:
-        for name in names:
-            asm = compiled(kernel, vocab, logits, aligned, TARGETS[name])
-            facts = nvidia(asm["ptx"]) if "ptx" in asm else amd(asm["amdgcn"])
-            variant = {"kernel": kernel, "vocab": vocab, "logits": logits, "aligned": aligned}
-            rows.append(variant | {"target": name} | facts)
-    return rows
+    """Compiled on all cores, up to eight."""
+    asked = [(*variant, name) for *variant, names in VARIANTS for name in names]
+    asked += [(kernel, None, None, False, name) for kernel in MOVES for name in TARGETS]
+    with ProcessPoolExecutor(min(len(os.sched_getaffinity(0)), 8)) as pool:
+        return list(pool.map(facts_of, *zip(*asked, strict=True)))
 
 
 def table(rows: list[dict]) -> str:
@@ -169,7 +207,8 @@ def table(rows: list[dict]) -> str:
     ]
     for row in rows:
         aligned = "yes" if row["aligned"] else "no"
-        cells = (row["kernel"], row["vocab"], row["logits"], aligned, row["target"])
+        read = (row["vocab"], row["logits"], aligned) if row["logits"] else ("", "", "")
+        cells = (row["kernel"], *read, row["target"])
         cells += (row["registers"], row["spills"], row["wide"], row["narrow"])
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join(lines)

@@ -46,5 +46,5 @@ def poisoned(kernels, monkeypatch):
         work.tokens.fill_(-(2**30))
         return work
 
-    for module in ("row_stats", "joint_threshold", "draft_and_corrupt"):
+    for module in ("row_stats", "joint_threshold", "draft_and_corrupt", "best_outside"):
         monkeypatch.setattr(f"fastedit_kernels.{module}.workspace", poison)

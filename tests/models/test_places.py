@@ -35,8 +35,9 @@ def offline(monkeypatch):
 @pytest.mark.parametrize(
     ("checkpoint", "words"),
     [
-        ("tinny", "no checkpoint 'tinny': did you mean 'tiny'"),
+        ("tinny", "no checkpoint 'tinny' here: did you mean 'tiny'"),
         ("Tiny", "did you mean 'tiny'"),
+        ("nosuch", "no checkpoint 'nosuch' here: ids on the Hub are owner/name"),
         ("./tiny", "checkpoint './tiny' is not a folder"),
         ("runs/checkpoint", "checkpoint 'runs/checkpoint' is not a folder"),
         ("a/b/c", "checkpoint 'a/b/c' is not a folder"),

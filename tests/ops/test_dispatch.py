@@ -10,6 +10,8 @@ import torch
 from fastedit import ops
 from fastedit.ops import dispatch
 
+ON_A_CPU = {"joint_threshold_indel_step_"}  # on a GPU, its rule runs inside the captured step
+
 
 def call():
     return ops.row_stats(torch.zeros(1, 4), torch.tensor([0]))
@@ -47,10 +49,16 @@ def test_every_operation_has_all_back_ends_and_goes_by_its_own_name():
     for op, folder in dispatch.OPERATIONS.items():
         for name in dispatch.ORDER:
             module = f"fastedit.ops.{folder}.{name}"
-            if name != "triton" or importlib.util.find_spec("triton"):
+            on_gpu = op not in ON_A_CPU and importlib.util.find_spec("triton")
+            if name != "triton" or on_gpu:
                 assert callable(getattr(importlib.import_module(module), op))
         assert callable(getattr(ops, op))
     assert {row["reference"] for row in report().values()} <= {"in use", "available, not chosen"}
+    serves = {(op, ops.serves(op, "cpu")) for op in ON_A_CPU}
+    assert serves == {(op, True) for op in ON_A_CPU}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTEDIT_BACKEND", "triton")
+        assert not any(ops.serves(op, "cpu") for op in ON_A_CPU)
 
 
 def test_use_backend_holds_inside_the_block_only(monkeypatch):

@@ -152,3 +152,55 @@ def test_compiled_statistics_are_the_same(entropy):
         arguments = (logits[0, :rows], torch.arange(rows))
         for got, want in zip(compiled(*arguments), shifted(*arguments), strict=True):
             assert got is want is None or got.equal(want)
+
+
+def move_example(dims):
+    """(ids, keep, insert as flags, planes, blanks), in blocks or end to end."""
+    generator = torch.Generator().manual_seed(4)
+    ids = torch.randint(0, 7, (2, 5) if dims == 2 else (10,), generator=generator)
+    keep, insert = ids != 3, torch.rand(ids.shape, generator=generator) < 0.5
+    return ids, keep, insert, [ids < 4, ids.float(), ids.int()], [True, 0.5, -1]
+
+
+def test_inserts_and_deletes_pass_opcheck():
+    ids, keep, insert, planes, blanks = move_example(2)
+    arguments = (ids, keep, insert, MASK, planes, blanks)
+    torch.library.opcheck(torch.ops.fastedit.rewrite_blocks.default, arguments)
+    ids, keep, insert, planes, blanks = move_example(1)
+    cu = torch.tensor([0, 4, 9], dtype=torch.int32)
+    arguments = (ids, cu, keep, torch.where(insert, 5, -1), planes, blanks, 13, MASK, cu[1:].long())
+    torch.library.opcheck(torch.ops.fastedit.compact.default, arguments)
+
+
+def test_compiled_inserts_and_deletes_are_the_same():
+    def blocks(ids, keep, insert, planes, blanks):
+        new, moved = ops.rewrite_blocks(ids + 1, keep, insert, MASK, planes, blanks)
+        return new, *moved
+
+    def packed(ids, keep, insert, planes, blanks):
+        cu, tokens = torch.tensor([0, 4, 9]), torch.where(insert, ids, -1)
+        options = {"capacity": 13, "fill": MASK}
+        new, moved, cu = ops.compact(ids + 1, cu, keep, tokens, planes, blanks, **options)
+        return new, *moved, cu
+
+    for moves, dims in ((blocks, 2), (packed, 1)):
+        compiled = torch.compile(moves, fullgraph=True, backend="aot_eager")
+        arguments = move_example(dims)
+        for got, want in zip(compiled(*arguments), moves(*arguments), strict=True):
+            assert got.equal(want) and got.dtype == want.dtype
+
+
+def test_the_best_outside_a_set_passes_opcheck_and_compiles():
+    _, logits, editable, _ = example()
+    excluded = torch.tensor([0, 6, -1]).expand(2, 5, 3)
+    for only in (None, editable):
+        arguments = (logits, excluded, only, [1])
+        torch.library.opcheck(torch.ops.fastedit.best_outside.default, arguments)
+
+    def best(logits, excluded, only):
+        return ops.best_outside(logits + 1, excluded, only=only, forbid=(1,))
+
+    compiled = torch.compile(best, fullgraph=True, backend="aot_eager")
+    arguments = (logits, excluded, editable)
+    for got, want in zip(compiled(*arguments), best(*arguments), strict=True):
+        assert got.equal(want)

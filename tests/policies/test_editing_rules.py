@@ -22,7 +22,7 @@ def same(state, blocks) -> None:
     assert counts_of(state) == [counted(block) for block in blocks]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.fixed_dictionaries(WIDE),
     options=st.fixed_dictionaries(
@@ -49,7 +49,7 @@ def test_wino_steps_equal_the_oracle(sizes, options):
         same(state, blocks)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.fixed_dictionaries(WIDE),
     options=st.fixed_dictionaries({"least": st.integers(1, 5), "mu": st.integers(1, 9)}),
@@ -71,7 +71,7 @@ def test_saber_steps_equal_the_oracle(sizes, options, scope):
         same(state, blocks)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.fixed_dictionaries(SIZES | {"steps": st.integers(1, 14)}),
     options=st.fixed_dictionaries(
@@ -120,7 +120,7 @@ CORRECTIONS = {
 
 
 @pytest.mark.parametrize("mode", CORRECTIONS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     data=st.data(),
     sizes=st.fixed_dictionaries(SIZES | {"steps": st.integers(1, 14)}),

@@ -6,13 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from every_policy import NOISE, RANDOM, REOPENING, RULES, drawing, small
+from every_policy import NOISE, RANDOM, REOPENING, RULES, VARIABLE, drawing, second_head, small
 from spread_head import spread_head
 
 from fastedit import DecodeConfig, Decoder
 
-MASK, LENGTH, TOKENS = 127, 8, 20
-LENGTHS = (17, 1, 24, 3)
+MASK, LENGTH, TOKENS = 127, 8, 14
+LENGTHS = (17, 1, 24)
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,10 @@ def decoder(golden_model, tokenizer, name) -> Decoder:
         eos_token_id=[],
         seed=4,
     )
-    head = spread_head(golden_model.config) if "head" in name else None
-    return Decoder(golden_model, tokenizer, config=config, head=head)
+    heads = second_head(name, golden_model)
+    if "head" in name:
+        heads = {"head": spread_head(golden_model.config)}
+    return Decoder(golden_model, tokenizer, config=config, **heads)
 
 
 def results(out) -> list[tuple]:
@@ -101,16 +103,20 @@ def test_stop_texts(decoder, prompts):
     assert stop not in decoder.tokenizer.decode(kept[:-1])
 
 
-def test_an_eos_ends_the_ids(decoder, prompts):
+def test_an_eos_ends_the_ids(decoder, name, prompts):
     """Early or late, the tokens up to it are the same; early, the blocks behind it are saved."""
-    full = decoder.generate(prompts[0])
+    if name in VARIABLE:
+        pytest.skip("one block, and an EOS that the rule itself writes")
+    tokens = 20  # in three blocks, of which the window of a policy may hold two
+    full = decoder.generate(prompts[0], max_new_tokens=tokens)
     ids = full.sequences[0].tolist()
-    assert len(ids) == TOKENS and full.stats[0].finish_reason == "length"
+    assert len(ids) == tokens and full.stats[0].finish_reason == "length"
     eos = ids[LENGTH // 2]
     want = ids[: ids.index(eos) + 1]
     forwards = {}
     for early in (True, False):
-        out = decoder.generate(prompts[0], eos_token_id=eos, eos_early_stop=early)
+        ends = {"eos_token_id": eos, "eos_early_stop": early}
+        out = decoder.generate(prompts[0], max_new_tokens=tokens, **ends)
         assert out.sequences[0].tolist() == want
         assert out.stats[0].finish_reason == "eos" and out.stats[0].tokens == len(want)
         forwards[early] = out.stats[0].forwards
@@ -121,6 +127,8 @@ def test_counts_are_what_the_drafts_show(decoder, name, prompts):
     """Masks that became tokens, tokens that became masks, tokens that became other tokens. A block
     of noise does not show what it began with: there, only the changes from its second draft on.
     Drafts show the active block, and the counts are also of what it had reopened."""
+    if name in VARIABLE:
+        pytest.skip("texts of other lengths: tests/engine/test_varying.py")
     prompt = prompts[0]
     events = list(decoder.stream(prompt, drafts=True, cache="none"))
     stats = events[-1].stats
@@ -157,7 +165,8 @@ def test_nothing_is_asked_for(decoder, prompts):
     assert all(stats.forwards == stats.tokens == 0 for stats in out.stats)
 
 
-def test_one_token_is_asked_for(decoder, prompts):
+def test_one_token_is_asked_for(decoder, name, prompts):
     out = decoder.generate(prompts, max_new_tokens=1)
-    assert [len(ids) for ids in out.sequences] == [1] * len(prompts)
+    lengths = [len(ids) for ids in out.sequences]
+    assert max(lengths) == 1 and (name in VARIABLE or min(lengths) == 1)
     assert MASK not in torch.cat(out.sequences)

@@ -18,7 +18,7 @@ from fastedit.policies import POLICIES, JointThreshold, LowConfidence, Policy, R
         ("low_confidence:steps=none,threshold=1", LowConfidence(threshold=1.0)),
         ("low_confidence:steps=7,rank=entropy", LowConfidence(steps=7, rank="entropy")),
         ("joint_threshold:editing_threshold=None", JointThreshold(editing_threshold=None)),
-        ("joint_threshold:threshold=inf", JointThreshold(threshold=float("inf"))),
+        ("joint_threshold:threshold=1", JointThreshold(threshold=1.0)),
         ("joint_threshold:", JointThreshold()),
     ],
 )
@@ -42,7 +42,7 @@ def test_a_policy_is_what_its_text_spells(policy):
         ("remask:tau=1,tau=2", "give tau=value, once"),
         ("remask:tau=much", "tau is of type float, not 'much'"),
         ("remask:cap=1.5", "cap is of type int, not '1.5'"),
-        ("remask:tau=-1", "tau must be a number of at least 0; got -1.0"),
+        ("remask:tau=-1", "tau must be a number from 0 to 1; got -1.0"),
         ("remask:share=2", "share must be a number from 0 to 1; got 2.0"),
         ("remask:trigger=never", "'low_prob', 't2t', 'logit_diff'; got 'never'"),
         ("remask:tau=none", "tau must be"),
@@ -101,7 +101,7 @@ def test_the_same_value_twice_is_no_contradiction():
         JointThreshold: {"threshold": [-1, None, "a", True], "max_post_steps": [-1, 0.5, None]},
         LowConfidence: {"steps": [0, 1.5], "rank": ["best", None, 1], "eps": [-1, 2]},
         Remask: {"cap": [-1, None], "share": [1.5, float("nan")], "trigger": [""]},
-        policies.EntropyBound: {"steps": [0, None], "bound": [-0.1], "stability": [-1]},
+        policies.EntropyBound: {"steps": [0, None], "bound": [-0.1], "t_min": [0.9, float("inf")]},
     }.items(),
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -111,6 +111,44 @@ def test_parameters_out_of_range_are_named(kind, values):
             with pytest.raises(ValueError, match=f"{name} must be") as caught:
                 kind(**{name: value})
             assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", POLICIES.values(), ids=lambda kind: kind.name)
+def test_what_is_compared_with_probabilities_is_one(kind):
+    """1 is never: nothing is above it. What is larger is a mistake, such as 90 for 0.9."""
+    known = ("threshold", "editing_threshold", "verify_threshold", "tau", "share", "eta", "top_p")
+    for name in kind.parameters().keys() & {*known, "alpha_on", "t_on", "eps"}:
+        assert getattr(kind(**{name: 1}), name) == 1.0
+        for wrong in (1.5, 90, -0.1, float("inf"), float("nan")):
+            with pytest.raises(ValueError, match=f"{name} must be .*from 0 to 1; got"):
+                kind(**{name: wrong})
+
+
+def test_a_parameter_without_an_effect_is_told_where_a_caller_gives_it():
+    """Of every policy: what it calls unread changes no decision."""
+    given = {
+        "low_confidence:schedule=dream": {"threshold": 0.2},
+        "low_confidence": {"eps": 0.5},
+        "confidence": {"factor": 0.3, "steps": 2},
+        "confidence:rule=factor": {"threshold": 0.3, "steps": 2},
+        "confidence:rule=schedule": {"threshold": 0.3, "quirk": True},
+        "correction:mode=rank": {"budget": 9, "stride": 1, "tau": 0.1},
+        "proseco:threshold=.3": {"steps": 2},
+        "remdm": {"t_on": 0.9, "alpha_on": 0.2},
+    }
+    for text, unread in given.items():
+        assert unread.keys() <= parse(text).unread()
+        settings = ",".join(f"{name}={value}" for name, value in unread.items())
+        both = text + (":" if ":" not in text else ",") + settings
+        logits = torch.randn(5, 2, 6, 10, generator=torch.Generator().manual_seed(0)) * 3
+        states = [policies.open(t, torch.full((2, 6), 9), mask_token_id=9) for t in (text, both)]
+        for step in logits:
+            for state in states:
+                policies.step_(state, step)
+        assert states[0].ids.equal(states[1].ids)
+        assert DecodeConfig(policy=both).given_to(parse(both)) >= unread.keys()
+        assert DecodeConfig(policy=parse(both)).given_to(parse(both)) >= unread.keys()
+    assert not parse("low_confidence:schedule=even").unread() & {"threshold", "steps", "rank"}
 
 
 def test_what_is_registered_has_to_be_a_policy_of_a_free_name():

@@ -116,7 +116,7 @@ def counts_of(state) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data(), sizes=st.fixed_dictionaries(SIZES))
 def test_steps_equal_the_oracle(name, data, sizes):
     """Another token than the mask is second best where the rank is a margin: the rule does not say
@@ -140,7 +140,7 @@ def test_steps_equal_the_oracle(name, data, sizes):
         assert counts_of(state) == [counted(block) for block in blocks]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.fixed_dictionaries(SIZES),
     options=st.fixed_dictionaries(
@@ -194,7 +194,7 @@ def test_entropy_bound_steps_equal_the_oracle(sizes, options, heat, repeat):
             logits = script.logits(-60.0)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     sizes=st.fixed_dictionaries(SIZES),
     options=st.fixed_dictionaries(

@@ -27,9 +27,9 @@ def add_faulty(monkeypatch, fault, **changes) -> None:
 
 
 def forget_sglang() -> None:
-    from fastedit.evaluation.bench.sglang_step import joint_threshold
+    from fastedit.evaluation.bench.sglang_step import algorithm
 
-    joint_threshold.cache_clear()
+    algorithm.cache_clear()
 
 
 def with_fault(sound: peers.Competitor, fault, **changes) -> peers.Competitor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from fastedit.heads import NextTokenHead
+from fastedit.models import Family
 from fastedit.policies import POLICIES
 
 # What a rule cannot do without, of a vocabulary of eight tokens or more, or takes long without.
@@ -12,6 +14,7 @@ GIVEN: dict[str, dict[str, Any]] = {
     "entropy_bound": {"steps": 8},
     "joint_threshold_indel": {"delete_token_id": 5, "insert_token_id": 6},
     "correction": {"scorer": "confidence"},
+    "me_dlm": {"delete_token_id": 5, "pad_token_id": 6},
     "correction, head": {"fill": "confidence;threshold=0.1"},
 }
 # Those that have a name, and what else their parameters make of them.
@@ -23,6 +26,8 @@ NOISE = {"entropy_bound"}
 RANDOM = NOISE | {"remdm", "self_correction"}
 # Rules that change blocks before the active one, which its drafts do not show.
 REOPENING = {"multi_block"}
+# Rules whose texts shrink and grow, in one block: with full attention and a second head.
+VARIABLE = {"me_dlm"}
 # Rules with temperatures of their own take no other.
 HEATED = {"entropy_bound", "self_correction"}
 
@@ -35,6 +40,14 @@ def small(name: str, **options: Any):
     if "fill" in GIVEN.get(name, {}):  # it goes its own pace
         wanted.pop("steps", None)
     return kind(**GIVEN.get(name, {}) | wanted)
+
+
+def second_head(name: str, model: Any) -> dict[str, Any]:
+    """What a Decoder of a real model needs for the rule: a head for the next token, untrained."""
+    if name not in VARIABLE:
+        return {}
+    family = Family(attention="full", blocks="after_prompt")
+    return {"head": NextTokenHead.of(model), "family": family}
 
 
 def drawing(name: str) -> dict[str, float]:

@@ -49,6 +49,12 @@ CONFIGS = {
     "reopened": DecodeConfig(
         **GOLDEN | ENDS[0] | {"policy": "multi_block:rounds=2,share=.5", "max_new_tokens": 14}
     ),
+    "put in and taken out": DecodeConfig(
+        **GOLDEN
+        | ENDS[2]
+        | {"policy": "joint_threshold_indel:delete_token_id=74,insert_token_id=53"}
+        | {"max_new_tokens": 14}
+    ),
     "rewritten": DecodeConfig(
         **SHORT | {"policy": "self_correction:max_steps=3", "max_new_tokens": 14}
     ),

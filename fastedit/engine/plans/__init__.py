@@ -7,6 +7,7 @@
 | `Window` | now and then also the last few blocks | each other, in both directions |
 | `Shadow` | also a mask for each of its positions | the same, but not the row at its own position |
 | `Full` | everything, without a cache | by the family: all blocks up to its own, or all there are |
+| `Varying` | everything that there is by now of texts that shrink and grow | everything |
 | `Approximate` | everything, then the block alone or from it on | everything, not all of it fresh |
 """
 
@@ -17,6 +18,7 @@ from fastedit.engine.plans.approximate import Approximate
 from fastedit.engine.plans.base import Logits, Piece, Plan
 from fastedit.engine.plans.block import Block, Lookahead
 from fastedit.engine.plans.full import Full
+from fastedit.engine.plans.varying import Varying
 from fastedit.engine.plans.window import Window
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Slots
@@ -30,6 +32,7 @@ __all__ = [
     "Lookahead",
     "Piece",
     "Plan",
+    "Varying",
     "Window",
     "plan_for",
 ]
@@ -40,6 +43,8 @@ def plan_for(call: ModelCall, slots: Slots, request: Request) -> Plan:
     family, shadow = request.family, request.policy.plan == "shadow"
     if request.config.approximate:
         return Approximate(call, slots, shadow, family.shift, request.config.cache == "prefix")
+    if request.policy.variable:
+        return Varying(call, slots)
     if not request.cached:
         everything = family.attention == "full"
         return Full(call, slots, shadow, everything, family.shift)

@@ -20,7 +20,7 @@ class Logits(NamedTuple):
 
     The first may begin with what stands before the blocks: then it is [n, earlier + L, V].
     scores, ahead_scores: error probabilities [n, L] by a head, of the active blocks and of those
-    behind them.
+    behind them. following: logits of the next token of the active blocks.
     """
 
     block: Tensor
@@ -28,6 +28,7 @@ class Logits(NamedTuple):
     ahead: Tensor | None = None
     scores: Tensor | None = None
     ahead_scores: Tensor | None = None
+    following: Tensor | None = None
 
 
 class Piece(NamedTuple):

@@ -128,7 +128,7 @@ class Block(Plan):
         ids = self.slots.live.blocks.block.shown()
         if self.extra:
             ids = torch.cat((ids, self._extra_ids()), dim=1)
-        logits, hidden = self.call(ids, self.mask, self.positions, self.rows, self.seen)
+        logits, hidden, _ = self.call(ids, self.mask, self.positions, self.rows, self.seen)
         return self._split(logits, None if hidden is None else self._scores(hidden))
 
     def _scores(self, hidden: Tensor) -> Tensor:

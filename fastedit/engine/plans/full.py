@@ -72,7 +72,7 @@ class Full(Plan):
         if self.shadow:
             masks = torch.full_like(live.blocks.ids, self.slots.mask_token_id)
             ids = torch.cat((ids, masks), dim=1)
-        logits, hidden = self.call.rows(ids, self.mask, self.positions, self.wanted)
+        logits, hidden, _ = self.call.rows(ids, self.mask, self.positions, self.wanted)
         scores = None if hidden is None else self._scores(hidden)
         if not self.shadow:
             return Logits(logits, scores=scores)

@@ -147,10 +147,10 @@ def _compiled(name: str, case: Case) -> Competitor:
 
 def _sglang(name: str, case: Case, vectorized: bool) -> Competitor:
     """`JointThreshold.step` on a stand-in for its forward batch, which holds the ids."""
-    from fastedit.evaluation.bench.sglang_step import joint_threshold
+    from fastedit.evaluation.bench.sglang_step import algorithm as released
 
-    module = joint_threshold()
-    algorithm = module.JointThreshold(
+    module = released("joint_threshold")
+    algorithm = module.Algorithm(
         module.DllmConfig(
             algorithm="JointThreshold",
             algorithm_config={

@@ -1,8 +1,8 @@
-"""SGLang's joint-threshold step as its wheel has it, without the server around it.
+"""SGLang's decision steps as its wheel has them, without the server around them.
 
 Importing the package pulls in a CUDA runtime, kernels and a model runner, none of which the
-decision uses. So its three decision files are run as they are, and what they import for the names
-of types is an empty stand-in meanwhile. `pip install --no-deps sglang` is enough.
+decision uses. So three of its files are run as they are, and what they import for the names of
+types is an empty stand-in meanwhile. `pip install --no-deps sglang` is enough.
 """
 
 from __future__ import annotations
@@ -14,11 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-RUN = (
-    "sglang.srt.dllm.config",
-    "sglang.srt.dllm.algorithm.base",
-    "sglang.srt.dllm.algorithm.joint_threshold",
-)
+RUN = ("sglang.srt.dllm.config", "sglang.srt.dllm.algorithm.base")
 STAND_INS = (
     "sglang",
     "sglang.srt",
@@ -48,8 +44,8 @@ class _StandIn(ModuleType):
 
 
 @cache
-def joint_threshold() -> Any:
-    """The module, with `JointThreshold` and, as `DllmConfig`, what it is configured with.
+def algorithm(name: str) -> Any:
+    """The module of that name, with `Algorithm` and, as `DllmConfig`, what it is configured with.
 
     Raises ImportError without SGLang, and whatever another release's files may raise.
     """
@@ -57,20 +53,21 @@ def joint_threshold() -> Any:
     if found is None or not found.submodule_search_locations:
         raise ImportError("needs sglang: pip install --no-deps sglang")
     root = Path(found.submodule_search_locations[0]).parent
-    names = (*STAND_INS, *RUN)
+    run = (*RUN, f"sglang.srt.dllm.algorithm.{name}")
+    names = (*STAND_INS, *run)
     before = {name: sys.modules[name] for name in names if name in sys.modules}
     try:
         sys.modules.update({name: _StandIn(name) for name in STAND_INS})
-        for name in RUN:
+        for each in run:
             spec = importlib.util.spec_from_file_location(
-                name, root / Path(*name.split(".")).with_suffix(".py")
+                each, root / Path(*each.split(".")).with_suffix(".py")
             )
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            sys.modules[name] = module
+            sys.modules[each] = module
             spec.loader.exec_module(module)
-        return sys.modules[RUN[-1]]
+        return sys.modules[run[-1]]
     finally:
-        for name in names:
-            sys.modules.pop(name, None)
+        for each in names:
+            sys.modules.pop(each, None)
         sys.modules.update(before)

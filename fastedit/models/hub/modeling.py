@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 import transformers
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
@@ -20,7 +21,7 @@ from transformers.conversion_mapping import (
 from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
 
 from fastedit.models.adapters.experts import adapted_modules
-from fastedit.models.families import Checkpoints, block_length
+from fastedit.models.families import NEXT_HEAD, Checkpoints, block_length
 from fastedit.models.llada2.arguments import check_labels
 from fastedit.models.masks import mask_and_positions, open_empty_rows
 
@@ -53,6 +54,8 @@ class DiffusionModel(StrictLoading):
         super().__init__(config, *args, **kwargs)
         self.loss_type = "ForMaskedLM"  # transformers' name of a cross entropy without a shift
         self.base_model.register_forward_pre_hook(_see, with_kwargs=True)
+        if self.row.next_head and getattr(config, NEXT_HEAD, False):
+            self.next_token_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -110,7 +113,26 @@ class DiffusionModel(StrictLoading):
             head = self.published_name("lm_head.weight")
             if head not in found:
                 del expected[head]
-        compare(found, expected, self.config.name_or_path)
+        second = self.second_head(found, expected)
+        compare({n: x for n, x in found.items() if n != second}, expected, self.config.name_or_path)
+
+    def second_head(self, found: Shapes, expected: Shapes | None = None) -> str | None:
+        """The tensor of a file that is a head for the next token which the config does not name."""
+        if not self.row.next_head or hasattr(self, NEXT_HEAD):
+            return None
+        unknown = found.keys() - (expected or self.published_shapes()).keys()
+        size = tuple(self.get_output_embeddings().weight.shape)
+        alike = [name for name in unknown if found[name] == size]
+        return alike[0] if len(alike) == 1 else None
+
+    def take_second_head(self, name: str, weight: torch.Tensor) -> None:
+        """Make `weight`, which a file calls `name`, the head for the next token."""
+        output = self.get_output_embeddings().weight
+        vocab, hidden = weight.shape
+        self.next_token_head = nn.Linear(hidden, vocab, bias=False, device="meta")
+        self.next_token_head.weight = nn.Parameter(weight.to(output.device, output.dtype))
+        self.next_token_head._is_hf_initialized = True  # type: ignore[assignment]
+        self.config.next_token_head = True
 
     def native_name(self, name: str) -> str:
         """What transformers calls a tensor, or what is beside one, that the file calls `name`."""

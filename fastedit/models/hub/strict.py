@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from fastedit.models.checkpoint_files import (
@@ -31,6 +32,10 @@ class StrictLoading(PreTrainedModel):
     def check_tensors(self, found: Shapes) -> None:
         """Raise ValueError unless `found` is what a checkpoint of this configuration holds."""
         raise NotImplementedError
+
+    def second_head(self, found: Shapes) -> str | None:
+        """The tensor that is a head for the next token beside what the config names."""
+        return None
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -83,9 +88,19 @@ class StrictLoading(PreTrainedModel):
                 'in which nothing here computes: pass dtype="float32" or dtype="bfloat16"'
             )
         model.check_tensors(found)
-        return PreTrainedModel._load_pretrained_model(
+        second = model.second_head(found)
+        loaded = PreTrainedModel._load_pretrained_model(
             model, state_dict, checkpoint_files, *args, **kwargs
         )
+        if second is not None:
+            if state_dict is None:
+                with safe_open(stored[second].file, framework="pt") as tensors:
+                    weight = tensors.get_tensor(second)
+            else:
+                weight = state_dict[second]
+            model.take_second_head(second, weight)
+            loaded[0].unexpected_keys.clear()  # which that one is to transformers
+        return loaded
 
 
 def compare(found: Mapping[str, Any], expected: Mapping[str, Any], name: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from struct import Struct
@@ -40,7 +41,7 @@ def write_blocks_(
         dense, now = old.contiguous(), now.contiguous()
         written.append((old, dense))
         held.append(now)
-        size = dense.element_size() * (dense.shape[1] if dense.ndim > 1 else 1)
+        size = dense.element_size() * math.prod(dense.shape[1:])
         pairs += dense.data_ptr(), now.data_ptr(), size
     bound = (0, 0)
     if limit is not None and fallback is not None:

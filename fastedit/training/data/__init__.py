@@ -9,4 +9,5 @@
 | `packing` | documents as rows |
 | `order` | which row comes when |
 | `collator` | rows as the batch of a step |
+| `edit_rows` | drafts and their targets as a row that teaches edits |
 """

@@ -119,11 +119,10 @@ def test_a_back_end_that_cannot_run_is_missing_but_a_defect_of_ours_is_raised(mo
 def test_sglang_leaves_no_stand_in_behind():
     forget_sglang()
     before = {name for name in sys.modules if name.startswith("sglang")}
-    from fastedit.evaluation.bench.sglang_step import joint_threshold
+    from fastedit.evaluation.bench.sglang_step import algorithm
 
-    assert (
-        joint_threshold().JointThreshold.__module__ == "sglang.srt.dllm.algorithm.joint_threshold"
-    )
+    for name in ("joint_threshold", "joint_threshold_indel"):
+        assert algorithm(name).Algorithm.__module__ == f"sglang.srt.dllm.algorithm.{name}"
     assert {name for name in sys.modules if name.startswith("sglang")} == before
 
 

@@ -111,7 +111,7 @@ def test_bootstrap_draws_whole_samples():
     assert found["interval"] == pytest.approx([0.0, 1.0 - bias], abs=0.02)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 @pytest.mark.parametrize(("bins", "errors", "change"), [(32, 3.0, 0.5), (20, 5.0, 0.2)])
 def test_an_interval_holds_its_value_and_more_often_the_true_one(seed, bins, errors, change):
     """`errors` of a sample, in many bins, where redrawing moves histograms apart."""
