@@ -142,6 +142,7 @@ class MEDLM(Policy):
             keep=either(filled.keep, edited.keep),
             insert=either(torch.zeros_like(filled.ids, dtype=torch.bool), edited.insert),
             inserted=edited.inserted,
+            padding=filling,
         )
 
     def _fill(self, stats: Stats, view: View, masks: Tensor, filling: Tensor) -> Write:

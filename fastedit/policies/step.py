@@ -110,7 +110,8 @@ def step_(
 
     logits         [B, L, V] fp32, bf16 or fp16: logits[b, i] predicts ids[b, i], no shift
     scores         [B, L] fp32 of a head, for policies that need "score"
-    next_logits    [B, L, V] of a head that predicts the next token, for those that need it
+    next_logits    [B, L, V] of a head that predicts the next token, for those that need it; None
+                   while no block does, as in the mask phase of `me_dlm`
     shadow_logits  [B, L, V] of rows that see a mask at their own position, for plan "shadow"
     draws          [B, L] int64: tokens to use in place of what would be drawn
 
@@ -144,7 +145,7 @@ def _check_given(
     for needed, name, value in (
         (True, "logits", logits),
         ("score" in policy.needs, "scores", scores),
-        ("next_token" in policy.needs and state.wants_next, "next_logits", next_logits),
+        (next_logits is None and _wants_next(state), "next_logits", next_logits),
         (policy.plan == "shadow", "shadow_logits", shadow_logits),
         (False, "draws", draws),
     ):
@@ -155,6 +156,13 @@ def _check_given(
                 f"{name} must be [{shape[0]}, {shape[1]}, ...] as the ids of the state are; "
                 f"got {list(value.shape)}"
             )
+
+
+def _wants_next(state: State) -> bool:
+    """Whether a block that is not done needs the head for the next token; waits for the device."""
+    if "next_token" not in state.policy.needs or not state.wants_next:
+        return False
+    return bool((state.policy.wants_next(state) & ~state.done).any())
 
 
 @contextlib.contextmanager
@@ -300,7 +308,7 @@ def _apply(state: State, write: Write, stats: Stats) -> None:
 def _rewrite(state: State, write: Write, active: Tensor) -> None:
     """Insert and delete in blocks that are `active` [n]; buffers per position move with their ids.
 
-    A block that gets a mask by this is not done. Padding that goes is no delete.
+    A block that gets a mask by this is not done.
     """
     may = state.may_change()
     moves = may & active[:, None]  # flags of what stays where it is count for nothing
@@ -308,8 +316,8 @@ def _rewrite(state: State, write: Write, active: Tensor) -> None:
     keep = ~nothing if write.keep is None else write.keep | ~moves
     insert = nothing if write.insert is None else write.insert & moves
     gone = ~keep
-    if state.policy.padding is not None:
-        gone = gone & (state.ids != state.policy.padding)
+    if write.padding is not None:
+        gone = gone & ~write.padding[:, None]
     flags = insert, gone
     for count, flag in zip((state.counts.inserts, state.counts.deletes), flags, strict=True):
         count.add_(flag.sum(-1, dtype=torch.int32))
