@@ -64,6 +64,9 @@ def open(
         )
     if mask_token_id in chosen.control_ids:
         raise ValueError(f"mask_token_id={mask_token_id} is a control id of policy {chosen}")
+    for name, token in chosen.named_ids().items():
+        if token == mask_token_id:
+            raise ValueError(f"mask_token_id={token} is the {name} of policy {chosen}")
     heat = checked("temperature", temperature, HEAT)
     state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
     if editable is not None:

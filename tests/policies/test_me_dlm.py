@@ -250,6 +250,11 @@ def test_what_does_not_fit_is_refused():
     for wrong in ({"mask_steps": 0}, {"edit_steps": -1}, {"max_length": 0}, {"pad_token_id": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             MEDLM(**wrong)
+    for name in ("pad_token_id", "eos_token_id"):
+        with pytest.raises(ValueError, match=f"delete_token_id and {name} are both 2"):
+            MEDLM(**IDS | {name: DEL})
+        with pytest.raises(ValueError, match=f"mask_token_id=1 is the {name}"):
+            policies.open(MEDLM(**{name: MASK}), ids, mask_token_id=MASK)
 
 
 def test_an_edit_that_deletes_is_counted_where_padding_ends_a_text():
