@@ -1,6 +1,8 @@
 // Labels of models that delete and insert, from drafts and their targets; pairs in parallel.
 // Contract: fastedit/ops/edit_labels/__init__.py.
 #include <algorithm>
+#include <atomic>
+#include <new>
 #include <numeric>
 #include <vector>
 
@@ -23,16 +25,23 @@ struct Text {
     int64_t operator[](int64_t i) const { return ids[i]; }
 };
 
-// `Labeller`s label pair after pair, and keep their tables from one to the next.
+// `Labeller`s label pair after pair, and keep their tables from one to the next. Returns the status
+// of the call: an exception must not leave a thread, or the library.
 template <class Labeller, class Args>
-void label_pairs(const Args& args, int64_t pairs, int64_t ids, int threads) {
+int32_t label_pairs(const Args& args, int64_t pairs, int64_t ids, int threads) {
     if (ids < kWorthwhile) threads = 1;
     const int64_t pieces = std::min(pairs, threads == 1 ? 1 : threads * kPiecesPerThread);
+    std::atomic<bool> no_memory{false};
     parallel_for(pieces, threads, [&](int64_t piece) {
         Labeller labeller{args};
         const int64_t end = (piece + 1) * pairs / pieces;
-        for (int64_t pair = piece * pairs / pieces; pair < end; ++pair) labeller.label(pair);
+        try {
+            for (int64_t pair = piece * pairs / pieces; pair < end; ++pair) labeller.label(pair);
+        } catch (const std::bad_alloc&) {
+            no_memory = true;
+        }
     });
+    return no_memory ? FE_NO_MEMORY : 0;
 }
 
 // Distances of all beginnings of x and y as bits (H. Hyyro, "A bit-vector algorithm for computing
@@ -253,12 +262,10 @@ struct LcsLabeller {
 
 int32_t fe_levenshtein_labels(const fe_levenshtein_labels_args* args, int32_t threads) {
     const int64_t ids = args->noisy_cu[args->pairs];
-    fastedit::label_pairs<fastedit::LevenshteinLabeller>(*args, args->pairs, ids, threads);
-    return 0;
+    return fastedit::label_pairs<fastedit::LevenshteinLabeller>(*args, args->pairs, ids, threads);
 }
 
 int32_t fe_lcs_labels(const fe_lcs_labels_args* args, int32_t threads) {
     const int64_t ids = args->blocks * args->draft_length;
-    fastedit::label_pairs<fastedit::LcsLabeller>(*args, args->blocks, ids, threads);
-    return 0;
+    return fastedit::label_pairs<fastedit::LcsLabeller>(*args, args->blocks, ids, threads);
 }

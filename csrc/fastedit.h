@@ -2,7 +2,8 @@
  *
  * Contracts: the folders of fastedit/ops.
  * Shapes and strides are in elements; rows of logits are contiguous over the vocabulary. Every
- * function returns 0, or -1 for an argument it cannot serve (unknown dtype, empty vocabulary).
+ * function returns 0, or -1 for an argument it cannot serve (unknown dtype, empty vocabulary), or
+ * FE_NO_MEMORY where tables that grow with the texts do not fit.
  * Nothing is kept between calls.
  */
 #pragma once
@@ -15,6 +16,7 @@
 extern "C" {
 #endif
 
+enum { FE_NO_MEMORY = -2 };
 enum { FE_FP32 = 0, FE_BF16 = 1, FE_FP16 = 2 };
 
 /* logits[b, i] starts at data + b * block_stride + i * row_stride. */

@@ -48,7 +48,7 @@ class Settled:
             if asked not in self._masks:
                 mask = mask_of(config, self.model, self.tokenizer, self.family)
                 _keep(self._masks, asked, mask)
-            _check_control_ids(rule, self._masks[asked], vocab_size(self.model))
+            _check_ids(rule, self._masks[asked], vocab_size(self.model))
             _keep(self._rules, id(config), (config, rule, self._masks[asked]))
         _, rule, mask = self._rules[id(config)]
         return rule, mask
@@ -108,7 +108,7 @@ def _with_ids(rule: Policy, config: DecodeConfig, model: Any, tokenizer: Any) ->
     return dataclasses.replace(rule, **found) if found else rule  # type: ignore[type-var]
 
 
-def _check_control_ids(rule: Policy, mask: int, vocab: int | None) -> None:
+def _check_ids(rule: Policy, mask: int, vocab: int | None) -> None:
     """Raises ValueError for a model that has no such ids, and for one that is the mask."""
     beyond = [token for token in rule.control_ids if vocab is not None and token >= vocab]
     if beyond:
@@ -119,6 +119,16 @@ def _check_control_ids(rule: Policy, mask: int, vocab: int | None) -> None:
         )
     if mask in rule.control_ids:
         raise ValueError(f"id {mask} is both the mask token and a control id of policy {rule}")
+    for name, token in rule.named_ids().items():
+        if token == mask:
+            raise ValueError(
+                f"id {mask} is both the mask token and {name}: give the policy another"
+            )
+        if vocab is not None and token >= vocab:
+            raise ValueError(
+                f"{name}={token} of policy {rule} is no id of this model, which has {vocab}: give "
+                f"the policy a {name} below"
+            )
 
 
 def _check_together(config: DecodeConfig, rule: Policy, family: Family, vocab: int | None) -> None:

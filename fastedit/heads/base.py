@@ -38,7 +38,8 @@ class Head(nn.Module):
     """A head with a config.
 
     name          of its files: `<name>.json` and `<name>.safetensors`
-    config_class  a frozen dataclass with `hidden_size` and `base`
+    config_class  a frozen dataclass with `hidden_size` and `base`, and `vocab_size` where it has
+                  logits
     """
 
     name: ClassVar[str]
@@ -59,7 +60,9 @@ class Head(nn.Module):
 
         What either of them does not say is not compared.
         """
-        made_for = {"hidden_size": self.config.hidden_size, **(self.config.base or {})}
+        sizes = (name for name in ("hidden_size", "vocab_size") if hasattr(self.config, name))
+        made_for = {name: getattr(self.config, name) for name in sizes}
+        made_for |= self.config.base or {}
         for key, value in made_for.items():
             found = getattr(config, key, value)
             if found != value:

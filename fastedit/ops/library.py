@@ -17,6 +17,7 @@ from fastedit.ops.logits import LOGIT_DTYPES
 
 DEVICES = ("cpu",)
 ABI = 7
+NO_MEMORY = -2  # FE_NO_MEMORY
 LIBRARY = Path(__file__).with_name(
     "libfastedit_cpu.dylib" if sys.platform == "darwin" else "libfastedit_cpu.so"
 )
@@ -85,6 +86,8 @@ def _id_array(forbid: tuple[int, ...]) -> ctypes.Array:
 
 
 def check(status: int) -> None:
+    if status == NO_MEMORY:
+        raise MemoryError("not enough memory for texts of this length: give shorter ones")
     if status:
         raise RuntimeError("the C++ back end refused arguments that passed the contract's checks")
 

@@ -110,6 +110,12 @@ class Policy:
         """Ids that stand for what is to be done with a position, and for no text."""
         return ()
 
+    def named_ids(self) -> dict[str, int]:
+        """The token ids among its parameters, by the parameter."""
+        named = (name for name, parameter in self.parameters().items() if parameter.keys)
+        values = ((name, getattr(self, name)) for name in named)
+        return {name: value for name, value in values if value is not None}
+
     def sized(self, masks: int, most: int) -> Policy:
         """This policy for a text that begins with so many masks and may become `most` tokens long,
         its prompt included."""

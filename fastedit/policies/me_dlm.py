@@ -60,6 +60,15 @@ class MEDLM(Policy):
         "done_step": Buffer(torch.int32, per_position=False),
     }
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, token in (("pad", self.pad_token_id), ("eos", self.eos_token_id)):
+            if token is not None and token == self.delete_token_id:
+                raise ValueError(
+                    f"delete_token_id and {name}_token_id are both {token}: what deletes a token "
+                    "stands for no text, so give delete_token_id an id of its own"
+                )
+
     @property
     def most_tokens(self) -> int | None:
         return self.max_length
@@ -147,6 +156,7 @@ class MEDLM(Policy):
             keep=either(filled.keep, edited.keep),
             insert=either(torch.zeros_like(filled.ids, dtype=torch.bool), edited.insert),
             inserted=edited.inserted,
+            padding=filling,
         )
 
     def _fill(self, stats: Stats, view: View, masks: Tensor, filling: Tensor) -> Write:

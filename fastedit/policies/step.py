@@ -59,6 +59,9 @@ def open(
         )
     if mask_token_id in chosen.control_ids:
         raise ValueError(f"mask_token_id={mask_token_id} is a control id of policy {chosen}")
+    for name, token in chosen.named_ids().items():
+        if token == mask_token_id:
+            raise ValueError(f"mask_token_id={token} is the {name} of policy {chosen}")
     heat = checked("temperature", temperature, HEAT)
     state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
     if editable is not None:
@@ -105,7 +108,8 @@ def step_(
 
     logits         [B, L, V] fp32, bf16 or fp16: logits[b, i] predicts ids[b, i], no shift
     scores         [B, L] fp32 of a head, for policies that need "score"
-    next_logits    [B, L, V] of a head that predicts the next token, for those that need it
+    next_logits    [B, L, V] of a head that predicts the next token, for those that need it; None
+                   while no block does, as in the mask phase of `me_dlm`
     shadow_logits  [B, L, V] of rows that see a mask at their own position, for plan "shadow"
     draws          [B, L] int64: tokens to use in place of what would be drawn
 
@@ -139,7 +143,7 @@ def _check_given(
     for needed, name, value in (
         (True, "logits", logits),
         ("score" in policy.needs, "scores", scores),
-        ("next_token" in policy.needs and state.wants_next, "next_logits", next_logits),
+        (next_logits is None and _wants_next(state), "next_logits", next_logits),
         (policy.plan == "shadow", "shadow_logits", shadow_logits),
         (False, "draws", draws),
     ):
@@ -150,3 +154,10 @@ def _check_given(
                 f"{name} must be [{shape[0]}, {shape[1]}, ...] as the ids of the state are; "
                 f"got {list(value.shape)}"
             )
+
+
+def _wants_next(state: State) -> bool:
+    """Whether a block that is not done needs the head for the next token; waits for the device."""
+    if "next_token" not in state.policy.needs or not state.wants_next:
+        return False
+    return bool((state.policy.wants_next(state) & ~state.done).any())

@@ -144,6 +144,7 @@ class Write(NamedTuple):
                            None: all are kept, and nothing is inserted
     inserted int64 [n, L]  what is put there in place of a mask, where lengths vary: then nothing is
                            cut or padded
+    padding  bool [n]      what is not kept of these blocks was padding: no delete is counted
     """
 
     ids: Tensor
@@ -153,3 +154,4 @@ class Write(NamedTuple):
     keep: Tensor | None = None
     insert: Tensor | None = None
     inserted: Tensor | None = None
+    padding: Tensor | None = None

@@ -44,7 +44,7 @@ def apply_(state: State, write: Write, stats: Stats) -> None:
 def _rewrite(state: State, write: Write, active: Tensor) -> None:
     """Insert and delete in blocks that are `active` [n]; buffers per position move with their ids.
 
-    A block that gets a mask by this is not done. Padding that goes is no delete.
+    A block that gets a mask by this is not done.
     """
     may = state.may_change()
     moves = may & active[:, None]  # flags of what stays where it is count for nothing
@@ -52,8 +52,8 @@ def _rewrite(state: State, write: Write, active: Tensor) -> None:
     keep = ~nothing if write.keep is None else write.keep | ~moves
     insert = nothing if write.insert is None else write.insert & moves
     gone = ~keep
-    if state.policy.padding is not None:
-        gone = gone & (state.ids != state.policy.padding)
+    if write.padding is not None:
+        gone = gone & ~write.padding[:, None]
     flags = insert, gone
     for count, flag in zip((state.counts.inserts, state.counts.deletes), flags, strict=True):
         count.add_(flag.sum(-1, dtype=torch.int32))

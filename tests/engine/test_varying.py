@@ -334,5 +334,10 @@ def test_what_does_not_go_together(llada):
             Decoder(model, head=head).generate([[5]], policy="me_dlm", **options)
     with pytest.raises(ValueError, match="no 500"):
         real(llada).generate([[5]], policy=MEDLM(delete_token_id=500))
+    for name in ("pad_token_id", "eos_token_id"):
+        with pytest.raises(ValueError, match=f"{name}=500 .* no id of this model"):
+            real(llada).generate([[5]], policy=MEDLM(**{name: 500}))
+        with pytest.raises(ValueError, match=f"both the mask token and {name}"):
+            scripted(MEDLM(**{name: MASK})).generate([[5]])
     with pytest.raises(ValueError, match="stands for no text"):
         real(llada).generate([[5]], draft=[6, 3])

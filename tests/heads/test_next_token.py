@@ -55,6 +55,16 @@ def test_it_begins_as_the_output_embedding(decoder):
         NextTokenHeadConfig(16, 0)
 
 
+@pytest.mark.parametrize("name", ["hidden_size", "vocab_size"])
+def test_a_head_of_other_sizes_is_refused(decoder, name):
+    """Ids that the model does not have would be inserted."""
+    sizes = {key: getattr(decoder.model.config, key) for key in ("hidden_size", "vocab_size")}
+    for other in (sizes[name] - 8, sizes[name] + 8):
+        head = NextTokenHead(NextTokenHeadConfig(**sizes | {name: other}))
+        with pytest.raises(ValueError, match=f"{name}={other}, and this one has {name}="):
+            Decoder(decoder.model, head=head).generate([[5]], policy=policy(), **OPTIONS)
+
+
 def test_a_stored_head_decodes_as_the_object(decoder, tmp_path):
     model, prompts = decoder.model, [torch.tensor([5, 6, 7]), torch.tensor([9])]
     head = NextTokenHead.of(model)

@@ -1,5 +1,8 @@
 """Edit labels: arguments that are refused, each with the value named."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -53,3 +56,32 @@ def test_wrong_blocks_raise_and_name_the_value(change, error, named):
     arguments = {"draft": ROWS, "target": ROWS, "draft_len": LENGTHS, "target_len": LENGTHS}
     with pytest.raises(error, match=named):
         ops.lcs_labels(**(arguments | BLOCK_IDS | change))
+
+
+SHORT_OF_MEMORY = """
+import resource, torch
+from fastedit import ops
+ids, cu, length = torch.arange(100_000), torch.tensor([0, 100_000]), torch.tensor([100_000])
+few = torch.ones(2, dtype=torch.int64)
+ends = {"delete_token_id": -1, "eos_token_id": -2}
+ops.levenshtein_labels(few, torch.tensor([0, 2]), few, torch.tensor([0, 2]), **ends)
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 2**30, held + 2**30))
+for label in (
+    lambda: ops.levenshtein_labels(ids, cu, ids, cu, **ends),
+    lambda: ops.lcs_labels(ids[None], ids[None], length, length, mask_token_id=-1,
+                           delete_token_id=-2, insert_token_id=-3),
+):
+    try:
+        label()
+    except MemoryError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the memory of a process")
+def test_a_shortage_of_memory_is_an_error_of_the_call():
+    command = [sys.executable, "-c", SHORT_OF_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("not enough memory for texts of this length") == 2

@@ -264,9 +264,35 @@ def test_what_does_not_fit_is_refused():
         policies.open("me_dlm", ids, mask_token_id=MASK, lengths=[1, 4])
     with pytest.raises(ValueError, match="insert and delete"):
         policies.open("saber", ids, mask_token_id=MASK, lengths=[1, 2])
-    state = policies.open("me_dlm", ids, mask_token_id=MASK)
-    with pytest.raises(ValueError, match="needs next_logits"):
-        policies.step_(state, torch.zeros(2, 3, 8))
     for wrong in ({"mask_steps": 0}, {"edit_steps": -1}, {"max_length": 0}, {"pad_token_id": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             MEDLM(**wrong)
+    for name in ("pad_token_id", "eos_token_id"):
+        with pytest.raises(ValueError, match=f"delete_token_id and {name} are both 2"):
+            MEDLM(**IDS | {name: DEL})
+        with pytest.raises(ValueError, match=f"mask_token_id=1 is the {name}"):
+            policies.open(MEDLM(**{name: MASK}), ids, mask_token_id=MASK)
+
+
+def test_an_edit_that_deletes_is_counted_where_padding_ends_a_text():
+    policy = MEDLM(mask_steps=1, max_length=9, delete_token_id=DEL, pad_token_id=3, eos_token_id=3)
+    state = one(policy, [4, MASK, MASK, MASK], prompt=1)
+    policies.step_(state, hot([4, 3, 5, 3]))
+    assert state.ids.tolist() == [[4, 3]] and state.counts.deletes.tolist() == [0]
+    policies.step_(state, hot([4, DEL]), next_logits=hot([3, 3]))
+    assert state.ids.tolist() == [[4]] and state.counts.deletes.tolist() == [1]
+    assert state.moves[2].tolist() == [[0, 1]]
+
+
+def test_next_logits_may_be_left_out_until_a_sequence_edits():
+    ids = torch.tensor([[4, MASK, MASK], [4, 5, EOS]])
+    state = policies.open(MEDLM(mask_steps=2, **IDS), ids[:1], mask_token_id=MASK)
+    for _ in range(2):
+        policies.step_(state, hot([4, 5, EOS]))
+    with pytest.raises(ValueError, match="needs next_logits"):
+        policies.step_(state, hot([4, 5, EOS]))
+    both = policies.open(MEDLM(mask_steps=2, **IDS), ids, mask_token_id=MASK)
+    with pytest.raises(ValueError, match="needs next_logits"):
+        policies.step_(both, hot([4, 5, EOS]).expand(2, -1, -1))
+    both.done[1] = True
+    policies.step_(both, hot([4, 5, EOS]).expand(2, -1, -1))

@@ -61,10 +61,10 @@ def levenshtein_labels(
 
     The work is done on the CPU: tensors on a GPU are copied there, which waits for the device, and
     the labels are copied back. C++: time and memory grow with n * m / 64 words per pair, the same
-    labels on any number of threads. Raises TypeError for dtypes and for token ids that are no
-    integers; ValueError for shapes, for boundaries that do not run from 0 to the number of ids
-    without falling, for tensors on different devices, for two token ids that are the same, and for
-    another value of `canonical_first_gap`.
+    labels on any number of threads. Raises MemoryError where these do not fit; TypeError for
+    dtypes and for token ids that are no integers; ValueError for shapes, for boundaries that do not
+    run from 0 to the number of ids without falling, for tensors on different devices, for two token
+    ids that are the same, and for another value of `canonical_first_gap`.
     Sources: arXiv 2605.09603 (ME-DLM); the labels of False are those of renhouxing/ME-DLM,
     `edit.cpp`.
     """
@@ -135,9 +135,10 @@ def lcs_labels(
     again.
 
     Ids may be anything and never raise. On a GPU as `levenshtein_labels`: copied. C++: time and
-    memory grow with L * M, the same labels on any number of threads. Raises TypeError for dtypes
-    and for token ids that are no integers; ValueError for shapes, for lengths outside [0, L] or
-    [0, M], for tensors on different devices, and for two token ids that are the same.
+    memory grow with L * M, the same labels on any number of threads. Raises MemoryError as there;
+    TypeError for dtypes and for token ids that are no integers; ValueError for shapes, for lengths
+    outside [0, L] or [0, M], for tensors on different devices, and for two token ids that are the
+    same.
     Source: the report of LLaDA2.2, section 3.1; what it leaves open is fixed above.
     """
     _check_ids(

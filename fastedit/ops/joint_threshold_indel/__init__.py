@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 from fastedit.ops.dispatch import implementation
@@ -23,6 +24,8 @@ class InDelState:
     source       int64 [B, L]  of the last step: where the token stood before it, -1 for a new mask
     inserted, deleted  int64 [B, L], of the last step: positions before it with a mask put before
                  them, and those taken out
+
+    Raises ValueError for tensors that do not fit `seen`, and for tensors elsewhere than on a CPU.
     """
 
     post_steps: Tensor
@@ -42,8 +45,26 @@ class InDelState:
     inserted: Tensor
     deleted: Tensor
 
+    def __post_init__(self) -> None:
+        if self.seen.ndim != 3:
+            raise ValueError(f"seen must be int64 [B, K, L]; got {list(self.seen.shape)}")
+        blocks, _, length = self.seen.shape
+        for field in fields(self):
+            dtype, dims = _FORMS.get(field.name, (torch.int32, 1))
+            shape = ((blocks,), (blocks, length), self.seen.shape)[dims - 1]
+            _check(field.name, getattr(self, field.name), dtype, shape)
+
     def tensors(self) -> tuple[Tensor, ...]:
         return tuple(getattr(self, field.name) for field in fields(self))
+
+
+# Fields that are no counts per block: what they hold, and how many dimensions they have.
+_FORMS = {
+    **dict.fromkeys(("done", "dirty", "bad"), (torch.bool, 1)),
+    "original": (torch.bool, 2),
+    **dict.fromkeys(("source", "inserted", "deleted"), (torch.int64, 2)),
+    **dict.fromkeys(("seen", "written"), (torch.int64, 3)),
+}
 
 
 def joint_threshold_indel_step_(
@@ -67,8 +88,8 @@ def joint_threshold_indel_step_(
 
     The rule is that of `policies.JointThresholdInDel`, which is also what serves a GPU and whatever
     draws. Blocks that are done are not read, nor are positions that could not change. Raises
-    ValueError for logits that do not fit, and for tensors elsewhere than on a CPU: a back end may
-    look at their values.
+    ValueError for what does not fit `logits` or `state`, and for tensors elsewhere than on a CPU: a
+    back end may look at their values.
     """
     shape = check_logits(logits, 3)
     if shape[:2] != ids.shape or logits.device.type != "cpu":
@@ -76,6 +97,10 @@ def joint_threshold_indel_step_(
             f"logits must be [{ids.shape[0]}, {ids.shape[1]}, V] on the CPU, a row for each of the "
             f"ids; got {list(logits.shape)} on {logits.device}"
         )
+    _check("ids", ids, torch.int64, state.original.shape)
+    _check("editable", editable, torch.bool, ids.shape)
+    for name, value in (("threshold", threshold), ("editing_threshold", editing_threshold)):
+        _check(name, value, torch.float32, ids.shape[:1])
     implementation("joint_threshold_indel_step_", "cpu")(
         ids,
         logits,
@@ -88,3 +113,12 @@ def joint_threshold_indel_step_(
         editing_threshold=editing_threshold,
         max_post_steps=max_post_steps,
     )
+
+
+def _check(name: str, value: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    """Back ends take bare addresses: what does not fit must not reach them."""
+    if value.shape != shape or value.dtype != dtype or value.device.type != "cpu":
+        raise ValueError(
+            f"{name} must be {dtype} {list(shape)} on the CPU; "
+            f"got {value.dtype} {list(value.shape)} on {value.device}"
+        )
