@@ -13,10 +13,17 @@ if TYPE_CHECKING:
     from fastedit.training.runs.samples import Sample
 
 LINES = 20  # of a run without a terminal
+# Shares that are shown, of edits and of a correction head, by their names in the logs.
+SHARES = {
+    "masked_accuracy": "masked",
+    "edit_accuracy": "edit",
+    "recall_half": "errors found",
+    "false_alarms_half": "false alarms",
+}
 
 
 class TrainingProgress(TrainerCallback):
-    """A progress bar with loss, masked and edit accuracy and tokens/s; a context manager."""
+    """A progress bar with loss, `SHARES` and tokens/s; a context manager."""
 
     def __init__(self, visible: bool = True) -> None:
         metrics = "{task.fields[metrics]}"
@@ -62,9 +69,10 @@ class TrainingProgress(TrainerCallback):
 
 def _metrics(logs: dict[str, Any], prefix: str = "") -> str:
     parts = [f"loss {logs[f'{prefix}loss']:.4f}"]
-    for kind in ("masked", "edit"):
-        value = logs.get(f"{prefix}{kind}_accuracy")
-        parts.append(f"{kind} {'-' if value is None else f'{value:.1%}'}")
+    for key, name in SHARES.items():
+        if f"{prefix}{key}" in logs:
+            value = logs[f"{prefix}{key}"]
+            parts.append(f"{name} {'-' if value is None else f'{value:.1%}'}")
     if "tokens_per_second" in logs:
         parts.append(f"{logs['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)

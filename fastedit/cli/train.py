@@ -42,6 +42,12 @@ def train_command(
             metavar="none|random|self",
         ),
     ] = None,
+    head: Annotated[
+        str | None,
+        option(
+            "Train a correction head on the frozen checkpoint's errors.", _RUN, metavar="correction"
+        ),
+    ] = None,
     steps: Annotated[int | None, option("Optimiser steps; default: the data once.", _RUN)] = None,
     seed: Annotated[int | None, option("Of order, noise and the adapter's start.", _RUN)] = None,
     config: Annotated[
@@ -52,7 +58,11 @@ def train_command(
     ] = False,
     set: Annotated[
         list[str] | None,
-        option("Any other option; edit.NAME for the step's.", _RUN, metavar="NAME=VALUE"),
+        option(
+            "Any other option; edit.NAME for the step's, correction.NAME for the head's.",
+            _RUN,
+            metavar="NAME=VALUE",
+        ),
     ] = None,
     eval_data: Annotated[
         str | None, option("As --data; tasks give held-out problems.", _DATA)
@@ -81,7 +91,8 @@ def train_command(
         int | None, option("Steps between validations and example decodes.", _RUN)
     ] = None,
 ) -> None:
-    """Train a LoRA adapter, or all weights, on wrong tokens as well as on masks.
+    """Train a LoRA adapter, or all weights, on wrong tokens as well as on masks; or a head that
+    finds them.
 
     Start it with `accelerate launch` or `torchrun` to use several processes.
     """
@@ -89,6 +100,7 @@ def train_command(
         "checkpoint": checkpoint,
         "data": data or None,
         "output": None if output is None else str(output),
+        "head": head,
         "steps": steps,
         "seed": seed,
         "eval_data": eval_data,
@@ -120,6 +132,8 @@ def _merged(
     """The file, then --set, then flags."""
     import yaml
 
+    from fastedit.training.runs.settings import PARTS
+
     values: Any = {}
     if config is not None:
         try:
@@ -128,23 +142,29 @@ def _merged(
             raise UserError(f"cannot read {config}: {error.strerror}") from error
         except (yaml.YAMLError, UnicodeError) as error:
             raise UserError(f"{config} is not YAML: {as_line(error)}") from error
-        if not isinstance(values, dict) or not isinstance(values.get("edit", {}), dict):
-            raise UserError(f"{config} must hold `option: value` lines; `edit` holds its own")
-    edit = dict(values.get("edit", {}))
+        if not isinstance(values, dict) or not all(
+            isinstance(values.get(part, {}), dict) for part in PARTS
+        ):
+            raise UserError(
+                f"{config} must hold `option: value` lines; {' and '.join(PARTS)} hold their own"
+            )
+    values = {**values, **{part: dict(values.get(part, {})) for part in PARTS}}
     for setting in settings:
         name, equals, text = setting.partition("=")
-        if not equals or name == "edit":
-            raise UserError(f"--set {setting!r} must be NAME=VALUE, or edit.NAME=VALUE")
-        target = edit if name.startswith("edit.") else values
+        if not equals or name in PARTS:
+            forms = ["NAME=VALUE", *(f"{part}.NAME=VALUE" for part in PARTS)]
+            raise UserError(f"--set {setting!r} must be {', or '.join(forms)}")
+        part, dot, own = name.partition(".")
+        target, name = (values[part], own) if dot and part in PARTS else (values, name)
         try:
-            target[name.removeprefix("edit.")] = yaml.safe_load(text)
+            target[name] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise UserError(
                 f"--set {setting!r}: the value is not YAML: {as_line(error)}"
             ) from error
     if t2t is not None:
-        edit["t2t"] = t2t
-    return {**values, **flags, "edit": edit}
+        values["edit"]["t2t"] = t2t
+    return {**values, **flags}
 
 
 def _run_options(values: dict[str, Any]) -> RunOptions:
@@ -201,8 +221,12 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise UserError(as_line(error)) from error
     progress.say(f"result in {result}")
-    base = f"--checkpoint {options.checkpoint} --adapter " if options.lora_rank else "--checkpoint "
-    progress.say(f"try it: fastedit generate {base}{result} ...")
+    base, way = f"--checkpoint {options.checkpoint}", " --adapter"
+    if options.head:
+        way = " --policy correction --head"
+    elif not options.lora_rank:
+        base, way = "", "--checkpoint"
+    progress.say(f"try it: fastedit generate {base}{way} {result} ...")
 
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:

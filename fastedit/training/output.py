@@ -42,6 +42,10 @@ class StepOutput(NamedTuple):
         """All counts in a row, as `metrics.report` takes them, int64 [SEEN]."""
         return torch.cat([*self.tally, self.drafted, self.errors])
 
+    @property
+    def judged(self) -> None:
+        """Nothing that a validation would look at as a whole."""
+
 
 def total(outputs: Sequence[StepOutput]) -> StepOutput:
     """Field by field, the sums over copies and rounds."""

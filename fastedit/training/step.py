@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastedit.models.families import Family
+from fastedit.training.base import Step
 from fastedit.training.loss.head import (
     entropy_of_right,
     predictions,
     vocabulary,
     weighted_cross_entropy,
 )
-from fastedit.training.loss.metrics import Tally, kinds_of, no_tally, tally
+from fastedit.training.loss.metrics import SEEN, Tally, kinds_of, no_tally, report, tally
 from fastedit.training.loss.weights import confident_rows, denominator, position_weights
 from fastedit.training.noise.corruption import Noisy, corrupt
 from fastedit.training.noise.drafts import (
@@ -51,7 +52,7 @@ class Batch:
         return self.draws.example
 
 
-class EditStep(nn.Module):
+class EditStep(Step):
     """The training step around `model`: one with a trunk `model` and a head `lm_head`, as
     `LLaDA2MoeModelLM` and the classes of transformers have them, or such a one wrapped by peft.
 
@@ -61,8 +62,8 @@ class EditStep(nn.Module):
     forbid_ids     ids that are never random wrong tokens, such as special ids
     family         how the model reads its rows; None: what it is known as
 
-    All passes of a step lie inside `forward`, so DDP and FSDP see one forward per step: wrap this
-    module, not the model. Raises ValueError where options and model do not go together.
+    All passes of a step lie inside `forward`. Raises ValueError where options and model do not go
+    together.
     """
 
     candidates: Tensor
@@ -98,8 +99,19 @@ class EditStep(nn.Module):
             raise ValueError(f'share_clean="on" is not valid here: {reason}')
 
     @property
+    def trained(self) -> Any:
+        """The model, or `PeftModel`."""
+        return self.model
+
+    @property
+    def seen_size(self) -> int:
+        return SEEN
+
+    def report(self, seen: list[float]) -> dict[str, float | None]:
+        return report(seen)
+
+    @property
     def base(self) -> Any:
-        """The model itself, adapters inside, without a wrapper around it."""
         unwrap = getattr(self.model, "get_base_model", None)
         return self.model if unwrap is None else unwrap()
 
@@ -146,33 +158,29 @@ class EditStep(nn.Module):
         return total(outputs)
 
     @torch.no_grad()
-    def count_labels(
-        self,
-        input_ids: Tensor,
-        response: Tensor,
-        positions: Tensor,
-        example: Tensor,
-        epoch: int = 0,
-    ) -> Tensor:
+    def count(self, batch: dict[str, Any]) -> Tensor:
         """`StepOutput.labels` of a batch, int64 [], without running the model."""
-        batch = self._batch(input_ids, response, positions, example, epoch)
-        total = torch.zeros((), dtype=torch.int64, device=input_ids.device)
+        return self._labels(self._batch(**batch))
+
+    def _labels(self, batch: Batch) -> Tensor:
+        device = batch.clean.device
+        total = torch.zeros((), dtype=torch.int64, device=device)
         for copy in range(self.options.copies):
             noisy = self._corrupted(batch, copy)
             if self.options.loss_region == "formerly_masked+random":
                 # Which ids become random does not depend on any logit.
-                noisy, *_ = self._filled(batch, noisy, copy, unread(self.vocab, input_ids.device))
-            count = denominator(noisy.labelled, response, example, self.options)
+                noisy, *_ = self._filled(batch, noisy, copy, unread(self.vocab, device))
+            count = denominator(noisy.labelled, batch.response, batch.example, self.options)
             total += self.options.rounds * count
         return total
 
     def _batch(
-        self, clean: Tensor, response: Tensor, positions: Tensor, example: Tensor, epoch: int
+        self, input_ids: Tensor, response: Tensor, positions: Tensor, example: Tensor, epoch: int
     ) -> Batch:
-        size = self.reading.block_size
-        if clean.shape[1] % size or clean.shape[1] == 0:
-            raise ValueError(f"rows have {clean.shape[1]} tokens, not whole blocks of {size}")
-        return Batch(clean, response, Draws(self.seed, epoch, example, positions))
+        size, length = self.reading.block_size, input_ids.shape[1]
+        if length % size or length == 0:
+            raise ValueError(f"rows have {length} tokens, not whole blocks of {size}")
+        return Batch(input_ids, response, Draws(self.seed, epoch, example, positions))
 
     def _passes(self, batch: Batch) -> Passes:
         base, draws = self.base, batch.draws

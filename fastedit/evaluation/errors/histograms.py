@@ -9,6 +9,7 @@ import numpy as np
 
 from fastedit.evaluation.errors.rules import KINDS
 from fastedit.evaluation.errors.written import Written
+from fastedit.training.correction.detection import calibration_error, equal_bin
 
 CONFIDENCE_BINS = 20
 PLACE_BINS = 10
@@ -83,20 +84,13 @@ def confidence(written: Written) -> dict[str, float]:
     | errors above 0.5, 0.7 | share of E that a decoder with that threshold would commit |
     """
     on, off = written.prob[written.wrong], written.prob[~written.wrong]
-    index = equal_bin(written.prob, CONFIDENCE_BINS)
-    surplus = np.bincount(index, written.prob - ~written.wrong, CONFIDENCE_BINS)
     return {
         "median on errors": _of(np.median, on),
         "median elsewhere": _of(np.median, off),
-        "ece": float(np.abs(surplus).sum() / len(index)) if len(index) else float("nan"),
+        "ece": calibration_error(written.prob, ~written.wrong),
         "errors above 0.5": _of(np.mean, on > 0.5),
         "errors above 0.7": _of(np.mean, on > 0.7),
     }
-
-
-def equal_bin(share: np.ndarray, bins: int) -> np.ndarray:
-    """Which of `bins` equal bins of [0, 1] a share lies in; 1 is in the last."""
-    return np.minimum((share * bins).astype(np.int64), bins - 1)
 
 
 def _bin(values: np.ndarray, starts: Sequence[int]) -> np.ndarray:

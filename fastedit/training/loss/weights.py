@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastedit.training.loss.metrics import MASKED, RIGHT, WRONG
 from fastedit.training.noise.corruption import Noisy
+from fastedit.training.noise.ranks import counts_in
 from fastedit.training.options import W_MAX, EditOptions
 
 
@@ -25,14 +26,8 @@ def position_weights(
     weight = torch.where(kind == WRONG, options.lambda_edit, weight)
     weight = torch.where(kind == RIGHT, options.lambda_keep, weight)
     if options.denominator == "sequence":
-        weight = weight / document_counts(response, example).clamp(min=1)
+        weight = weight / counts_in(response, example).clamp(min=1)
     return weight
-
-
-def document_counts(where: Tensor, example: Tensor) -> Tensor:
-    """For every token, how many True positions of `where` [B, L] its document has: int64 [B, L]."""
-    _, document = example.unique(return_inverse=True)
-    return torch.bincount(document[where], minlength=int(document.max()) + 1)[document]
 
 
 def denominator(

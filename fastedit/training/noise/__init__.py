@@ -5,5 +5,6 @@
 | `draws` | random numbers, each a function of seed, epoch, example and position |
 | `schedule` | mask rates |
 | `corruption` | masks, random wrong tokens, labels |
+| `ranks` | the best positions of each document or block |
 | `drafts` | masks filled with the model's own tokens; rounds of decoding |
 """

@@ -31,7 +31,7 @@ class Noisy:
 def mask_rates(draws: Draws, schedule: Schedule, turn: int, block_size: int) -> Tensor:
     """Mask rate t of every token, fp32 [B, L]: one per document, or per block of a document."""
     if schedule.per_block:
-        return schedule.rates(draws.per_block(RATE, turn, block_size))
+        return schedule.rates(draws.per_block(RATE, turn, block_size)[0])
     return schedule.rates(draws.per_document(RATE, turn)[0])
 
 

@@ -14,6 +14,7 @@ from fastedit.training.loss.head import LOGITS, chunks, readable, vocabulary
 from fastedit.training.loss.metrics import BUCKETS, by_rate
 from fastedit.training.noise.corruption import Noisy, random_tokens
 from fastedit.training.noise.draws import Draws
+from fastedit.training.noise.ranks import best_of_each, counts_in
 from fastedit.training.options import EditOptions
 
 # Logits of some rows, [n, V]: slice of the rows -> logits
@@ -122,16 +123,8 @@ def lowest_share(prob: Tensor, drafted: Tensor, example: Tensor, share: float) -
 
     As a decoder with a threshold would leave them. On ties the earlier position.
     """
-    places = drafted.flatten().nonzero().squeeze(1)
-    order = prob.flatten()[places].argsort(stable=True)
-    order = order[example.flatten()[places][order].argsort(stable=True)]  # by document, then prob
-    _, document, count = torch.unique_consecutive(
-        example.flatten()[places][order], return_inverse=True, return_counts=True
-    )
-    first = count.cumsum(0) - count
-    rank = torch.arange(len(order), device=prob.device) - first[document]
-    chosen = places[order][rank < (count[document] * share).round()]
-    return torch.zeros_like(drafted).flatten().index_fill_(0, chosen, True).view_as(drafted)
+    count = (counts_in(drafted, example) * share).round()
+    return best_of_each(-prob, drafted, example, count)
 
 
 @torch.no_grad()

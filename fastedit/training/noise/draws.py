@@ -38,10 +38,12 @@ class Draws:
         """Uniform [0, 1) per token, fp32 [B, L]."""
         return unit(self._words(self.position, purpose, turn)[0])
 
-    def per_block(self, purpose: int, turn: int, block_size: int) -> Tensor:
-        """Uniform [0, 1), the same for the tokens of a block; documents begin at a block."""
+    def per_block(self, purpose: int, turn: int, block_size: int) -> tuple[Tensor, Tensor]:
+        """Two independent uniforms [0, 1), the same for the tokens of a block; documents begin at
+        a block."""
         first = self.position.div(block_size, rounding_mode="floor") * block_size
-        return unit(self._words(first, purpose, turn)[0])
+        words = self._words(first, purpose, turn)
+        return unit(words[0]), unit(words[1])
 
     def per_document(self, purpose: int, turn: int) -> tuple[Tensor, Tensor]:
         """Two independent uniforms [0, 1), the same for all tokens of a document."""

@@ -23,7 +23,9 @@ last row of the clean block before it, which is where decoding reads it, as in F
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,13 +54,37 @@ class Passes(Protocol):
         """
 
 
+class Inside(NamedTuple):
+    """Hidden states of canvases that are read each by itself: blocks, or with full attention rows.
+
+    states    [n, m, H]
+    place     [n, m] int64         index into the flattened [B, L] of a batch
+    position  [n, m] int64         within the document
+    mask      bool [n, 1, m, m]    who sees whom; None: all do
+    """
+
+    states: Tensor
+    place: Tensor
+    position: Tensor
+    mask: Tensor | None
+
+
 def passes_over(
     trunk: nn.Module, clean_ids: Tensor, rows: Tokens, reading: Reading, *, shared: bool
 ) -> Passes:
     """The passes of a step over `clean_ids` [B, L]; shared: compute the clean half once."""
+    if reading.full or shared:
+        return frozen_passes(trunk, clean_ids, rows, reading)
+    return DoubledClean(trunk, clean_ids, rows, reading)
+
+
+def frozen_passes(
+    trunk: nn.Module, clean_ids: Tensor, rows: Tokens, reading: Reading
+) -> SharedClean | Whole:
+    """The same of a trunk that no pass differs in; these also tell what is read `inside` it."""
     if reading.full:
         return Whole(trunk, rows, reading)
-    return (SharedClean if shared else DoubledClean)(trunk, clean_ids, rows, reading)
+    return SharedClean(trunk, clean_ids, rows, reading)
 
 
 class CleanKeys(Cache):
@@ -111,6 +137,18 @@ class SharedClean:
         states = _run(self.trunk, blocks.take(ids), mask, noisy.position, beside)
         return _predicting(states, self.states, blocks, noisy.position, where, self.reading)
 
+    def inside(self, ids: Tensor, where: Tensor, block: int) -> Inside:
+        """What the trunk's block number `block` reads of the blocks that hold a True of `where`.
+
+        Each at its own place, and by itself: so a head judges the tokens of a canvas in decoding.
+        """
+        blocks = Blocks.holding(where, self.reading.block_size)
+        noisy = blocks.tokens(self.rows)
+        mask = noisy_mask(noisy, self.clean)
+        with _read_by(self.trunk, block) as read:
+            _run(self.trunk, blocks.take(ids), mask, noisy.position, BesideClean(self.keys))
+        return _of_blocks(read[0], blocks, noisy.position, where.shape[1], self.reading.block_size)
+
 
 class DoubledClean:
     """Every pass runs the clean half too; valid whatever differs between the passes."""
@@ -145,6 +183,17 @@ class Whole:
         row, place = wanted.nonzero(as_tuple=True)
         return states[row, place - self.reading.shift * (rows.position[wanted] > 0)]
 
+    def inside(self, ids: Tensor, where: Tensor, block: int) -> Inside:
+        """The same of the rows that hold one; see `SharedClean.inside`."""
+        needed = where.any(1)
+        needed[0] |= ~needed.any()
+        rows = self.rows.of(needed)
+        mask = whole_mask(rows)
+        with _read_by(self.trunk, block) as read:
+            _run(self.trunk, ids[needed], mask, rows.position, None)
+        place = torch.arange(where.numel(), device=where.device).view_as(where)
+        return Inside(read[0], place[needed], rows.position, open_empty_rows(mask))
+
 
 def _predicting(
     states: Tensor,
@@ -168,6 +217,35 @@ def _predicting(
     own = states[row, place - (behind & ~opens).long()]
     before = (blocks.index[wanted] - 1).clamp(min=0, max=clean.shape[1] - 1)
     return torch.where(opens[:, None], clean[row, before], own)
+
+
+def _of_blocks(
+    states: Tensor, blocks: Blocks, position: Tensor, length: int, block_size: int
+) -> Inside:
+    """The valid blocks of noisy states [B, n, H], which stand at `position` [B, n] of their
+    documents."""
+    row = torch.arange(len(states), device=states.device)[:, None]
+    valid = blocks.valid.unflatten(1, (-1, block_size))[..., 0]
+    states, place, position = (
+        values.unflatten(1, (-1, block_size))[valid]
+        for values in (states, row * length + blocks.index, position)
+    )
+    return Inside(states, place, position, None)
+
+
+@contextmanager
+def _read_by(trunk: Any, block: int) -> Iterator[list[Tensor]]:
+    """What the trunk's block number `block` is given, in the list, once the trunk has run."""
+    read: list[Tensor] = []
+
+    def keep(_: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
+        read.append(arguments[0] if arguments else named["hidden_states"])
+
+    hook = trunk.layers[block].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        yield read
+    finally:
+        hook.remove()
 
 
 def _clean_length(clean_ids: Tensor, block_size: int) -> int:

@@ -20,7 +20,7 @@ from fastedit.training.runs.settings import RunOptions
 PACKAGE = "fastedit-dlm"
 FACTS = "run.json"
 METRICS, VALIDATION, SAMPLES = LOGS = ("metrics.jsonl", "validation.jsonl", "samples.jsonl")
-ADAPTER, WEIGHTS = RESULTS = ("adapter", "checkpoint")
+ADAPTER, WEIGHTS, HEAD = RESULTS = ("adapter", "checkpoint", "head")
 # Where a launcher says which of its processes this is: torchrun, then those of MPI.
 _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 

@@ -15,9 +15,12 @@ from accelerate import PartialState
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from fastedit.heads import CorrectionHead, CorrectionHeadConfig
 from fastedit.models.identity import identity
 from fastedit.models.load import load
 from fastedit.prompts.tokens import special_ids
+from fastedit.training.base import Step
+from fastedit.training.correction.step import CorrectionStep
 from fastedit.training.data.documents import Form
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
@@ -26,6 +29,7 @@ from fastedit.training.runs.checkpoints import StepLog, checkpoints
 from fastedit.training.runs.data import RunData, validates
 from fastedit.training.runs.folder import (
     ADAPTER,
+    HEAD,
     METRICS,
     SAMPLES,
     VALIDATION,
@@ -54,7 +58,7 @@ def run(
     callbacks: Sequence[TrainerCallback] = (),
     optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] | None = None,
 ) -> Path:
-    """Train; returns the folder of the result, `output/adapter` or `output/checkpoint`.
+    """Train; returns the folder of the result: `adapter`, `checkpoint` or `head` in `output`.
 
     resume  go on from the last complete checkpoint in `output`, or start where there is none; a
             path must be that of `output` or of this checkpoint
@@ -68,7 +72,7 @@ def run(
     for options or data that cannot be trained on, DataError for bad lines, ImportError without peft
     for LoRA, FloatingPointError where the loss diverges, OSError where the disk fills up.
     """
-    if options.lora_rank and find_spec("peft") is None:
+    if options.lora_rank and not options.head and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
     output = Path(options.output)
     check_writable(output)
@@ -97,7 +101,7 @@ def _run(
     origin = identity(options.checkpoint)
     model, tokenizer = _load(options, last, arguments.device)
     form = Form.of(model, tokenizer, options.max_length)
-    options = _settled(options, model, form)
+    options = _settled(options, model, tokenizer, form)
     data = RunData.read(options, tokenizer, form)
     say(data.describe())
     if options.steps is None:
@@ -111,25 +115,9 @@ def _run(
     fingerprint = data.training.fingerprint()
     if before:
         check_same(before, options, fingerprint, origin)
-    if options.gradient_checkpointing:
-        _checkpoint_layers(model)
-    torch.manual_seed(options.seed)  # the adapter's first weights
-    if options.lora_rank:
-        model = add_lora(
-            model,
-            rank=options.lora_rank,
-            alpha=options.lora_alpha,
-            targets=options.lora_targets,
-            experts=options.lora_experts,
-        )
-    say(str(trainable(model)))
-    step = EditStep(
-        model,
-        options.edit,
-        seed=options.seed,
-        mask_token_id=form.mask_token_id,
-        forbid_ids=_never_drawn(tokenizer, model.config.vocab_size),
-    )
+    torch.manual_seed(options.seed)  # the first weights of an adapter or a head
+    step = (_correction_step if options.head else _edit_step)(options, model, tokenizer, form)
+    say(str(trainable(step)))
     done = int(last.name.rpartition("-")[2]) if last else 0
     order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
     if first:  # from here on there is a run
@@ -143,7 +131,7 @@ def _run(
         eval_dataset=data.validation_rows(
             arguments.world_size * arguments.per_device_eval_batch_size
         ),
-        processing_class=tokenizer,
+        processing_class=None if options.head else tokenizer,  # what is saved beside the weights
         callbacks=list(callbacks) if first else [],
         log=StepLog(output / METRICS, done) if first else None,
         validation_log=StepLog(output / VALIDATION, done) if first else None,
@@ -151,8 +139,10 @@ def _run(
         optimizer=optimizer,
     )
     trainer.remove_callback(PrinterCallback)
+    if options.head and trainer.is_fsdp_enabled:
+        raise ValueError("a head trains beside a whole model: use ddp.yaml, not fsdp2.yaml")
     # A sharded model decodes in all processes or none; text without a prompt asks for nothing.
-    if samples_log and data.example and not trainer.is_fsdp_enabled:
+    if samples_log and data.example and not trainer.is_fsdp_enabled and not options.head:
         trainer.add_callback(
             Samples(
                 data.example,
@@ -171,19 +161,52 @@ def _run(
         else:
             say(f"nothing is left to train: all {done} steps are done")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    result = output / (ADAPTER if options.lora_rank else WEIGHTS)
+    result = output / (HEAD if options.head else ADAPTER if options.lora_rank else WEIGHTS)
     trainer.export(result)
     if first:
         clean(output)
     return result
 
 
-def _settled(options: RunOptions, model: Any, form: Form) -> RunOptions:
+def _edit_step(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> Step:
+    if options.gradient_checkpointing:
+        _checkpoint_layers(model)
+    if options.lora_rank:
+        model = add_lora(
+            model,
+            rank=options.lora_rank,
+            alpha=options.lora_alpha,
+            targets=options.lora_targets,
+            experts=options.lora_experts,
+        )
+    return EditStep(
+        model,
+        options.edit,
+        seed=options.seed,
+        mask_token_id=form.mask_token_id,
+        forbid_ids=_never_drawn(tokenizer, model.config.vocab_size),
+    )
+
+
+def _correction_step(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> Step:
+    """Around a new head; what is resumed is read into it later."""
+    asked = options.correction
+    sizes = {"depth": asked.depth, "width": asked.width, "layer": asked.layer}
+    config = CorrectionHeadConfig.of(model.config, Reading.of(model).attention, **sizes)
+    head = CorrectionHead(config).to(next(model.parameters()).device)
+    return CorrectionStep(model, head, asked, seed=options.seed, mask_token_id=form.mask_token_id)
+
+
+def _settled(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> RunOptions:
     """`options` with what they leave to the model filled in, as `run.json` holds them."""
+    attention = Reading.of(model).attention
+    options = replace(options, max_length=form.max_length)
+    if options.head:
+        banned = sorted(set(special_ids(tokenizer)) - {form.eos_token_id, form.mask_token_id})
+        return replace(options, correction=options.correction.settled(attention, tuple(banned)))
     return replace(
         options,
-        max_length=form.max_length,
-        edit=options.edit.for_attention(Reading.of(model).attention),
+        edit=options.edit.for_attention(attention),
         lora_targets=options.lora_targets or default_targets(model),
     )
 
@@ -200,7 +223,7 @@ def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
         per_device_train_batch_size=rows,
         per_device_eval_batch_size=rows,
         gradient_accumulation_steps=micro_batches,
-        learning_rate=options.learning_rate,
+        learning_rate=cast(float, options.learning_rate),
         weight_decay=options.weight_decay,
         max_grad_norm=options.clip,
         lr_scheduler_type="cosine_with_min_lr",
@@ -227,7 +250,7 @@ def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
 def _load(options: RunOptions, last: Path | None, device: torch.device) -> tuple[Any, Any]:
     """Model and tokenizer; where all weights train, those of the last checkpoint."""
     dtype = "float32" if options.dtype == "auto" and not options.lora_rank else options.dtype
-    whole = last is not None and (last / "config.json").exists()
+    whole = last is not None and not options.head and (last / "config.json").exists()
     return load(str(last) if whole else options.checkpoint, None, dtype, device, None)
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from fastedit.files.jsonl import ON_BAD_LINE
+from fastedit.training.correction.options import CorrectionOptions
 from fastedit.training.options import EditOptions
 from fastedit.training.typed import set_types
 
@@ -17,6 +18,13 @@ FREE = frozenset(
     "checkpoint data output micro_batch device gradient_checkpointing save_every keep eval_data "
     "eval_every eval_examples".split()
 )
+# Options that hold options of their own, and how one writes them.
+PARTS: dict[str, tuple[type, str]] = {
+    "edit": (EditOptions, "{t2t: self}"),
+    "correction": (CorrectionOptions, "{delta_t: 0.1}"),
+}
+LEARNING_RATES = {None: 1e-4, "correction": 3e-4}
+_OF_WEIGHTS = "lora_rank lora_alpha lora_targets lora_experts gradient_checkpointing".split()
 _POSITIVE = "steps batch_size micro_batch max_length lora_alpha save_every keep eval_every".split()
 
 
@@ -33,8 +41,11 @@ class RunOptions:
     ignore_fields  keys of lines that may be left unread
     max_length     tokens per row, a multiple of the model's block size; None: 2048, or as many as
                    the model has positions
+    head           "correction": a new correction head trains, with the options `correction`; the
+                   checkpoint is frozen, and the options of edits and LoRA say nothing
     lora_rank      0: every weight trains
     lora_targets   ends of module names; None: see `lora.default_targets`
+    learning_rate  None: 1e-4, of a head 3e-4
     warmup, min_learning_rate   shares of the steps and of the learning rate; less than a step of
                                 warmup is none
     dtype          of the checkpoint's weights; "auto": as stored, float32 where they all train
@@ -51,6 +62,8 @@ class RunOptions:
     steps: int | None = None
     seed: int = 0
     edit: EditOptions = field(default_factory=EditOptions)
+    head: str | None = None
+    correction: CorrectionOptions = field(default_factory=CorrectionOptions)
     on_bad_line: str = "stop"
     raw: bool = False
     prompt_field: str = "prompt"
@@ -64,7 +77,7 @@ class RunOptions:
     lora_alpha: int = 32
     lora_targets: tuple[str, ...] | None = None
     lora_experts: bool = False
-    learning_rate: float = 1e-4
+    learning_rate: float | None = None
     min_learning_rate: float = 0.1
     warmup: float = 0.03
     weight_decay: float = 0.0
@@ -81,10 +94,15 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         set_types(self)
-        if not isinstance(self.edit, EditOptions):
-            raise ValueError(
-                f"edit={self.edit!r} must be a mapping of the step's options, such as {{t2t: self}}"
-            )
+        for name, (kind, example) in PARTS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                raise ValueError(
+                    f"{name}={value!r} must be a mapping of its options, such as {example}"
+                )
+        self._check_head()
+        if self.learning_rate is None:
+            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.head])
         for name in ("checkpoint", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing")
@@ -115,18 +133,31 @@ class RunOptions:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be {' or '.join(allowed)}")
 
+    def _check_head(self) -> None:
+        """Raises ValueError for an unknown head, and for options that would say nothing."""
+        if self.head not in LEARNING_RATES:
+            raise ValueError(f"head={self.head!r} must be correction, or left out")
+        unused = ("correction",) if self.head is None else ("edit", *_OF_WEIGHTS)
+        for option in fields(self):
+            default = PARTS[option.name][0]() if option.name in PARTS else option.default
+            if option.name in unused and getattr(self, option.name) != default:
+                raise ValueError(
+                    f"{option.name} says nothing "
+                    + ("without --head correction" if self.head is None else "of a head's training")
+                )
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RunOptions:
-        """From a file's or command line's names; `edit` holds a mapping of `EditOptions`.
+        """From a file's or command line's names; `PARTS` hold mappings of their options.
 
         Raises ValueError for an unknown name or a bad value, TypeError for a missing name.
         """
         _check_names(cls, values, "")
         given = dict(values)
-        edit = given.get("edit")
-        if isinstance(edit, Mapping):
-            _check_names(EditOptions, edit, "edit.")
-            given["edit"] = EditOptions(**edit)
+        for name, (kind, _) in PARTS.items():
+            if isinstance(part := given.get(name), Mapping):
+                _check_names(kind, part, f"{name}.")
+                given[name] = kind(**part)
         return cls(**given)
 
     def micro_batches(self, processes: int) -> tuple[int, int]:
@@ -149,17 +180,20 @@ class RunOptions:
 
         Options that are newer than that run have their defaults in it.
         """
-        defaults = _flat(RunOptions("-", ("-",)).facts())
+        defaults = _flat(RunOptions("-", ("-",), head=self.head).facts())
         old, new = defaults | _flat(before), _flat(self.facts())
         names = [name for name in old if name not in FREE and old[name] != new.get(name)]
         return [f"{name}={old[name]}, not {new.get(name)}" for name in names]
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """As `run.json` has them, with the step's options beside the others."""
+    """As `run.json` has them, with the options of parts beside the others."""
     plain = json.loads(json.dumps(facts))
-    edit = plain.pop("edit", {})
-    return plain | {f"edit.{name}": value for name, value in edit.items()}
+    parts = {part: plain.pop(part, {}) for part in PARTS}
+    flat = (
+        (f"{part}.{n}", value) for part, options in parts.items() for n, value in options.items()
+    )
+    return plain | dict(flat)
 
 
 def _check_names(cls: type, values: Mapping[str, Any], prefix: str) -> None:

@@ -1,4 +1,4 @@
-"""`transformers.Trainer` around an `EditStep`: one division, exact metrics, atomic checkpoints."""
+"""`transformers.Trainer` around a training step: one division, exact metrics, whole checkpoints."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from fastedit.heads.base import Head
+from fastedit.training.base import Step
 from fastedit.training.data.order import EPOCHS
-from fastedit.training.loss.metrics import SEEN, report
 from fastedit.training.runs.checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
 
 VALIDATION_EPOCH = EPOCHS  # training does not get there
@@ -29,7 +31,7 @@ class _Intervals(TrainerCallback):
 
 
 class EditTrainer(Trainer):
-    """Trains `EditStep.model`; `self.model` is the step, so that DDP and FSDP wrap all its passes.
+    """Trains what a `Step` says; `self.model` is the step, so that DDP and FSDP wrap its passes.
 
     The Trainer's own: the loop, gradient accumulation, clipping, optimiser, schedule, mixed
     precision, DDP and FSDP, what a checkpoint holds. Here: what the loss is divided by, what is
@@ -53,15 +55,14 @@ class EditTrainer(Trainer):
         self.step_log, self.validation_log, self.samples_log = log, validation_log, samples_log
         self.add_callback(_Intervals())
         # Of the step so far: what was seen, tokens.
-        self._totals = torch.zeros(SEEN + 1, device=self.args.device)
+        self._totals = torch.zeros(self.step.seen_size + 1, device=self.args.device)
         self._labels = 0.0
         self._last_log = time.perf_counter()
         self._in_unfinished = False
 
     @property
-    def trained(self) -> Any:
-        """The model, or `PeftModel`, inside the step."""
-        return self.accelerator.unwrap_model(self.model).model
+    def step(self) -> Step:
+        return self.accelerator.unwrap_model(self.model)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The one that was asked for, or the Trainer's own AdamW."""
@@ -75,16 +76,14 @@ class EditTrainer(Trainer):
         return SequentialSampler(order)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list, Any]:
-        """The micro-batches of a step, and the labels in all of them in all processes."""
+        """The micro-batches of a step, and what the losses of all processes are divided by."""
         batches, _ = super().get_batch_samples(*args, **kwargs)
-        labels = sum(self._count_labels(batch) for batch in batches)
-        total = self.accelerator.reduce(labels, reduction="sum")
-        self._labels = float(total)
-        return batches, total
-
-    def _count_labels(self, batch: dict[str, Any]) -> Tensor:
-        step = self.accelerator.unwrap_model(self.model)
-        return step.count_labels(**batch).to(self.args.device)
+        with self.accelerator.autocast():
+            batches = [self.step.prepared(batch) for batch in batches]
+        counts = sum(self.step.count(batch).to(self.args.device) for batch in batches)
+        counts = self.accelerator.reduce(counts, reduction="sum")
+        self._labels = float(counts.sum())
+        return self.step.settled(batches, counts)
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch=None
@@ -127,9 +126,9 @@ class EditTrainer(Trainer):
         now = time.perf_counter()
         seconds, self._last_log = now - self._last_log, now
         return {
-            **report(totals[:SEEN]),
-            "tokens": int(totals[SEEN]),
-            "tokens_per_second": round(totals[SEEN] / seconds, 1),
+            **self.step.report(totals[:-1]),
+            "tokens": int(totals[-1]),
+            "tokens_per_second": round(totals[-1] / seconds, 1),
         }
 
     @torch.no_grad()
@@ -137,15 +136,21 @@ class EditTrainer(Trainer):
         """Loss and rates over the validation rows, with the same noise every time."""
         began = time.perf_counter()
         self.model_wrapped.eval()
-        totals = torch.zeros(SEEN + 2, device=self.args.device)
+        totals = torch.zeros(self.step.seen_size + 2, device=self.args.device)
+        judged = []
         for batch in self.get_eval_dataloader():
-            output = self.model_wrapped(**(batch | {"epoch": VALIDATION_EPOCH}))
+            with self.accelerator.autocast():
+                batch = self.step.prepared(batch | {"epoch": VALIDATION_EPOCH})
+            output = self.model_wrapped(**batch)
             parts = (output.seen, output.loss[None], output.labels[None])
             totals += torch.cat([part.to(totals) for part in parts])
+            if output.judged is not None:
+                judged.append(tuple(part.cpu().numpy() for part in output.judged))
         self.model_wrapped.train()
         sums = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics: dict[str, Any] = {"eval_loss": sums[-2] / max(1.0, sums[-1])}
-        metrics |= {f"eval_{name}": value for name, value in report(sums[:SEEN]).items()}
+        rates = self.step.report(sums[:-2]) | self.step.report_judged(gather_object(judged))
+        metrics |= {f"eval_{name}": value for name, value in rates.items()}
         self.log(metrics)
         if self.validation_log is not None:
             self.validation_log.add({"step": self.state.global_step, **metrics})
@@ -182,15 +187,18 @@ class EditTrainer(Trainer):
         """The model of the step, not the step: what plain peft or transformers load."""
         if self.args.should_save:
             folder = Path(str(output_dir or self.args.output_dir))
-            save_weights(self.trained, folder, state_dict)
+            save_weights(self.step.trained, folder, state_dict)
             tokenizer: Any = self.processing_class
-            tokenizer.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-        elif hasattr(self.trained, "peft_config"):
-            super()._load_from_checkpoint(resume_from_checkpoint, self.trained)
+        elif hasattr(self.step.trained, "peft_config"):
+            super()._load_from_checkpoint(resume_from_checkpoint, self.step.trained)
+        elif isinstance(head := self.step.trained, Head):
+            head.load_state_dict(head.from_pretrained(resume_from_checkpoint).state_dict())
         # A model that trains as a whole was loaded from the checkpoint to begin with.
 
     def export(self, folder: Path) -> None:
