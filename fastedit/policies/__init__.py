@@ -1,9 +1,10 @@
 """Decision rules: which masks are filled and which tokens are replaced or masked again.
 
 A rule sees row statistics, ids and buffers of blocks, never a model. `base` says what a policy is,
-`state` what is kept of a block, `step` is one decision, `primitives` what rules share; every file
-named after a rule is that rule, with its source. `register` adds one from outside, and `open` and
-`step_` are for loops of others.
+`values` what a rule is given and returns, `state` what is kept of a block. `step` is one decision:
+`statistics`, the rule, `writing`. `primitives` is what rules share; every file named after a rule
+is that rule, with its source. `register` adds one from outside, and `open` and `step_` are for
+loops of others.
 """
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
-from fastedit.policies.fields import integer, number, token_id
+from fastedit.policies.fields import integer, probability, token_id
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -56,8 +56,8 @@ class JointThresholdInDel(Policy):
     length + `max_post_steps` forwards, and one that only writes text.
     """
 
-    threshold: float = number(0.7)
-    editing_threshold: float | None = number(0.5, optional=True, absent=math.inf)
+    threshold: float = probability(0.7)
+    editing_threshold: float | None = probability(0.5, optional=True, absent=math.inf)
     max_post_steps: int = integer(16, most=MOST_POST_STEPS, static=True)
     delete_token_id: int | None = token_id("delete_token_id")
     insert_token_id: int | None = token_id("insert_token_id", "split_token_id")

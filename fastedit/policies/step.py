@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastedit import ops
-from fastedit.policies.base import Policy, Stats, Write
+from fastedit.policies.base import Policy
 from fastedit.policies.fields import HEAT, checked
 from fastedit.policies.registry import parse
 from fastedit.policies.state import State
-from fastedit.policies.varying import rewrite_
-
-# So that draws of the head for the next token are others than those at the same position.
-NEXT_DRAWS = 0x5DEECE66D
+from fastedit.policies.statistics import statistics, without
+from fastedit.policies.writing import apply_
 
 
 def open(
@@ -125,14 +120,14 @@ def step_(
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
     state.now = state.contents()
     try:
-        with _without(logits, state.policy.excluded(state)) as (left, excluded):
-            stats = _statistics(state, left, draws)
+        with without(logits, state.policy.excluded(state)) as (left, excluded):
+            stats = statistics(state, left, draws)
         stats.scores, stats.excluded = scores, excluded
         if shadow_logits is not None:
-            stats.shadow = _statistics(state, shadow_logits, None)
+            stats.shadow = statistics(state, shadow_logits, None)
         if next_logits is not None:
-            stats.following = _statistics(state, next_logits, None, following=True)
-        _apply(state, state.policy.decide(stats, state), stats)
+            stats.following = statistics(state, next_logits, None, following=True)
+        apply_(state, state.policy.decide(stats, state), stats)
     finally:
         state.now = None
 
@@ -155,193 +150,3 @@ def _check_given(
                 f"{name} must be [{shape[0]}, {shape[1]}, ...] as the ids of the state are; "
                 f"got {list(value.shape)}"
             )
-
-
-@contextlib.contextmanager
-def _without(logits: Tensor, ids: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Logits of which those of `ids` int64 [n, k] are -inf; and what these are, fp32 [n, L, k].
-
-    They are those given, and put back behind it: a copy would be one more read and write of all.
-    """
-    if ids is None:
-        yield logits, None
-        return
-    (blocks, length, vocab), device = logits.shape, logits.device
-    if not all(logits.stride()):  # one row that stands for several
-        logits = logits.contiguous()
-    is_id = (ids >= 0) & (ids < vocab)
-    ids = torch.where(is_id, ids, torch.where(is_id, ids, -1).amax(-1, keepdim=True))
-    is_id = (ids >= 0)[:, None]  # where there is one, others stand for it as well
-    rows = torch.arange(blocks, device=device)[:, None, None]
-    places = torch.arange(length, device=device)[:, None]
-    # Not gather and scatter_: the latter takes 60 ms for bfloat16 on a CPU, whatever it writes.
-    where = rows, places, ids.clamp(min=0)[:, None]
-    held = logits[where]
-    with torch.inference_mode():  # the logits may be tensors of it
-        logits[where] = held.masked_fill(is_id, -torch.inf)
-        try:
-            yield logits, held.float().masked_fill(~is_id, -torch.inf)
-        finally:
-            logits[where] = held
-
-
-def _statistics(
-    state: State, logits: Tensor, draws: Tensor | None, following: bool = False
-) -> Stats:
-    """Of the positions of `state`; following: of the head for the next token."""
-    policy, shape = state.policy, state.ids.shape
-    heat = policy.heat(state)
-    samples = "sample" in policy.needs
-    drawn = (samples or state.draws) and draws is None
-    options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1], following)}
-    if "entropy" in policy.needs:
-        options["entropy"] = True
-    if "top_k" in policy.needs:
-        options["top_k"] = policy.ranks
-    if heat is None and state.draws:
-        heat = state.sampling.temperature
-        heat = torch.where(heat > 0.0, heat, 1.0)
-    if heat is not None:
-        options["temperature"] = heat[:, None].expand(shape)
-    if drawn:
-        options["draws"] = _draws(state, following)
-    if not (policy.judges_tokens and policy.reads_tokens):
-        options["only"] = state.mask_token_id
-    current, reads = state.ids, policy.reads(state, following)
-    if reads is not None:  # none of the ids is negative
-        current, options["only"] = current.masked_fill(reads, -1), -1
-    rows = ops.row_stats(logits, current, **options)
-    token, prob, sample, sample_prob = rows.token, rows.prob, rows.sample, rows.sample_prob
-    if draws is not None:
-        options |= {"forbid": (), "only": None}
-        sample, sample_prob = draws, ops.row_stats(logits, draws, **options).prob_current
-    if sample is not None and sample_prob is not None and not samples:
-        # Rows with a temperature take their draw as the best.
-        takes = (state.sampling.temperature > 0.0)[:, None]
-        token = torch.where(takes, sample, token)
-        prob = torch.where(takes, sample_prob, prob)
-        sample = sample_prob = None
-    if reads is not None and not following:  # where there is nothing to choose from, what is held
-        token = torch.where(token < 0, state.ids, token)
-    logit = logit_current = None
-    if "logit" in policy.needs:
-        ids = torch.stack((token, state.ids), dim=-1)
-        ids.clamp_(0, logits.shape[-1] - 1)  # the mask may be no id of the logits
-        logit, logit_current = logits.gather(-1, ids).float().unbind(-1)
-    outside = None
-    if "outside" in policy.needs:
-        outside = functools.partial(_outside, logits, options["forbid"])
-    return Stats(
-        token=token,
-        prob=prob,
-        prob_current=rows.prob_current,
-        bad=rows.bad,
-        vocab=logits.shape[-1],
-        entropy=rows.entropy,
-        top_tokens=rows.top_tokens,
-        top_probs=rows.top_probs,
-        sample=sample,
-        sample_prob=sample_prob,
-        logit=logit,
-        logit_current=logit_current,
-        outside=outside,
-    )
-
-
-def _outside(logits: Tensor, forbid: tuple[int, ...], excluded: Tensor, only: Tensor) -> Tensor:
-    """As `Stats.outside` says."""
-    return ops.best_outside(logits, excluded, only=only, forbid=forbid)[0]
-
-
-def _draws(state: State, following: bool) -> ops.RowDraws:
-    """The key of every position's draw."""
-    draws, shape = state.sampling, state.ids.shape
-    forward = state.counts["forwards"].long()
-    nucleus = state.policy.nucleus(state)
-    if nucleus is None:
-        nucleus = draws.top_p
-    seed = draws.seed ^ NEXT_DRAWS if following else draws.seed
-    seed, forward, top_k, top_p = (
-        each[:, None].expand(shape) for each in (seed, forward, draws.top_k, nucleus)
-    )
-    return ops.RowDraws(seed, state.positions(), forward, top_k, top_p)
-
-
-def _apply(state: State, write: Write, stats: Stats) -> None:
-    """Write what may be written, and count what has changed; blocks that are done keep theirs."""
-    policy = state.policy
-    if not policy.rewrites and not (write.keep is None and write.insert is None):
-        name = policy.name or type(policy).__name__
-        raise ValueError(f"policy {name} inserts or deletes: say so, with `rewrites = True`")
-    bounded = policy.may_reach_bound
-    active = ~state.done if policy.rewrites else None
-    ops.write_blocks_(
-        state.ids,
-        write.ids,
-        state.may_change(),
-        write.done,
-        policy.bad(stats, state),
-        state.flags,
-        state.count_rows,
-        mask_token_id=state.mask_token_id,
-        judges_tokens=policy.judges_tokens,
-        buffers=[_fitted(state.buffers[name], now) for name, now in write.buffers.items()],
-        limit=state.limit if bounded else None,
-        fallback=stats.token if bounded else None,
-    )
-    if active is not None:
-        _rewrite(state, write, active)
-    if write.reopen is not None:
-        # Keys and values of a forward in which blocks saw those behind them are stale in any case.
-        state.dirty.logical_or_(state.reopened)
-        state.reopened.logical_or_(write.reopen & ~state.done)
-
-
-def _rewrite(state: State, write: Write, active: Tensor) -> None:
-    """Insert and delete in blocks that are `active` [n]; buffers per position move with their ids.
-
-    A block that gets a mask by this is not done. Padding that goes is no delete.
-    """
-    may = state.may_change()
-    moves = may & active[:, None]  # flags of what stays where it is count for nothing
-    nothing = torch.zeros_like(may)
-    keep = ~nothing if write.keep is None else write.keep | ~moves
-    insert = nothing if write.insert is None else write.insert & moves
-    gone = ~keep
-    if state.policy.padding is not None:
-        gone = gone & (state.ids != state.policy.padding)
-    flags = insert, gone
-    for count, flag in zip((state.counts.inserts, state.counts.deletes), flags, strict=True):
-        count.add_(flag.sum(-1, dtype=torch.int32))
-    kinds = state.policy.buffers
-    names = [name for name, kind in kinds.items() if kind.per_position and not kind.history]
-    if state.lengths is not None:
-        token = state.mask_token_id if write.inserted is None else write.inserted
-        rewrite_(state, keep, torch.where(insert, token, -1), gone, names)
-        return
-    assert state.moves is not None
-    source, *noted = state.moves
-    for plane, flag in zip(noted, flags, strict=True):
-        plane.copy_(flag)
-    planes = [state.buffers[name] for name in names]
-    places = torch.arange(state.length, device=may.device).expand(may.shape)
-    ids, moved = ops.rewrite_blocks(
-        state.ids,
-        keep,
-        insert,
-        state.mask_token_id,
-        [*planes, places],
-        [*(kinds[name].initial for name in names), -1],
-        fixed=~may,
-    )
-    state.dirty.logical_or_((ids != state.ids).any(-1))
-    state.done.logical_and_(~(active & ((ids == state.mask_token_id) & may).any(-1)))
-    for plane, new in zip((state.ids, *planes, source), (ids, *moved), strict=True):
-        plane.copy_(new)
-
-
-def _fitted(buffer: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
-    """A buffer and its new content, as a tensor of the same kind."""
-    if now.dtype != buffer.dtype:
-        now = now.to(buffer.dtype)
-    return buffer, now if now.shape == buffer.shape else now.expand_as(buffer)

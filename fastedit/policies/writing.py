@@ -1,0 +1,91 @@
+"""What a rule decided, into the blocks: ids, flags, counts, buffers, inserts and deletes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastedit import ops
+from fastedit.policies.state import State
+from fastedit.policies.values import Stats, Write
+from fastedit.policies.varying import rewrite_
+
+
+def apply_(state: State, write: Write, stats: Stats) -> None:
+    """Write what may be written, and count what has changed; blocks that are done keep theirs."""
+    policy = state.policy
+    if not policy.rewrites and not (write.keep is None and write.insert is None):
+        name = policy.name or type(policy).__name__
+        raise ValueError(f"policy {name} inserts or deletes: say so, with `rewrites = True`")
+    bounded = policy.may_reach_bound
+    active = ~state.done if policy.rewrites else None
+    ops.write_blocks_(
+        state.ids,
+        write.ids,
+        state.may_change(),
+        write.done,
+        policy.bad(stats, state),
+        state.flags,
+        state.count_rows,
+        mask_token_id=state.mask_token_id,
+        judges_tokens=policy.judges_tokens,
+        buffers=[_fitted(state.buffers[name], now) for name, now in write.buffers.items()],
+        limit=state.limit if bounded else None,
+        fallback=stats.token if bounded else None,
+    )
+    if active is not None:
+        _rewrite(state, write, active)
+    if write.reopen is not None:
+        # Keys and values of a forward in which blocks saw those behind them are stale in any case.
+        state.dirty.logical_or_(state.reopened)
+        state.reopened.logical_or_(write.reopen & ~state.done)
+
+
+def _rewrite(state: State, write: Write, active: Tensor) -> None:
+    """Insert and delete in blocks that are `active` [n]; buffers per position move with their ids.
+
+    A block that gets a mask by this is not done. Padding that goes is no delete.
+    """
+    may = state.may_change()
+    moves = may & active[:, None]  # flags of what stays where it is count for nothing
+    nothing = torch.zeros_like(may)
+    keep = ~nothing if write.keep is None else write.keep | ~moves
+    insert = nothing if write.insert is None else write.insert & moves
+    gone = ~keep
+    if state.policy.padding is not None:
+        gone = gone & (state.ids != state.policy.padding)
+    flags = insert, gone
+    for count, flag in zip((state.counts.inserts, state.counts.deletes), flags, strict=True):
+        count.add_(flag.sum(-1, dtype=torch.int32))
+    kinds = state.policy.buffers
+    names = [name for name, kind in kinds.items() if kind.per_position and not kind.history]
+    if state.lengths is not None:
+        token = state.mask_token_id if write.inserted is None else write.inserted
+        rewrite_(state, keep, torch.where(insert, token, -1), gone, names)
+        return
+    assert state.moves is not None
+    source, *noted = state.moves
+    for plane, flag in zip(noted, flags, strict=True):
+        plane.copy_(flag)
+    planes = [state.buffers[name] for name in names]
+    places = torch.arange(state.length, device=may.device).expand(may.shape)
+    ids, moved = ops.rewrite_blocks(
+        state.ids,
+        keep,
+        insert,
+        state.mask_token_id,
+        [*planes, places],
+        [*(kinds[name].initial for name in names), -1],
+        fixed=~may,
+    )
+    state.dirty.logical_or_((ids != state.ids).any(-1))
+    state.done.logical_and_(~(active & ((ids == state.mask_token_id) & may).any(-1)))
+    for plane, new in zip((state.ids, *planes, source), (ids, *moved), strict=True):
+        plane.copy_(new)
+
+
+def _fitted(buffer: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+    """A buffer and its new content, as a tensor of the same kind."""
+    if now.dtype != buffer.dtype:
+        now = now.to(buffer.dtype)
+    return buffer, now if now.shape == buffer.shape else now.expand_as(buffer)
