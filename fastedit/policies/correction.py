@@ -40,10 +40,15 @@ def as_fill(value: Any) -> Policy:
             raise ValueError(f"a policy that can be made ({error})") from None
         if isinstance(rule, LowConfidence) and "threshold" not in given_in(text):
             rule = dataclasses.replace(rule, threshold=1.0)
-    if not (isinstance(rule, Policy) and rule.fills):
-        names = sorted(name for name, kind in POLICIES.items() if kind.fills)
+    if not (isinstance(rule, Policy) and _may_fill(type(rule))):
+        names = sorted(name for name, kind in POLICIES.items() if _may_fill(kind))
         raise ValueError(f"a policy that fills, or name;field=value;..., of {', '.join(names)}")
     return rule
+
+
+def _may_fill(kind: type[Policy]) -> bool:
+    """Whether it says so, or what it derives from does, and it neither moves nor reopens."""
+    return kind.fills and kind.plan == "block" and not kind.rewrites
 
 
 @register("correction")

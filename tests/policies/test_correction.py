@@ -39,7 +39,8 @@ def test_a_fill_is_an_object_or_its_text(text):
 
 
 def test_fills_that_are_none_and_steps_that_do_not_fit_are_named():
-    for fill in ("wino", "proseco", "correction", "nothing", 3, policies.EntropyBound()):
+    reopens = policies.MultiBlock()  # derived from a rule that fills
+    for fill in ("wino", "multi_block", "correction", "nothing", 3, reopens):
         with pytest.raises(ValueError, match="fill must be a policy that fills"):
             Correction(fill=fill)
     with pytest.raises(ValueError, match="joint_threshold has no 'tau'"):
