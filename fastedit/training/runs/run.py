@@ -122,7 +122,7 @@ def _run(
     order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
     if first:  # from here on there is a run
         begin(options, fingerprint, before, origin)
-    samples_log = StepLog(output / SAMPLES, done) if first else None
+    samples_log = StepLog(output / SAMPLES, done) if first and not options.head else None
     trainer = EditTrainer(
         model=step,
         args=arguments,
@@ -142,7 +142,7 @@ def _run(
     if options.head and trainer.is_fsdp_enabled:
         raise ValueError("a head trains beside a whole model: use ddp.yaml, not fsdp2.yaml")
     # A sharded model decodes in all processes or none; text without a prompt asks for nothing.
-    if samples_log and data.example and not trainer.is_fsdp_enabled and not options.head:
+    if samples_log and data.example and not trainer.is_fsdp_enabled:
         trainer.add_callback(
             Samples(
                 data.example,
