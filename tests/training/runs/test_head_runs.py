@@ -110,6 +110,13 @@ def test_a_head_that_diverges_between_two_steps_is_not_saved(tmp_path):
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+def test_a_sharded_model_is_refused_before_there_is_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"beside a whole model: use ddp\.yaml"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_options_do_not_resume(alone):
     with pytest.raises(ValueError, match=r"correction\.delta_t=0\.9, not 0\.5"):
         train(alone, resume=True, correction={**OPTIONS["correction"], "delta_t": 0.5})
