@@ -126,7 +126,7 @@ class Correction(Policy):
     @functools.cached_property
     def buffers(self) -> Mapping[str, Buffer]:  # type: ignore[override]
         kept = self.filling.buffers.items() if self.paced else ()
-        # Of the last remask, counted in the block.
+        # Of the last remask by scores, counted as long as the buffer lasts.
         turn = Buffer(torch.int32, initial=-(2**31))
         return {"turn": turn, **{FILL + name: buffer for name, buffer in kept}}
 
@@ -204,7 +204,7 @@ class Correction(Policy):
     def rule(self, stats: Stats, view: View) -> Write:
         if self.mode == "rank":
             return self._ranked(stats, view)
-        p, counts, tokens = view.parameters, view.counts, view.contents().tokens
+        p, forwards, tokens = view.parameters, view.counts.forwards, view.contents().tokens
         kept: Mapping[str, Tensor] = {}
         if self.paced:
             write = self.filling.decide(stats, _Filling(view))
@@ -215,9 +215,10 @@ class Correction(Policy):
 
         error = stats.scores if self.scorer == "head" else 1.0 - stats.prob_current
         assert error is not None
-        turn, turns = view.buffers.turn, counts.remasks[:, None]
+        turn = view.buffers.turn
+        turns = (turn.amax(-1, keepdim=True) + 1).clamp_(min=0)  # a fill may remask as well
         wrong = tokens & (error > p.tau[:, None]) & (turn < turns - p.ring[:, None])
-        remask = highest(error, wrong, p.budget * ((counts.forwards % p.stride == 0) & ~ends))
+        remask = highest(error, wrong, p.budget * ((forwards % p.stride == 0) & ~ends))
 
         turn = torch.where(remask, turns + remask.cumsum(-1) - 1, turn)
         written = {"turn": turn, **{FILL + name: value for name, value in kept.items()}}

@@ -202,3 +202,21 @@ def test_the_ring_blocks_an_immediate_repeat():
             remasked += ((state.ids == MASK) & (before != MASK)).nonzero()[:, 1].tolist()
             state.ids[0, 3:] = MASK  # so that no forward is the last
         assert remasked == wanted
+
+
+def test_the_ring_holds_what_scores_remasked_whatever_the_fill_remasks():
+    doubted = torch.Generator().manual_seed(6)
+    ids = torch.full((1, LENGTH), MASK)
+    both = 0
+    for number in range(12):
+        policy = Correction(fill="saber;least=1", stride=1, budget=1, ring=3, tau=0.5)
+        state, ring = policies.open(policy, ids, mask_token_id=MASK), []
+        for forward in range(24):
+            turn, remasks = state.buffers.turn.clone(), int(state.counts.remasks)
+            scores = torch.rand(1, LENGTH, generator=doubted)
+            policies.step_(state, logits_of(100 * number + forward, 1), scores=scores)
+            new = (state.buffers.turn != turn).nonzero()[:, 1].tolist()
+            both += int(state.counts.remasks) - remasks > len(new)
+            assert not set(new) & set(ring[-3:])
+            ring += new
+    assert both > 10
