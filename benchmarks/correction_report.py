@@ -69,7 +69,7 @@ def decision(rows: list[dict[str, Any]], share: float) -> list[dict[str, Any]]:
 
 def table(lines: list[dict[str, Any]], task: str, columns: Sequence[float]) -> str:
     """Markdown: a line per arm, a column per pace: exact answers, and tokens per forward."""
-    unit = "threshold {}" if columns[0] < 1 else "{} fills"
+    unit = "threshold {}" if columns[0] < 1 else "{} per forward"
     found = {
         (line["arm"], line["pace"]): line
         for line in lines

@@ -48,7 +48,8 @@ class Decoder:
     tokenizer  needed for texts, chats and stop strings; id tensors work without
     config     defaults of every call; `generate(..., name=value)` overrides single options
     family     how the model reads its canvas; None: what the model is known as
-    head       a correction head of this model, or the folder of one, for policies that need scores;
+    head       of this model, or the folder of one: a correction head for policies that need scores,
+               or a head for the next token, which a model may also have itself;
                one that is loaded gets the model's dtype and device
     threads    of torch's operations on a CPU while it decodes: "auto" takes one for a small model,
                else as many as torch is set to use and the process has cores; None: as torch is set

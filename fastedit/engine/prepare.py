@@ -251,8 +251,9 @@ def _varying(
             draft = rule.drafted(draft)
         masks, begins = int((draft == mask_token_id).sum()), len(draft)
     room = max(most, prompt + begins) - max(prompt - 1, 0)
-    # Texts of many lengths decode together: blocks have as many positions as a power of two.
-    length = max(1 << (room - 1).bit_length(), SHORTEST)
+    # Texts of many lengths decode together: there are four lengths of a block per power of two.
+    unit = max((1 << (room - 1).bit_length()) // 8, SHORTEST)
+    length = -(-room // unit) * unit
     return rule.sized(masks, most), draft, config.replace(block_length=length)
 
 

@@ -110,15 +110,20 @@ class MEDLM(Policy):
 
     def excluded(self, view: View) -> Tensor | None:
         """The padding always, so that it can be weighed apart; what deletes in the mask phase."""
-        ids = [-1 if i is None else i for i in (self.pad_token_id, self.delete_token_id)]
-        if ids == [-1, -1]:
+        pad, no_text, delete = (
+            -1 if i is None else i
+            for i in (self.pad_token_id, self._no_text(), self.delete_token_id)
+        )
+        if pad == delete == -1:
             return None
-        no_text = -1 if self._no_text() is None else self._no_text()
-        phases = torch.tensor([[no_text, -1], ids], device=view.ids.device)
-        return phases[self._filling(view).long()]
+        filling = self._filling(view)
+        each = torch.where(filling, pad, no_text), torch.where(filling, delete, -1)
+        return torch.stack(each, dim=-1)
 
     def bad(self, stats: Stats, view: View) -> Tensor:
         bad = stats.bad
+        if stats.excluded is not None:
+            bad = bad | ~(stats.excluded < torch.inf).all(-1) & self.reads(view, False)
         if stats.following is not None:
             bad = bad | _from_left(stats.following.bad, False)
         return bad

@@ -242,7 +242,7 @@ def test_forwards_take_the_rows_that_there_are(llada):
 KINDS = [
     {"max_new_tokens": 20},
     {"max_new_tokens": 7, "temperature": 0.8, "seed": 5},
-    {"draft": list(range(20, 31))},
+    {"draft": list(range(20, 31)), "policy": MEDLM(edit_steps=3, delete_token_id=3)},
     {"draft": [30, 191, 31, 191, 191, 40], "max_new_tokens": 30},
     {"max_new_tokens": 12, "policy": MEDLM(mask_steps=12, edit_steps=2, per_step=1)},
 ]

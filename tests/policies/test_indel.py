@@ -165,6 +165,19 @@ def test_a_confidence_at_the_threshold_is_not_above_it(fused):
         assert state.ids[0].tolist() == ids
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loop_is_left_at_the_first_of_equal_positions(fused):
+    """Both go from 0 to 1 and back, and then one to the id that is third in both."""
+    policy = JointThresholdInDel(0.3, 0.3, delete_token_id=3, insert_token_id=4)
+    state = policies.open(policy, torch.tensor([[0, 0]]), mask_token_id=5)
+    state.twin = state.twin if fused else None
+    for said, ids in ((1, [1, 1]), (0, [0, 0]), (1, [2, 1])):
+        logits = torch.tensor([8.0, 8.0, 7.0, 1.0, 1.0, 1.0])
+        logits[said] += 2.0
+        policies.step_(state, logits.expand(1, 2, 6).contiguous())
+        assert state.ids[0].tolist() == ids
+
+
 @dataclass(frozen=True)
 class Moves(Policy):
     """Says done at once, and deletes and inserts as told, also where it may not."""

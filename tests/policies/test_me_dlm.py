@@ -212,6 +212,23 @@ def test_a_token_that_padding_dominates_is_ranked_by_what_is_left():
         assert state.ids.tolist() == [[4, MASK, 4]]
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("token", [PAD, DEL, 5])
+def test_bad_logits_are_seen_where_they_are_read(token, value):
+    """Of ids that are left out of the softmax, too; and nowhere else."""
+    logits = hot([4, 5, 6])
+    logits[0, 1, token] = value
+    for ids, wrong in (([4, MASK, MASK], True), ([4, 5, MASK], False), ([4, 5, 6], True)):
+        state = one(MEDLM(mask_steps=2, **IDS), ids, prompt=1)
+        policies.step_(state, logits, next_logits=hot([5, 6, 6]))
+        assert bool(state.bad) is wrong
+    state = one(MEDLM(**IDS), [4, 5, 6], prompt=1)
+    following = hot([5, 6, 6])
+    following[0, 2, token] = value  # of what is behind the last token
+    policies.step_(state, hot([4, 5, 6]), next_logits=following)
+    assert not state.bad
+
+
 def test_without_ids_nothing_is_dropped_deleted_or_ended():
     state = one(MEDLM(mask_steps=1), [4, MASK, MASK], prompt=1)
     policies.step_(state, hot([4, PAD, DEL]), next_logits=hot([5] * 3))

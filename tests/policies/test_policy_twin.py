@@ -25,7 +25,7 @@ SETTINGS = {
         for rest in (
             "threshold=.3,editing_threshold=.1,max_post_steps=2",
             "editing_threshold=none,max_post_steps=4",
-            "threshold=inf,editing_threshold=0,max_post_steps=0",
+            "threshold=1,editing_threshold=0,max_post_steps=0",
         )
     ],
 }
