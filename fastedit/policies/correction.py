@@ -64,7 +64,7 @@ class Correction(Policy):
             (strict), the highest first
     ring    of so many remasked positions, the last ones, none is remasked
     steps   forwards that fill a block, of a fill that has a schedule; None = as it says, or as many
-            as the block has positions
+            as the block has positions to decide
     mode    "threshold", as above; "rank": each forward keeps the positions with the highest logits,
             tokens and filled masks alike, and masks all others; one more share of them per step
 
@@ -228,7 +228,8 @@ class Correction(Policy):
         """Ids with this step's share of masks filled, and whether the time is over."""
         assert isinstance(self.filling, LowConfidence)
         masked, _, masks, held = view.contents()
-        steps, length = self._steps(view), masks + held
+        length = masks + held
+        steps = self._steps(view, length)
         # The time left, of which `length` passes per forward and `steps` are worth a mask.
         time = steps * (masks + view.counts.m2t_commits) - length * view.counts.forwards
         after = (time - length).clamp_(min=0)
@@ -236,14 +237,16 @@ class Correction(Policy):
         fill = highest(self.filling.score(stats), masked, count)
         return torch.where(fill, stats.token, view.ids), after == 0
 
-    def _steps(self, view: View) -> Tensor:
-        return torch.where(view.parameters.steps > 0, view.parameters.steps, view.length)
+    def _steps(self, view: View, length: Tensor) -> Tensor:
+        """Of blocks with `length` [n] positions that may change."""
+        steps = view.parameters.steps
+        return torch.where(steps > 0, steps, length.clamp(min=1))
 
     def _ranked(self, stats: Stats, view: View) -> Write:
         assert stats.logit is not None and stats.logit_current is not None
         masked, tokens, masks, held = view.contents()
-        may, steps = masked | tokens, self._steps(view)
-        taken, length = view.counts.forwards + 1, masks + held
+        may, taken, length = masked | tokens, view.counts.forwards + 1, masks + held
+        steps = self._steps(view, length)
         over = length % steps  # one more position in each of the last `over` steps
         count = length // steps * taken + (taken - steps + over).clamp_(min=0)
         score = torch.where(masked, stats.logit, stats.logit_current)
