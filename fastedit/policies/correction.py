@@ -64,7 +64,7 @@ class Correction(Policy):
             (strict), the highest first
     ring    of so many remasked positions, the last ones, none is remasked
     steps   forwards that fill a block, of a fill that has a schedule; None = as it says, or as many
-            as the block has positions to decide
+            as the block has positions to decide; in mode "rank" as it has positions
     mode    "threshold", as above; "rank": each forward keeps the positions with the highest logits,
             tokens and filled masks alike, and masks all others; one more share of them per step
 
@@ -229,7 +229,7 @@ class Correction(Policy):
         assert isinstance(self.filling, LowConfidence)
         masked, _, masks, held = view.contents()
         length = masks + held
-        steps = self._steps(view, length)
+        steps = self._steps(view, length.clamp(min=1))
         # The time left, of which `length` passes per forward and `steps` are worth a mask.
         time = steps * (masks + view.counts.m2t_commits) - length * view.counts.forwards
         after = (time - length).clamp_(min=0)
@@ -237,16 +237,14 @@ class Correction(Policy):
         fill = highest(self.filling.score(stats), masked, count)
         return torch.where(fill, stats.token, view.ids), after == 0
 
-    def _steps(self, view: View, length: Tensor) -> Tensor:
-        """Of blocks with `length` [n] positions that may change."""
-        steps = view.parameters.steps
-        return torch.where(steps > 0, steps, length.clamp(min=1))
+    def _steps(self, view: View, otherwise: Tensor | int) -> Tensor:
+        return torch.where(view.parameters.steps > 0, view.parameters.steps, otherwise)
 
     def _ranked(self, stats: Stats, view: View) -> Write:
         assert stats.logit is not None and stats.logit_current is not None
         masked, tokens, masks, held = view.contents()
-        may, taken, length = masked | tokens, view.counts.forwards + 1, masks + held
-        steps = self._steps(view, length)
+        may, steps = masked | tokens, self._steps(view, view.length)
+        taken, length = view.counts.forwards + 1, masks + held
         over = length % steps  # one more position in each of the last `over` steps
         count = length // steps * taken + (taken - steps + over).clamp_(min=0)
         score = torch.where(masked, stats.logit, stats.logit_current)
