@@ -238,12 +238,13 @@ def _memory_advice(options: RunOptions, error: Exception) -> str:
     if rows > 1:
         fewer = next(n for n in range(rows // 2, 0, -1) if rows % n == 0)
         advice.append(f"--micro-batch {fewer} (now {rows} rows per forward; same result)")
-    if not options.gradient_checkpointing:
+    if not (options.gradient_checkpointing or options.head):
         advice.append("--set gradient_checkpointing=true (slower; same result)")
     length = options.max_length or LONGEST
     advice.append(f"in a new run: a smaller --max-length (now {length})")
     if not options.lora_rank:
         advice.append("in a new run: LoRA instead of all weights, --lora-rank 16")
-    advice.append("in a new run: more devices, with the FSDP2 file, see docs/training.md")
+    if not options.head:  # whose model is whole in every process
+        advice.append("in a new run: more devices, with the FSDP2 file, see docs/training.md")
     lines = "\n  ".join(advice)
     return f"out of memory: {str(error).splitlines()[0]}\n  {lines}"

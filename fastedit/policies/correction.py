@@ -40,10 +40,15 @@ def as_fill(value: Any) -> Policy:
             raise ValueError(f"a policy that can be made ({error})") from None
         if isinstance(rule, LowConfidence) and "threshold" not in given_in(text):
             rule = dataclasses.replace(rule, threshold=1.0)
-    if not (isinstance(rule, Policy) and rule.fills):
-        names = sorted(name for name, kind in POLICIES.items() if kind.fills)
+    if not (isinstance(rule, Policy) and _may_fill(type(rule))):
+        names = sorted(name for name, kind in POLICIES.items() if _may_fill(kind))
         raise ValueError(f"a policy that fills, or name;field=value;..., of {', '.join(names)}")
     return rule
+
+
+def _may_fill(kind: type[Policy]) -> bool:
+    """Whether it says so, or what it derives from does, and it neither moves nor reopens."""
+    return kind.fills and kind.plan == "block" and not kind.rewrites
 
 
 @register("correction")
@@ -59,7 +64,7 @@ class Correction(Policy):
             (strict), the highest first
     ring    of so many remasked positions, the last ones, none is remasked
     steps   forwards that fill a block, of a fill that has a schedule; None = as it says, or as many
-            as the block has positions
+            as the block has positions to decide; in mode "rank" as it has positions
     mode    "threshold", as above; "rank": each forward keeps the positions with the highest logits,
             tokens and filled masks alike, and masks all others; one more share of them per step
 
@@ -121,7 +126,7 @@ class Correction(Policy):
     @functools.cached_property
     def buffers(self) -> Mapping[str, Buffer]:  # type: ignore[override]
         kept = self.filling.buffers.items() if self.paced else ()
-        # Of the last remask, counted in the block.
+        # Of the last remask by scores, counted as long as the buffer lasts.
         turn = Buffer(torch.int32, initial=-(2**31))
         return {"turn": turn, **{FILL + name: buffer for name, buffer in kept}}
 
@@ -199,7 +204,7 @@ class Correction(Policy):
     def rule(self, stats: Stats, view: View) -> Write:
         if self.mode == "rank":
             return self._ranked(stats, view)
-        p, counts, tokens = view.parameters, view.counts, view.contents().tokens
+        p, forwards, tokens = view.parameters, view.counts.forwards, view.contents().tokens
         kept: Mapping[str, Tensor] = {}
         if self.paced:
             write = self.filling.decide(stats, _Filling(view))
@@ -210,9 +215,10 @@ class Correction(Policy):
 
         error = stats.scores if self.scorer == "head" else 1.0 - stats.prob_current
         assert error is not None
-        turn, turns = view.buffers.turn, counts.remasks[:, None]
+        turn = view.buffers.turn
+        turns = (turn.amax(-1, keepdim=True) + 1).clamp_(min=0)  # a fill may remask as well
         wrong = tokens & (error > p.tau[:, None]) & (turn < turns - p.ring[:, None])
-        remask = highest(error, wrong, p.budget * ((counts.forwards % p.stride == 0) & ~ends))
+        remask = highest(error, wrong, p.budget * ((forwards % p.stride == 0) & ~ends))
 
         turn = torch.where(remask, turns + remask.cumsum(-1) - 1, turn)
         written = {"turn": turn, **{FILL + name: value for name, value in kept.items()}}
@@ -222,7 +228,8 @@ class Correction(Policy):
         """Ids with this step's share of masks filled, and whether the time is over."""
         assert isinstance(self.filling, LowConfidence)
         masked, _, masks, held = view.contents()
-        steps, length = self._steps(view), masks + held
+        length = masks + held
+        steps = self._steps(view, length.clamp(min=1))
         # The time left, of which `length` passes per forward and `steps` are worth a mask.
         time = steps * (masks + view.counts.m2t_commits) - length * view.counts.forwards
         after = (time - length).clamp_(min=0)
@@ -230,13 +237,13 @@ class Correction(Policy):
         fill = highest(self.filling.score(stats), masked, count)
         return torch.where(fill, stats.token, view.ids), after == 0
 
-    def _steps(self, view: View) -> Tensor:
-        return torch.where(view.parameters.steps > 0, view.parameters.steps, view.length)
+    def _steps(self, view: View, otherwise: Tensor | int) -> Tensor:
+        return torch.where(view.parameters.steps > 0, view.parameters.steps, otherwise)
 
     def _ranked(self, stats: Stats, view: View) -> Write:
         assert stats.logit is not None and stats.logit_current is not None
         masked, tokens, masks, held = view.contents()
-        may, steps = masked | tokens, self._steps(view)
+        may, steps = masked | tokens, self._steps(view, view.length)
         taken, length = view.counts.forwards + 1, masks + held
         over = length % steps  # one more position in each of the last `over` steps
         count = length // steps * taken + (taken - steps + over).clamp_(min=0)

@@ -107,7 +107,7 @@ def step_(
     """One decision in place: `state.ids`, `state.done`, `state.counts`, `state.buffers`.
 
     logits         [B, L, V] fp32, bf16 or fp16: logits[b, i] predicts ids[b, i], no shift
-    scores         [B, L] fp32 of a head, for policies that need "score"
+    scores         [B, L] of a head, for policies that need "score": floats, read as fp32
     next_logits    [B, L, V] of a head that predicts the next token, for those that need it; None
                    while no block does, as in the mask phase of `me_dlm`
     shadow_logits  [B, L, V] of rows that see a mask at their own position, for plan "shadow"
@@ -126,7 +126,7 @@ def step_(
     try:
         with without(logits, state.policy.excluded(state)) as (left, excluded):
             stats = statistics(state, left, draws)
-        stats.scores, stats.excluded = scores, excluded
+        stats.scores, stats.excluded = scores if scores is None else scores.float(), excluded
         if shadow_logits is not None:
             stats.shadow = statistics(state, shadow_logits, None)
         if next_logits is not None:
@@ -149,11 +149,19 @@ def _check_given(
     ):
         if value is None and needed:
             raise ValueError(f"{policy.name or type(policy).__name__} needs {name}")
-        if value is not None and value.shape[:2] != shape:
+        if value is None:
+            continue
+        if not isinstance(value, Tensor) or value.shape[:2] != shape:
+            found = list(value.shape) if isinstance(value, Tensor) else f"{value!r:.80}"
             raise ValueError(
                 f"{name} must be [{shape[0]}, {shape[1]}, ...] as the ids of the state are; "
-                f"got {list(value.shape)}"
+                f"got {found}"
             )
+    if scores is not None and not (scores.ndim == 2 and scores.is_floating_point()):
+        raise ValueError(
+            f"scores must be floats {list(shape)}, larger ones worse; "
+            f"got {scores.dtype} {list(scores.shape)}"
+        )
 
 
 def _wants_next(state: State) -> bool:

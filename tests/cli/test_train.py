@@ -167,6 +167,8 @@ def test_out_of_memory_comes_with_advice(run, data, monkeypatch, error):
     assert "--micro-batch 3 " in err  # 4 would not divide the batch
     code, _, err = run(*arguments, "--micro-batch", 1)
     assert "--micro-batch" not in err and "--lora-rank" not in err
+    code, _, err = run(*arguments, "--head", "correction")  # which refuses what saves memory else
+    assert "--micro-batch 4" in err and "FSDP2" not in err and "gradient_checkpointing" not in err
 
 
 @pytest.mark.parametrize("saved", [True, False])

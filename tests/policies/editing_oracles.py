@@ -186,10 +186,13 @@ class Corrected(Block):
     recent: list[int] = field(default_factory=list)
 
     def decide(self, rows: list[Row]) -> None:
-        size, steps = sum(self.editable), self.steps or len(self.ids)
+        size = sum(self.editable)
+        steps = self.steps or max(size, 1)
         if self.time is None:
             self.time = Fraction(len(self.masked()), size)
-        final = self.time <= Fraction(1, steps) or self.forwards == 3 * steps
+        final = self.time <= Fraction(1, steps) or self.forwards == 3 * (
+            self.steps or len(self.ids)
+        )
         left = Fraction(0) if final else self.time - Fraction(1, steps)
         masked, wrong = self.masked(), []
         count = len(masked) - math.floor(size * left + Fraction(1, 2))

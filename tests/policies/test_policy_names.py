@@ -259,6 +259,11 @@ def test_scores_and_the_statistics_of_a_second_head_reach_the_rule():
         policies.step_(state, logits)
     with pytest.raises(ValueError, match="Headed needs next_logits"):
         policies.step_(state, logits, scores)
+    for wrong in (scores.tolist(), scores[..., None], scores[:, :2], scores.int()):
+        with pytest.raises(ValueError, match="scores must be"):
+            policies.step_(state, logits, wrong, -logits)
     policies.step_(state, logits, scores, -logits)
     # The mask is chosen by no head.
     assert seen[0][0] is scores and seen[0][1].equal((-logits)[..., :9].argmax(-1))
+    policies.step_(state, logits, scores.double(), -logits)
+    assert seen[1][0].equal(scores)

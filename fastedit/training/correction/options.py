@@ -84,6 +84,11 @@ class CorrectionOptions:
             value = getattr(self, name)
             if value is not None and not least <= value < math.inf:
                 raise ValueError(f"{name} must be finite and at least {least}, got {value}")
+        if self.candidates == "extra" and self.targets != "fca":
+            raise ValueError(
+                f"candidates=extra: targets={self.targets} have no masks but those of x_t, so "
+                "nothing would be written; leave it out, or take targets=fca"
+            )
         if not 0 < self.delta_t < 1:
             raise ValueError(f"delta_t must lie between 0 and 1, got {self.delta_t}")
         if not 1e-30 <= self.temperature <= 1e30:

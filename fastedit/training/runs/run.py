@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
@@ -74,6 +75,8 @@ def run(
     """
     if options.lora_rank and not options.head and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
+    if options.head and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise ValueError("a head trains beside a whole model: use ddp.yaml, not fsdp2.yaml")
     output = Path(options.output)
     check_writable(output)
     with held(output):
@@ -122,7 +125,7 @@ def _run(
     order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
     if first:  # from here on there is a run
         begin(options, fingerprint, before, origin)
-    samples_log = StepLog(output / SAMPLES, done) if first else None
+    samples_log = StepLog(output / SAMPLES, done) if first and not options.head else None
     trainer = EditTrainer(
         model=step,
         args=arguments,
@@ -139,10 +142,8 @@ def _run(
         optimizer=optimizer,
     )
     trainer.remove_callback(PrinterCallback)
-    if options.head and trainer.is_fsdp_enabled:
-        raise ValueError("a head trains beside a whole model: use ddp.yaml, not fsdp2.yaml")
     # A sharded model decodes in all processes or none; text without a prompt asks for nothing.
-    if samples_log and data.example and not trainer.is_fsdp_enabled and not options.head:
+    if samples_log and data.example and not trainer.is_fsdp_enabled:
         trainer.add_callback(
             Samples(
                 data.example,

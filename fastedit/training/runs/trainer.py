@@ -110,15 +110,18 @@ class EditTrainer(Trainer):
         record |= {name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs}
         record["labels"] = int(self._labels)
         for name in ("loss", "grad_norm"):
-            if not math.isfinite(record.get(name, 0.0)):
-                raise FloatingPointError(
-                    f"{name} is {record[name]} at step {step}: start anew, with a lower "
-                    "--learning-rate and another --output"
-                )
+            self._check_finite(name, record.get(name, 0.0))
         if self.step_log is not None:
             self.step_log.add(record)
         super().log(record, *args, **kwargs)
         self.state.log_history.clear()  # metrics.jsonl has it; every checkpoint would again
+
+    def _check_finite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"{name} is {value} at step {self.state.global_step}: start anew, with a lower "
+                "--learning-rate and another --output"
+            )
 
     def _take_totals(self) -> dict[str, float | None]:
         totals = self.accelerator.reduce(self._totals, reduction="sum").tolist()
@@ -133,7 +136,10 @@ class EditTrainer(Trainer):
 
     @torch.no_grad()
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Loss and rates over the validation rows, with the same noise every time."""
+        """Loss and rates over the validation rows, with the same noise every time.
+
+        Raises FloatingPointError where the loss is not finite, as `log` does.
+        """
         began = time.perf_counter()
         self.model_wrapped.eval()
         totals = torch.zeros(self.step.seen_size + 2, device=self.args.device)
@@ -149,6 +155,7 @@ class EditTrainer(Trainer):
         self.model_wrapped.train()
         sums = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics: dict[str, Any] = {"eval_loss": sums[-2] / max(1.0, sums[-1])}
+        self._check_finite("eval_loss", metrics["eval_loss"])
         rates = self.step.report(sums[:-2]) | self.step.report_judged(gather_object(judged))
         metrics |= {f"eval_{name}": value for name, value in rates.items()}
         self.log(metrics)

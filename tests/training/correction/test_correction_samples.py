@@ -137,6 +137,8 @@ def test_each_unit_writes_its_own_share():
     ("options", "message"),
     [
         ({"targets": "dsc"}, "targets must be one of fca, filling, prism; got 'dsc'"),
+        ({"targets": "filling", "candidates": "extra"}, "targets=filling have no masks but those"),
+        ({"targets": "prism", "candidates": "extra"}, "candidates=extra: targets=prism"),
         ({"delta_t": 0}, "delta_t must lie between 0 and 1, got 0.0"),
         ({"count": 0}, "count must be finite and at least 1, got 0"),
         ({"scope": "some"}, "scope must be one of visible, drafted, all"),

@@ -64,6 +64,7 @@ def test_what_a_run_writes(alone):
         "num_hidden_layers": 4,
         "vocab_size": 595,
     }
+    assert not (alone / "samples.jsonl").exists()  # a head decodes nothing
     assert {path.name for path in alone.glob("checkpoint-*")} == {"checkpoint-2", "checkpoint-4"}
     lines = records(alone, "metrics")
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
@@ -100,6 +101,20 @@ def test_a_resumed_run_is_the_same(alone, tmp_path):
             assert without_speed(records(tmp_path, name)) == without_speed(records(alone, name))
         for key, tensor in weights(alone).items():
             assert torch.equal(weights(tmp_path)[key], tensor)
+
+
+def test_a_head_that_diverges_between_two_steps_is_not_saved(tmp_path):
+    """The loss of step 1 is finite; what the step makes of the weights is not."""
+    with pytest.raises(FloatingPointError, match="eval_loss is nan at step 1: start anew, with a"):
+        train(tmp_path, learning_rate=1e30, eval_every=1, save_every=1)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_sharded_model_is_refused_before_there_is_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=r"beside a whole model: use ddp\.yaml"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_other_options_do_not_resume(alone):
