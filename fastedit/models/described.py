@@ -5,15 +5,16 @@ No weight is read, so a model that fits nowhere near this machine can be looked 
 
 from __future__ import annotations
 
+import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastedit.models.checkpoint_files import check_folder, read_headers
-from fastedit.models.families import Family, block_length
+from fastedit.models.families import Family, block_length, family_of
 from fastedit.models.hub.strict import StrictLoading
 from fastedit.models.load import checked_place, class_of
 from fastedit.models.places import named
@@ -61,7 +62,12 @@ def describe(path_or_id: str | os.PathLike[str], revision: str | None = None) ->
     if Path(path).is_dir():
         found = read_headers(check_folder(Path(path)))
         if issubclass(made, StrictLoading):
-            model.check_tensors({name: stored.shape for name, stored in found.items()})
+            shapes = {name: stored.shape for name, stored in found.items()}
+            model.check_tensors(shapes)
+            second = model.second_head(shapes)
+            if second is not None:  # which the config does not name
+                config.next_token_head = True
+                parameters += math.prod(shapes[second])
         if dtype is None:  # the first one's, as transformers takes it
             kinds = [_DTYPES[stored.dtype] for stored in found.values() if stored.dtype in _DTYPES]
             dtype = kinds[0] if kinds else None
@@ -72,7 +78,7 @@ def describe(path_or_id: str | os.PathLike[str], revision: str | None = None) ->
     return Description(
         name=row.name,
         model_type=config.model_type,
-        family=row.family,
+        family=replace(row.family, policy=family_of(model).policy),
         block_length=block_length(row.family, config),
         layers=config.num_hidden_layers,
         parameters=parameters,

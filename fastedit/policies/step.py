@@ -118,6 +118,8 @@ def step_(
     left out of the softmax, and are as they were behind it. Raises ValueError for what the policy
     needs and is not given, and for shapes that are not those of the state.
     """
+    if state.policy.control_ids and logits is not None:
+        _check_control_ids(state.policy, logits.shape[-1])
     twin = state.twin
     if twin and draws is None and logits is not None and twin(logits, state.draws):
         return  # it has checked for itself
@@ -161,6 +163,15 @@ def _check_given(
         raise ValueError(
             f"scores must be floats {list(shape)}, larger ones worse; "
             f"got {scores.dtype} {list(scores.shape)}"
+        )
+
+
+def _check_control_ids(policy: Policy, vocab: int) -> None:
+    beyond = [token for token in policy.control_ids if token >= vocab]
+    if beyond:
+        raise ValueError(
+            f"policy {policy} needs id {beyond[0]}, and the logits have {vocab}: give the ids of "
+            "your model"
         )
 
 

@@ -50,6 +50,10 @@ class Step(nn.Module):
     def report(self, seen: list[float]) -> dict[str, float | None]:
         """Rates of summed `seen`; None where nothing was counted."""
 
+    def advice(self, seen: list[float]) -> str | None:
+        """What to change, where the `seen` of a whole run says that nothing could be learnt."""
+        return None
+
     def report_judged(self, judged: list[Any]) -> dict[str, float | None]:
         """Metrics of what all batches of a validation judged."""
         return {}

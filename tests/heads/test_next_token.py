@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from fastedit import Decoder, policies
 from fastedit.heads import NextTokenHead, NextTokenHeadConfig
+from fastedit.models.described import describe
 from fastedit.models.families import row_of
 from fastedit.models.hub.modeling import model_class
 
@@ -108,8 +109,11 @@ def test_a_checkpoint_with_a_second_head_is_medlm(decoder, tmp_path, name, caplo
     weights = load_file(folder / "model.safetensors")
     second = another(decoder.model.get_output_embeddings())
     save_file(weights | {name: second}, folder / "model.safetensors", metadata={"format": "pt"})
+    told = describe(folder)
     loaded = Decoder.from_pretrained(folder, device="cpu")
     model = loaded.model
+    assert told.parameters == sum(p.numel() for p in model.parameters())
+    assert told.family.policy == loaded.family.policy
     assert model.next_token_head.weight.equal(second)
     assert loaded.family.policy == "me_dlm" and "UNEXPECTED" not in caplog.text
     assert model.get_output_embeddings().weight.equal(weights["model.transformer.ff_out.weight"])
@@ -125,6 +129,8 @@ def test_a_checkpoint_with_a_second_head_is_medlm(decoder, tmp_path, name, caplo
     model.save_pretrained(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "config.json").read_text())["next_token_head"]
     again = Decoder.from_pretrained(tmp_path / "saved", device="cpu")
+    saved = describe(tmp_path / "saved")
+    assert (saved.parameters, saved.family.policy) == (told.parameters, "me_dlm")
     assert again.model.next_token_head.weight.equal(second) and again.family == loaded.family
 
     for wrong in ({"a": second, "b": second + 1}, {"a": second[1:].clone()}):

@@ -256,3 +256,9 @@ def test_blocks_that_are_not_final_one_by_one_are_not_rewritten(fault):
     kind = type("Wide", (Moves,), fault)
     with pytest.raises(ValueError, match="inserts and deletes, so its blocks must be final"):
         policies.open(kind(), torch.tensor([[1, 9]]), mask_token_id=9)
+
+
+def test_ids_that_the_logits_do_not_have_are_named():
+    state = policies.open("joint_threshold_indel", torch.full((1, 4), 9), mask_token_id=9)
+    with pytest.raises(ValueError, match=r"needs id 156930, and the logits have 10"):
+        policies.step_(state, torch.zeros(1, 4, 10))

@@ -182,6 +182,17 @@ class CorrectionStep(Step):
             "draft_error_rate": _share(written_wrong, written),
         }
 
+    def advice(self, seen: list[float]) -> str | None:
+        _, wrong, _, _, written, _ = seen
+        if wrong:
+            return None
+        return (
+            f"none of the {written:,.0f} tokens that the model drafted was wrong, so the head has "
+            "learnt to trust everything: draft more of a block at once (--set "
+            "correction.candidates=extra --set correction.delta_t=0.5 --set correction.count=32), "
+            "or train on questions that the model answers wrongly"
+        )
+
     def report_judged(self, judged: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float | None]:
         """See `detection`."""
         logits, errors = (np.concatenate(parts) for parts in zip(*judged, strict=True))

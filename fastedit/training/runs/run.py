@@ -162,6 +162,9 @@ def _run(
         else:
             say(f"nothing is left to train: all {done} steps are done")
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    advice = trainer.step.advice(trainer.seen) if done < steps else None
+    if advice:
+        say(advice)
     result = output / (HEAD if options.head else ADAPTER if options.lora_rank else WEIGHTS)
     trainer.export(result)
     if first:

@@ -56,6 +56,7 @@ class EditTrainer(Trainer):
         self.add_callback(_Intervals())
         # Of the step so far: what was seen, tokens.
         self._totals = torch.zeros(self.step.seen_size + 1, device=self.args.device)
+        self.seen = [0.0] * self.step.seen_size  # of this run, since it was started or resumed
         self._labels = 0.0
         self._last_log = time.perf_counter()
         self._in_unfinished = False
@@ -126,6 +127,7 @@ class EditTrainer(Trainer):
     def _take_totals(self) -> dict[str, float | None]:
         totals = self.accelerator.reduce(self._totals, reduction="sum").tolist()
         self._totals.zero_()
+        self.seen = [before + more for before, more in zip(self.seen, totals[:-1], strict=True)]
         now = time.perf_counter()
         seconds, self._last_log = now - self._last_log, now
         return {

@@ -36,9 +36,9 @@ OPTIONS = {
 }
 
 
-def train(output: Path, resume: bool = False, callbacks=(), **changes) -> Path:
+def train(output: Path, resume: bool = False, callbacks=(), say=print, **changes) -> Path:
     values = {**OPTIONS, "device": "cpu", "output": str(output), **changes}
-    return run(RunOptions.from_mapping(values), resume=resume, callbacks=callbacks)
+    return run(RunOptions.from_mapping(values), resume=resume, callbacks=callbacks, say=say)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -101,6 +101,15 @@ def test_a_resumed_run_is_the_same(alone, tmp_path):
             assert without_speed(records(tmp_path, name)) == without_speed(records(alone, name))
         for key, tensor in weights(alone).items():
             assert torch.equal(weights(tmp_path)[key], tensor)
+
+
+def test_a_run_without_an_error_to_learn_from_says_what_to_change(tmp_path):
+    told = []
+    correction = {"delta_t": 1 / 32, "count": 1, "width": 32, "depth": 1}
+    data = ["task:chain_sum,examples=4"]
+    train(tmp_path / "run", say=told.append, steps=1, data=data, correction=correction)
+    assert "was wrong, so the head has learnt to trust everything" in told[-1]
+    assert "correction.delta_t=0.5" in told[-1]
 
 
 def test_a_head_that_diverges_between_two_steps_is_not_saved(tmp_path):
