@@ -136,6 +136,8 @@ def generate_command(
     if not text.strip():
         raise UserError("the prompt is empty: give a text to answer")
     decoder = load()
+    if head is not None:
+        _tell_unread_head(decoder)
     if not answer(decoder, as_user(text, decoder.tokenizer, raw), json, live):
         card = "; the embedded checkpoint knows only the wordings in its card"
         hint = card if checkpoint == "tiny" and adapter is None else ""
@@ -143,6 +145,14 @@ def generate_command(
         if config.max_new_tokens == 0:
             reason = "--max-new-tokens is 0"
         typer.echo(f"fastedit: the answer is empty: {reason}", err=True)
+
+
+def _tell_unread_head(decoder: Any) -> None:
+    from fastedit.engine.settled import rule_of
+
+    rule = rule_of(decoder.config, decoder.family)
+    if not rule.needs & {"score", "next_token"}:
+        typer.echo(f"fastedit: policy {rule} does not read --head: correction does", err=True)
 
 
 def _check_usage(

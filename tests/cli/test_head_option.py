@@ -24,6 +24,9 @@ def test_generate_decodes_with_it(run, checkpoint, head):
     assert code == 0 and json.loads(out)["stats"]["remasks"] > 0
     code, out, err = run(*arguments)
     assert (code, out) == (2, "") and "--head" in err and "scorer=confidence" in err
+    plain = ("generate", "hello", "--checkpoint", checkpoint, "--max-new-tokens", 8)
+    code, _, err = run(*plain, "--head", head)
+    assert code == 0 and "policy joint_threshold does not read --head" in " ".join(err.split())
     code, out, err = run(*arguments, "--head", head.parent)
     assert (code, out) == (2, "") and "has no correction_head.json" in " ".join(err.split())
     (head / "correction_head.safetensors").write_bytes(b"x")
