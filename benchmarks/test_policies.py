@@ -32,7 +32,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def texts() -> list[str]:
-    """Joint threshold first, then the others; those that draw last, which slow down what follows."""
+    """Joint threshold first, then the others; those that draw last: they slow down what follows."""
     names = [BASE, *(name for name in POLICIES if name != BASE)]
     found = [f"{n}:{kind}".rstrip(":") for n in names for kind in TEXTS.get(n, [""])]
     return sorted(found, key=lambda text: "sample" in policies.parse(text).needs)

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from fastedit.policies import POLICIES, Policy, parse
-from fastedit.policies.fields import HEAT, checked, real, whole
+from fastedit.option_checks import APPROXIMATE, CHECKS, flag
+from fastedit.policies import Policy, parse
+from fastedit.policies.fields import checked
 from fastedit.policies.registry import given_in
 
 ALIASES = {
@@ -30,9 +31,6 @@ MODES = {
 }
 # Options that set the field of their name of the policy, where they are given.
 OF_THE_POLICY = ("threshold", "editing_threshold", "max_post_steps", "num_to_transfer", "steps")
-# What is kept from forward to forward; the last two are Fast-dLLM's.
-APPROXIMATE = ("prefix", "dual")
-CACHES = ("exact", "none", *APPROXIMATE)
 # Accepted because released code passes it; it has no effect in the released 2.1 loop.
 IGNORED = ("minimal_topk",)
 # What a policy that is not given is: the rule of LLaDA2.x, unless the model's family has another.
@@ -111,7 +109,7 @@ class DecodeConfig:
         defaults = {field.name: field.default for field in dataclasses.fields(type(self))}
         given = _normalise(options)
         for name, value in (defaults | given).items():
-            check = _CHECKS.get(name)
+            check = CHECKS.get(name)
             object.__setattr__(self, name, checked(name, value, check) if check else value)
         object.__setattr__(self, "_given", frozenset(given))
         if self.policy is not None:
@@ -222,7 +220,7 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
         if name in IGNORED:
             continue
         if name == "use_cache":
-            field, value = "cache", "exact" if checked(name, value, _flag) else "none"
+            field, value = "cache", "exact" if checked(name, value, flag) else "none"
         if name == "mode":
             if value is not None and value not in MODES:
                 raise ValueError(f"mode must be one of {', '.join(MODES)}; got {value!r}")
@@ -243,70 +241,3 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
     if ignored:
         warnings.warn(f"no effect in LLaDA2.1 decoding: {', '.join(ignored)}", stacklevel=4)
     return MODES.get(options.get("mode") or "", {}) | values
-
-
-def _one_or_many(check_one, words: str):
-    """None, one value or a list of values; a list stays a list."""
-
-    def check(value: Any) -> Any:
-        if value is None:
-            return None
-        try:
-            if isinstance(value, (list, tuple)):
-                return [check_one(item) for item in value]
-            return check_one(value)
-        except (TypeError, ValueError):
-            raise ValueError(words) from None
-
-    return check
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("True or False")
-    return value
-
-
-def _policy(value: Any) -> str | Policy | None:
-    if value is None or isinstance(value, Policy):
-        return value
-    if not isinstance(value, str):
-        raise ValueError(f"None, a policy, or its text: one of {', '.join(sorted(POLICIES))}")
-    return value
-
-
-def _cache(value: Any) -> str:
-    if value not in CACHES:
-        raise ValueError(f"one of {', '.join(map(repr, CACHES))}")
-    return value
-
-
-_SEED = whole(-(2**63), "an integer")
-_CHECKS = {
-    "threshold": real(0.0, 1.0, "a number from 0 to 1, which is never"),
-    "editing_threshold": real(0.0, 1.0, "None (off) or a number from 0 to 1", True),
-    "max_post_steps": whole(0, "an integer from 0 to 2**31 - 1", most=2**31 - 1),
-    "num_to_transfer": whole(1, "an integer from 1 to 2**31 - 1", most=2**31 - 1),
-    "block_length": whole(1, "an integer of at least 1"),
-    "max_new_tokens": whole(0, "an integer of at least 0"),
-    "temperature": HEAT,
-    "top_p": real(0.0, 1.0, "None or a number from 0 to 1", True),
-    "top_k": whole(-1, "None, an integer of at least 1, or 0 or -1 (off)", True),
-    "seed": _one_or_many(_SEED, "None, an integer, or a list of integers"),
-    "eos_token_id": _one_or_many(whole(0, ""), "None, a token id, or a list of token ids"),
-    "eos_early_stop": _flag,
-    "stop": _one_or_many(_text, "None, a text, or a list of texts, none of them empty"),
-    "mask_token_id": whole(0, "None or a token id", True),
-    "steps": whole(1, "None or an integer of at least 1", True),
-    "policy": _policy,
-    "strict_reference": _flag,
-    "cache": _cache,
-    "lookahead": _flag,
-    "cuda_graphs": _flag,
-}

@@ -19,6 +19,7 @@ LAYERS = [
     {"decoder"},
     {"engine"},
     {"config", "results"},
+    {"option_checks"},
     {"prompts", "policies", "heads", "models", "tasks"},
     {"chats"},
     {"ops"},
