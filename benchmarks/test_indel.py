@@ -85,7 +85,8 @@ def test_step_beside_sglang(benchmark, report, blocks):
     times: tuple[list[float], list[float]] = [], []
     state = decode(times)
     counts = state.counts
-    assert state.done.all() and counts.inserts.any() and counts.deletes.any()
+    assert state.done.all()
+    assert blocks == 1 or (counts.inserts.any() and counts.deletes.any())
     fresh = policies.open(policy, ids, free, mask_token_id=LLADA2_MASK)
     benchmark.pedantic(lambda: policies.step_(fresh, turns[0]), rounds=5, warmup_rounds=1)
     ratios = [theirs / ours for ours, theirs in zip(*times, strict=True)]
