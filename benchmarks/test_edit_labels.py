@@ -60,6 +60,7 @@ def lcs(pairs: int, length: int):
         (levenshtein, 4, 512),
         (levenshtein, 1, 1500),
         (lcs, 256, 32),
+        (lcs, 1024, 32),
     ],
 )
 def test_edit_labels(benchmark, report, labels, pairs, length):
