@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study study-correction policies clean
+.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study study-overedit study-correction policies clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -78,6 +78,10 @@ tiny: $(READY)  # some hours on two cores; goes on where it stopped
 
 study: $(READY)  # an hour on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/study.py --output build/study --save build/study/results
+
+study-overedit: $(READY)  # from a base that edits in vain; an hour on one core, goes on where it stopped
+	$(BIN)/python benchmarks/study.py --over-edit --rows 16 --steps 60 --n 200 --output build/study_overedit \
+		--save build/study_overedit/results
 
 study-correction: $(READY)  # an hour on one core; goes on where it stopped
 	$(BIN)/python benchmarks/correction.py --output build/correction --save build/correction/results

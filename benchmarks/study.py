@@ -1,6 +1,7 @@
 """The study: what wrong tokens to train an editor on. Three arms, several seeds, two tasks.
 
     python benchmarks/study.py --output build/study [--seeds 5] [--steps 120] [--save DIR]
+    python benchmarks/study.py --over-edit --output build/study_overedit --rows 16 --steps 60
 
 From one checkpoint, by default what the first stage of `make tiny` makes, LoRA adapters are trained
 on the same problems with the same masks for as many steps, the arms differing in `--t2t` alone:
@@ -8,6 +9,10 @@ none, random, self. Each is then decoded on the same held-out problems of each t
 speed mode and in speed mode without editing. `OUTPUT/ARM-SEED.json` holds a finished run, so a
 study that was stopped goes on where it was. `--save` writes all of it as `study.json`, and the
 figure as PNG and SVG.
+
+The checkpoint hardly edits. With `--over-edit` the arms start from a base that edits in vain and
+train on its data, both of which are made first, see `study_base.py`; `--save` writes
+`study_overedit.json`.
 
 Intervals are Student's t over seeds: of an arm's mean, and of the difference of two arms whose runs
 are paired by seed.
@@ -22,11 +27,14 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from conftest import machine
+from correction_arms import Part
+from study_base import EXAMPLES, RECIPE, SEED, SELECTED, train_base, wordings, write_data
+from study_edits import kinds_of_edits
 
 from fastedit.files.locks import locked_folder
 
@@ -35,7 +43,7 @@ TASKS = ("chain_sum", "leg_counting")
 # threshold, editing threshold; without editing, the drafts of the speed mode stand as they are
 MODES = {"quality": (0.7, 0.5), "speed": (0.5, 0.0), "speed, no editing": (0.5, None)}
 METRICS = ("accuracy", "edits_per_100_tokens", "tokens_per_forward")
-EDITS = ("repairs_per_100_tokens", "breaks_per_100_tokens")
+KINDS = ("repairs", "breaks")  # of edits; the others need several wordings
 DATA = tuple(f"task:{task},examples=6000" for task in TASKS)
 # Masks up to all of a block, as a decoder sees them: most errors of a draft are made there.
 EDIT = {"noise": "uniform_block(0.3,1)"}
@@ -43,79 +51,43 @@ RUN = {"batch_size": 32, "max_length": 128, "learning_rate": 2e-3, "eval_example
 T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365}  # by seeds
 
 
-def train(arm: str, seed: int, steps: int, checkpoint: str, folder: Path) -> dict[str, Any]:
+def train(arm: str, seed: int, options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Train one adapter; what it cost and what the last tenth of the steps logged, on average."""
     from fastedit.training.runs.run import run
     from fastedit.training.runs.settings import RunOptions
 
-    options = {"checkpoint": checkpoint, "data": DATA, "output": str(folder), "steps": steps}
-    options |= {"seed": seed, "save_every": steps, "edit": EDIT | {"t2t": arm}, **RUN}
+    asked = {"checkpoint": options.checkpoint, "data": options.data, "output": str(folder)}
+    asked |= {"seed": seed, "steps": options.steps, "save_every": options.steps}
+    asked |= {"edit": EDIT | {"t2t": arm}, **options.run}
     began = time.perf_counter()
-    run(RunOptions.from_mapping(options), resume=folder.exists())
+    run(RunOptions.from_mapping(asked), resume=folder.exists())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    last = lines[-max(1, steps // 10) :]
+    last = lines[-max(1, options.steps // 10) :]
     names = ("loss", "masked_accuracy", "edit_accuracy", "false_edit_rate", "draft_error_rate")
     seen = {name: [line[name] for line in last if line.get(name) is not None] for name in names}
     means = {name: statistics.mean(values) for name, values in seen.items() if values}
     return {"seconds": time.perf_counter() - began, "end_of_training": means}
 
 
-def decode(checkpoint: str, adapter: str | None, n: int, modes: set[str]) -> list[dict[str, Any]]:
-    """What `fastedit eval` reports, per task and mode."""
+def decode(
+    options: argparse.Namespace, adapter: str | None, problems: range, modes: set[str]
+) -> list[dict[str, Any]]:
+    """What `fastedit eval` reports of these held-out problems, per task and mode."""
     from fastedit import Decoder
     from fastedit.evaluation.accuracy import evaluate
     from fastedit.tasks import get_task
 
-    decoder = Decoder.from_pretrained(checkpoint, adapter=adapter)
+    decoder = Decoder.from_pretrained(options.checkpoint, adapter=adapter)
     rows = []
     for name, (mode, thresholds) in itertools.product(TASKS, MODES.items()):
         if mode not in modes:
             continue
         settings = dict(zip(("threshold", "editing_threshold"), thresholds, strict=True))
-        task = get_task(name)
-        row = evaluate(decoder, task, n, **settings) | {"mode": mode}
-        rows.append(row | kinds_of_edits(decoder, task.test_set(n), task, settings))
+        task: Any = Part(get_task(name), problems.start)
+        row = evaluate(decoder, task, len(problems), **settings) | {"mode": mode}
+        held_out = task.test_set(len(problems))
+        rows.append(row | kinds_of_edits(decoder, held_out, task, settings, options.wordings))
     return rows
-
-
-def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> dict[str, float]:
-    """Edits per 100 tokens that write the worked solution's token, overwrite it, or do neither.
-
-    Solutions have a fixed format, so the right token of every position is known.
-    """
-    count = dict.fromkeys(("repairs", "breaks", "others"), 0)
-    mask = decoder.tokenizer.mask_token_id
-    tokens = 0
-    for start in range(0, len(problems), 32):
-        batch = problems[start : start + 32]
-        prompts = [task.messages(problem.question) for problem in batch]
-        requests, room = decoder._prepare(prompts, None, None, settings)
-        for request, problem in zip(requests, batch, strict=True):
-            right = decoder.tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
-            request.on_draft = watch([*right, decoder.tokenizer.eos_token_id], mask, count)
-        with decoder._running(requests, room) as steps:
-            for _ in steps:
-                pass
-        tokens += sum(request.stats.tokens for request in requests)
-    return {f"{kind}_per_100_tokens": 100.0 * many / tokens for kind, many in count.items()}
-
-
-def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., None]:
-    """Called with a request and its block's ids after every step; adds its edits to `count`."""
-    held: dict[int, int] = {}  # by position in the answer
-
-    def on_draft(request: Any, ids: Any, logits: Any) -> None:
-        assert not request.restarts, "out of memory: a block began again, take a smaller batch"
-        first = request.start + request.head - len(request.prompt)
-        for place, token in enumerate(ids[request.head :].tolist(), first):
-            before = held.get(place, mask)
-            held[place] = token
-            if before in (mask, token) or place >= len(right):
-                continue
-            good, bad = token == right[place], before == right[place]
-            count["repairs" if good else "breaks" if bad else "others"] += 1
-
-    return on_draft
 
 
 def keep_settings(output: Path, settings: dict[str, Any]) -> None:
@@ -128,18 +100,19 @@ def keep_settings(output: Path, settings: dict[str, Any]) -> None:
 
 
 def cell(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
-    """A finished run; "base" is the checkpoint as it is."""
+    """A finished run; "base" is what the arms start from, "selection" it on other problems."""
     path = options.output / f"{arm}-{seed}.json"
     folder = options.output / f"{arm}-{seed}"
     result: dict[str, Any] = {"arm": arm, "seed": seed, "decoded": []}
     if path.exists():
         result = json.loads(path.read_text())
-    elif arm != "base":
-        result |= train(arm, seed, options.steps, options.checkpoint, folder)
+    elif arm in ARMS:
+        result |= train(arm, seed, options, folder)
     missing = MODES.keys() - {row["mode"] for row in result["decoded"]}
     if missing:
-        adapter = None if arm == "base" else str(folder / "adapter")
-        result["decoded"] += decode(options.checkpoint, adapter, options.n, missing)
+        adapter = str(folder / "adapter") if arm in ARMS else None
+        problems = SELECTED if arm == "selection" else range(options.n)
+        result["decoded"] += decode(options, adapter, problems, missing)
         unfinished = path.with_suffix(".part")
         unfinished.write_text(json.dumps(result))
         unfinished.replace(path)
@@ -172,14 +145,15 @@ def shown(sample: list[float], metric: str, signed: bool = False) -> str:
     return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
 
 
-def tables(cells: list[dict[str, Any]]) -> str:
+def tables(cells: list[dict[str, Any]], kinds: Sequence[str]) -> str:
     """Markdown: a row per task, mode and arm, then the differences to self-generated T2T."""
-    columns = ("exact, %", "E/100tok", "tokens/forward", "repairs/100tok", "breaks/100tok")
+    metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in kinds))
+    columns = ("exact, %", "E/100tok", "tokens/forward", *(f"{kind}/100tok" for kind in kinds))
     lines = [_head("T2T", columns)]
     for task, mode, arm in itertools.product(TASKS, MODES, ("base", *ARMS)):
-        cols = [shown(values(cells, arm, task, mode, name), name) for name in (*METRICS, *EDITS)]
+        cols = [shown(values(cells, arm, task, mode, name), name) for name in metrics]
         lines.append(f"| `{task}` | {mode} | {arm} | " + " | ".join(cols) + " |")
-    lines += ["", _head("self minus", columns[:3]), *_differences(cells)]
+    lines += ["", _head("self minus", columns), *_differences(cells, metrics)]
     return "\n".join(lines)
 
 
@@ -188,22 +162,22 @@ def _head(third: str, columns: Sequence[str]) -> str:
     return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 
 
-def _differences(cells: list[dict[str, Any]]) -> list[str]:
+def _differences(cells: list[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
     lines = []
-    for task, mode, other in itertools.product(TASKS, MODES, ("none", "random")):
+    for task, mode, other in itertools.product(TASKS, MODES, ("base", "none", "random")):
         cols = []
-        for metric in METRICS:
-            pairs = zip(
-                values(cells, "self", task, mode, metric),
-                values(cells, other, task, mode, metric),
-                strict=True,
-            )
-            cols.append(shown([own - theirs for own, theirs in pairs], metric, signed=True))
+        for metric in metrics:
+            own = values(cells, "self", task, mode, metric)
+            theirs = values(cells, other, task, mode, metric)
+            if other == "base":  # one model, whatever the seed of an adaptation
+                theirs *= len(own)
+            pairs = zip(own, theirs, strict=True)
+            cols.append(shown([mine - its for mine, its in pairs], metric, signed=True))
         lines.append(f"| `{task}` | {mode} | {other} | " + " | ".join(cols) + " |")
     return lines
 
 
-def figure(cells: list[dict[str, Any]], folder: Path) -> None:
+def figure(cells: list[dict[str, Any]], path: Path) -> None:
     """Accuracy and edits per task and mode: a point per seed, a line at the mean."""
     import matplotlib
 
@@ -234,7 +208,7 @@ def figure(cells: list[dict[str, Any]], folder: Path) -> None:
     axes[1].set_ylim(bottom=0)
     axes[0].legend(fontsize=8, loc="lower left")
     for kind in ("png", "svg"):
-        drawing.savefig(folder / f"study.{kind}", dpi=150)
+        drawing.savefig(path.with_suffix(f".{kind}"), dpi=150)
 
 
 def main() -> None:
@@ -243,26 +217,40 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="build/tiny/checkpoint")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--rows", type=int, default=RUN["batch_size"], help="per step")
     parser.add_argument("--n", type=int, default=500, help="held-out problems per task")
-    parser.add_argument("--save", type=Path, metavar="DIR", help="study.json and the figure")
+    parser.add_argument("--over-edit", action="store_true", help="a base and data of its own")
+    parser.add_argument("--save", type=Path, metavar="DIR", help="the runs as JSON, and the figure")
     options = parser.parse_args()
+    name = "study_overedit" if options.over_edit else "study"
+    if options.n > SELECTED.start:
+        parser.error(f"--n {options.n}: problems from {SELECTED.start} on chose the base")
     if options.seeds not in {1, *T95}:
         parser.error(f"--seeds {options.seeds}: intervals are there for 1 to {max(T95)}")
-    settings = {"steps": options.steps, "edit": EDIT, "run": RUN, "data": DATA, "n": options.n}
+    run = options.run = RUN | {"batch_size": options.rows}
+    settings = {"steps": options.steps, "edit": EDIT, "run": run, "data": DATA, "n": options.n}
+    options.data, options.wordings = DATA, lambda line: (line,)
+    if options.over_edit:
+        settings |= {"data": {"examples": EXAMPLES, "seed": SEED}, "base": RECIPE}
+        options.wordings = wordings
     weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
     settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     with locked_folder(options.output):
         keep_settings(options.output, settings)
-        cells = [cell("base", 0, options)]
+        if options.over_edit:
+            options.data = write_data(TASKS, options.output)
+            base = train_base(options.checkpoint, options.data, options.output / "base")
+            options.checkpoint = str(base)
+        cells = [cell(arm, 0, options) for arm in ("base", "selection")[: 1 + options.over_edit]]
         for seed, arm in itertools.product(range(options.seeds), ARMS):
             cells.append(cell(arm, seed, options))
             print(f"{arm}-{seed} done", flush=True)
-    print(tables(cells))
+    print(tables(cells, (*KINDS, "rewordings") if options.over_edit else KINDS))
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
         saved = {"machine": machine(), "settings": settings, "cells": cells}
-        (options.save / "study.json").write_text(json.dumps(saved, indent=1) + "\n")
-        figure(cells, options.save)
+        (options.save / f"{name}.json").write_text(json.dumps(saved, indent=1) + "\n")
+        figure(cells, options.save / name)
 
 
 if __name__ == "__main__":
