@@ -10,9 +10,8 @@ speed mode and in speed mode without editing. `OUTPUT/ARM-SEED.json` holds a fin
 study that was stopped goes on where it was. `--save` writes all of it as `study.json`, and the
 figure as PNG and SVG.
 
-The checkpoint hardly edits. With `--over-edit` the arms start from a base that edits in vain and
-train on its data, both of which are made first, see `study_base.py`; `--save` writes
-`study_overedit.json`.
+The checkpoint hardly edits. With `--over-edit` the arms start from a base that edits in vain, which
+is trained from the checkpoint first, see `study_base.py`; `--save` writes `study_overedit.json`.
 
 Intervals are Student's t over seeds: of an arm's mean, and of the difference of two arms whose runs
 are paired by seed.
@@ -27,14 +26,13 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from conftest import machine
 from correction_arms import Part
-from study_base import EXAMPLES, RECIPE, SEED, SELECTED, train_base, wordings, write_data
-from study_edits import kinds_of_edits
+from study_base import RECIPE, SELECTED, train_base
 
 from fastedit.files.locks import locked_folder
 
@@ -43,7 +41,7 @@ TASKS = ("chain_sum", "leg_counting")
 # threshold, editing threshold; without editing, the drafts of the speed mode stand as they are
 MODES = {"quality": (0.7, 0.5), "speed": (0.5, 0.0), "speed, no editing": (0.5, None)}
 METRICS = ("accuracy", "edits_per_100_tokens", "tokens_per_forward")
-KINDS = ("repairs", "breaks")  # of edits; the others need several wordings
+KINDS = ("repairs", "breaks", "others")
 DATA = tuple(f"task:{task},examples=6000" for task in TASKS)
 # Masks up to all of a block, as a decoder sees them: most errors of a draft are made there.
 EDIT = {"noise": "uniform_block(0.3,1)"}
@@ -56,7 +54,7 @@ def train(arm: str, seed: int, options: argparse.Namespace, folder: Path) -> dic
     from fastedit.training.runs.run import run
     from fastedit.training.runs.settings import RunOptions
 
-    asked = {"checkpoint": options.checkpoint, "data": options.data, "output": str(folder)}
+    asked = {"checkpoint": options.checkpoint, "data": DATA, "output": str(folder)}
     asked |= {"seed": seed, "steps": options.steps, "save_every": options.steps}
     asked |= {"edit": EDIT | {"t2t": arm}, **options.run}
     began = time.perf_counter()
@@ -86,8 +84,48 @@ def decode(
         task: Any = Part(get_task(name), problems.start)
         row = evaluate(decoder, task, len(problems), **settings) | {"mode": mode}
         held_out = task.test_set(len(problems))
-        rows.append(row | kinds_of_edits(decoder, held_out, task, settings, options.wordings))
+        rows.append(row | kinds_of_edits(decoder, held_out, task, settings))
     return rows
+
+
+def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> dict[str, float]:
+    """Edits per 100 tokens that write the worked solution's token, overwrite it, or do neither.
+
+    Solutions have a fixed format, so the right token of every position is known.
+    """
+    count = dict.fromkeys(KINDS, 0)
+    mask = decoder.tokenizer.mask_token_id
+    tokens = 0
+    for start in range(0, len(problems), 32):
+        batch = problems[start : start + 32]
+        prompts = [task.messages(problem.question) for problem in batch]
+        requests, room = decoder._prepare(prompts, None, None, settings)
+        for request, problem in zip(requests, batch, strict=True):
+            right = decoder.tokenizer(problem.solution, add_special_tokens=False)["input_ids"]
+            request.on_draft = watch([*right, decoder.tokenizer.eos_token_id], mask, count)
+        with decoder._running(requests, room) as steps:
+            for _ in steps:
+                pass
+        tokens += sum(request.stats.tokens for request in requests)
+    return {f"{kind}_per_100_tokens": 100.0 * many / tokens for kind, many in count.items()}
+
+
+def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., None]:
+    """Called with a request and its block's ids after every step; adds its edits to `count`."""
+    held: dict[int, int] = {}  # by position in the answer
+
+    def on_draft(request: Any, ids: Any, logits: Any) -> None:
+        assert not request.restarts, "out of memory: a block began again, take a smaller batch"
+        first = request.start + request.head - len(request.prompt)
+        for place, token in enumerate(ids[request.head :].tolist(), first):
+            before = held.get(place, mask)
+            held[place] = token
+            if before in (mask, token) or place >= len(right):
+                continue
+            good, bad = token == right[place], before == right[place]
+            count["repairs" if good else "breaks" if bad else "others"] += 1
+
+    return on_draft
 
 
 def keep_settings(output: Path, settings: dict[str, Any]) -> None:
@@ -145,10 +183,10 @@ def shown(sample: list[float], metric: str, signed: bool = False) -> str:
     return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
 
 
-def tables(cells: list[dict[str, Any]], kinds: Sequence[str]) -> str:
+def tables(cells: list[dict[str, Any]]) -> str:
     """Markdown: a row per task, mode and arm, then the differences to self-generated T2T."""
-    metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in kinds))
-    columns = ("exact, %", "E/100tok", "tokens/forward", *(f"{kind}/100tok" for kind in kinds))
+    metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in KINDS))
+    columns = ("exact, %", "E/100tok", "tokens/forward", *(f"{kind}/100tok" for kind in KINDS))
     lines = [_head("T2T", columns)]
     for task, mode, arm in itertools.product(TASKS, MODES, ("base", *ARMS)):
         cols = [shown(values(cells, arm, task, mode, name), name) for name in metrics]
@@ -219,7 +257,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rows", type=int, default=RUN["batch_size"], help="per step")
     parser.add_argument("--n", type=int, default=500, help="held-out problems per task")
-    parser.add_argument("--over-edit", action="store_true", help="a base and data of its own")
+    parser.add_argument("--over-edit", action="store_true", help="from a base that edits in vain")
     parser.add_argument("--save", type=Path, metavar="DIR", help="the runs as JSON, and the figure")
     options = parser.parse_args()
     name = "study_overedit" if options.over_edit else "study"
@@ -229,23 +267,19 @@ def main() -> None:
         parser.error(f"--seeds {options.seeds}: intervals are there for 1 to {max(T95)}")
     run = options.run = RUN | {"batch_size": options.rows}
     settings = {"steps": options.steps, "edit": EDIT, "run": run, "data": DATA, "n": options.n}
-    options.data, options.wordings = DATA, lambda line: (line,)
     if options.over_edit:
-        settings |= {"data": {"examples": EXAMPLES, "seed": SEED}, "base": RECIPE}
-        options.wordings = wordings
+        settings["base"] = RECIPE
     weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
     settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     with locked_folder(options.output):
         keep_settings(options.output, settings)
         if options.over_edit:
-            options.data = write_data(TASKS, options.output)
-            base = train_base(options.checkpoint, options.data, options.output / "base")
-            options.checkpoint = str(base)
+            options.checkpoint = str(train_base(options.checkpoint, options.output / "base"))
         cells = [cell(arm, 0, options) for arm in ("base", "selection")[: 1 + options.over_edit]]
         for seed, arm in itertools.product(range(options.seeds), ARMS):
             cells.append(cell(arm, seed, options))
             print(f"{arm}-{seed} done", flush=True)
-    print(tables(cells, (*KINDS, "rewordings") if options.over_edit else KINDS))
+    print(tables(cells))
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
         saved = {"machine": machine(), "settings": settings, "cells": cells}
