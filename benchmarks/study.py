@@ -1,7 +1,7 @@
 """The study: what wrong tokens to train an editor on. Three arms, several seeds, two tasks.
 
     python benchmarks/study.py --output build/study [--seeds 5] [--steps 120] [--save DIR]
-    python benchmarks/study.py --over-edit --output build/study_overedit --rows 16 --steps 60
+    python benchmarks/study.py --over-edit --output build/study_overedit --rows 16 --steps 50
 
 From one checkpoint, by default what the first stage of `make tiny` makes, LoRA adapters are trained
 on the same problems with the same masks for as many steps, the arms differing in `--t2t` alone:
@@ -26,13 +26,13 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from conftest import machine
 from correction_arms import Part
-from study_base import RECIPE, SELECTED, train_base
+from study_base import BOLD, RECIPE, SELECTED, OfDigits, train_base
 
 from fastedit.files.locks import locked_folder
 
@@ -58,7 +58,7 @@ def train(arm: str, seed: int, options: argparse.Namespace, folder: Path) -> dic
     asked |= {"seed": seed, "steps": options.steps, "save_every": options.steps}
     asked |= {"edit": EDIT | {"t2t": arm}, **options.run}
     began = time.perf_counter()
-    run(RunOptions.from_mapping(asked), resume=folder.exists())
+    run(RunOptions.from_mapping(asked), resume=folder.exists(), callbacks=options.callbacks)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = lines[-max(1, options.steps // 10) :]
     names = ("loss", "masked_accuracy", "edit_accuracy", "false_edit_rate", "draft_error_rate")
@@ -77,14 +77,15 @@ def decode(
 
     decoder = Decoder.from_pretrained(options.checkpoint, adapter=adapter)
     rows = []
-    for name, (mode, thresholds) in itertools.product(TASKS, MODES.items()):
+    for name, (mode, thresholds) in itertools.product(TASKS, options.modes.items()):
         if mode not in modes:
             continue
         settings = dict(zip(("threshold", "editing_threshold"), thresholds, strict=True))
         task: Any = Part(get_task(name), problems.start)
         row = evaluate(decoder, task, len(problems), **settings) | {"mode": mode}
-        held_out = task.test_set(len(problems))
-        rows.append(row | kinds_of_edits(decoder, held_out, task, settings))
+        if settings["editing_threshold"] is not None:
+            row |= kinds_of_edits(decoder, task.test_set(len(problems)), task, settings)
+        rows.append(row)
     return rows
 
 
@@ -146,7 +147,7 @@ def cell(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         result = json.loads(path.read_text())
     elif arm in ARMS:
         result |= train(arm, seed, options, folder)
-    missing = MODES.keys() - {row["mode"] for row in result["decoded"]}
+    missing = options.modes.keys() - {row["mode"] for row in result["decoded"]}
     if missing:
         adapter = str(folder / "adapter") if arm in ARMS else None
         problems = SELECTED if arm == "selection" else range(options.n)
@@ -160,7 +161,7 @@ def cell(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 def values(cells: list[dict[str, Any]], arm: str, task: str, mode: str, metric: str) -> list[float]:
     """One value per seed."""
     return [
-        row[metric]
+        row.get(metric, 0.0)
         for found in cells
         if found["arm"] == arm
         for row in found["decoded"]
@@ -183,15 +184,15 @@ def shown(sample: list[float], metric: str, signed: bool = False) -> str:
     return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
 
 
-def tables(cells: list[dict[str, Any]]) -> str:
+def tables(cells: list[dict[str, Any]], modes: Iterable[str]) -> str:
     """Markdown: a row per task, mode and arm, then the differences to self-generated T2T."""
     metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in KINDS))
     columns = ("exact, %", "E/100tok", "tokens/forward", *(f"{kind}/100tok" for kind in KINDS))
     lines = [_head("T2T", columns)]
-    for task, mode, arm in itertools.product(TASKS, MODES, ("base", *ARMS)):
+    for task, mode, arm in itertools.product(TASKS, modes, ("base", *ARMS)):
         cols = [shown(values(cells, arm, task, mode, name), name) for name in metrics]
         lines.append(f"| `{task}` | {mode} | {arm} | " + " | ".join(cols) + " |")
-    lines += ["", _head("self minus", columns), *_differences(cells, metrics)]
+    lines += ["", _head("self minus", columns), *_differences(cells, modes, metrics)]
     return "\n".join(lines)
 
 
@@ -200,9 +201,11 @@ def _head(third: str, columns: Sequence[str]) -> str:
     return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 
 
-def _differences(cells: list[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
+def _differences(
+    cells: list[dict[str, Any]], modes: Iterable[str], metrics: Sequence[str]
+) -> list[str]:
     lines = []
-    for task, mode, other in itertools.product(TASKS, MODES, ("base", "none", "random")):
+    for task, mode, other in itertools.product(TASKS, modes, ("base", "none", "random")):
         cols = []
         for metric in metrics:
             own = values(cells, "self", task, mode, metric)
@@ -215,14 +218,14 @@ def _differences(cells: list[dict[str, Any]], metrics: Sequence[str]) -> list[st
     return lines
 
 
-def figure(cells: list[dict[str, Any]], path: Path) -> None:
+def figure(cells: list[dict[str, Any]], modes: Iterable[str], path: Path) -> None:
     """Accuracy and edits per task and mode: a point per seed, a line at the mean."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    places = list(itertools.product(TASKS, MODES))
+    places = list(itertools.product(TASKS, modes))
     looks = {"base": ("#888888", "x"), "none": ("#0072B2", "s"), "random": ("#D55E00", "^")}
     looks["self"] = ("#009E73", "o")
     drawing, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
@@ -267,8 +270,10 @@ def main() -> None:
         parser.error(f"--seeds {options.seeds}: intervals are there for 1 to {max(T95)}")
     run = options.run = RUN | {"batch_size": options.rows}
     settings = {"steps": options.steps, "edit": EDIT, "run": run, "data": DATA, "n": options.n}
+    options.modes, options.callbacks = MODES, []
     if options.over_edit:
         settings["base"] = RECIPE
+        options.modes, options.callbacks = BOLD, [OfDigits()]
     weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
     settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     with locked_folder(options.output):
@@ -279,12 +284,12 @@ def main() -> None:
         for seed, arm in itertools.product(range(options.seeds), ARMS):
             cells.append(cell(arm, seed, options))
             print(f"{arm}-{seed} done", flush=True)
-    print(tables(cells))
+    print(tables(cells, options.modes))
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
         saved = {"machine": machine(), "settings": settings, "cells": cells}
         (options.save / f"{name}.json").write_text(json.dumps(saved, indent=1) + "\n")
-        figure(cells, options.save / name)
+        figure(cells, options.modes, options.save / name)
 
 
 if __name__ == "__main__":

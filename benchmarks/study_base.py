@@ -1,11 +1,11 @@
-"""The base of `study.py --over-edit`: a model that drafts boldly and changes its mind a lot.
+"""The base of `study.py --over-edit`: a model that changes its mind a lot.
 
 The checkpoint of the study hardly edits, for two reasons. At a threshold of .5 it writes little
 that is wrong. And what it wrote stands: a random id of its 595 is hardly ever a digit, so a visible
-digit has nearly always been right. Here all weights train on by what LLaDA2.x describes, M2T and
-random T2T (arXiv 2602.08676, 3.1) with confidence-aware parallel training (CAP, for which dFactory
-has a weight of 2), which makes a model surer of its drafts. Random wrong tokens are digits, and the
-loss is on masked and on wrong tokens alone: to recover the original tokens from random noise.
+digit has nearly always been right. Here all weights train on with M2T and random T2T, as LLaDA2.1
+did and as its report reads to the letter (arXiv 2602.08676, 3.1: to recover the original tokens
+from random noise): half of the visible tokens are random, of the ten digits, and the loss is on
+masked and on wrong tokens alone. Decoding writes a block boldly and edits it then.
 """
 
 from __future__ import annotations
@@ -18,11 +18,8 @@ from transformers import TrainerCallback
 
 DIGITS = "0123456789"
 RECIPE: dict[str, Any] = {
-    "data": (
-        "task:chain_sum,examples=6000,seed=9",
-        "task:leg_counting,examples=6000,seed=9",
-    ),
-    "steps": 60,
+    "data": ("task:chain_sum,examples=6000", "task:leg_counting,examples=6000"),
+    "steps": 40,
     "batch_size": 16,
     "max_length": 128,
     "lora_rank": 0,
@@ -34,8 +31,13 @@ RECIPE: dict[str, Any] = {
         "noise": "uniform_block(0,1)",
         "r_edit": 0.5,
         "lambda_keep": 0.0,
-        "cap_beta": 10.0,
     },
+}
+# threshold, editing threshold: the preset of speed mode, and all of a block in one forward
+BOLD = {
+    "speed": (0.5, 0.0),
+    "whole block": (0.0, 0.0),
+    "whole block, no editing": (0.0, None),
 }
 SELECTED = range(500, 600)  # held-out problems of each task that the study does not report
 
