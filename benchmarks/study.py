@@ -1,7 +1,7 @@
 """The study: what wrong tokens to train an editor on. Three arms, several seeds, two tasks.
 
     python benchmarks/study.py --output build/study [--seeds 5] [--steps 120] [--save DIR]
-    python benchmarks/study.py --over-edit --output build/study_overedit --rows 16 --steps 50
+    python benchmarks/study.py --over-edit --output build/study_overedit --rows 16 --steps 40
 
 From one checkpoint, by default what the first stage of `make tiny` makes, LoRA adapters are trained
 on the same problems with the same masks for as many steps, the arms differing in `--t2t` alone:
@@ -32,7 +32,7 @@ from typing import Any
 
 from conftest import machine
 from correction_arms import Part
-from study_base import BOLD, RECIPE, SELECTED, OfDigits, train_base
+from study_base import BOLD, FEWER, RECIPE, SELECTED, OfDigits, train_base
 
 from fastedit.files.locks import locked_folder
 
@@ -54,7 +54,7 @@ def train(arm: str, seed: int, options: argparse.Namespace, folder: Path) -> dic
     from fastedit.training.runs.run import run
     from fastedit.training.runs.settings import RunOptions
 
-    asked = {"checkpoint": options.checkpoint, "data": DATA, "output": str(folder)}
+    asked = {"checkpoint": options.checkpoint, "data": options.data, "output": str(folder)}
     asked |= {"seed": seed, "steps": options.steps, "save_every": options.steps}
     asked |= {"edit": EDIT | {"t2t": arm}, **options.run}
     began = time.perf_counter()
@@ -269,11 +269,11 @@ def main() -> None:
     if options.seeds not in {1, *T95}:
         parser.error(f"--seeds {options.seeds}: intervals are there for 1 to {max(T95)}")
     run = options.run = RUN | {"batch_size": options.rows}
-    settings = {"steps": options.steps, "edit": EDIT, "run": run, "data": DATA, "n": options.n}
-    options.modes, options.callbacks = MODES, []
+    options.data, options.modes, options.callbacks = DATA, MODES, []
     if options.over_edit:
-        settings["base"] = RECIPE
-        options.modes, options.callbacks = BOLD, [OfDigits()]
+        options.data, options.modes, options.callbacks = FEWER, BOLD, [OfDigits()]
+    settings = {"steps": options.steps, "edit": EDIT, "run": run, "n": options.n}
+    settings |= {"data": options.data} | ({"base": RECIPE} if options.over_edit else {})
     weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
     settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     with locked_folder(options.output):

@@ -33,6 +33,7 @@ RECIPE: dict[str, Any] = {
         "lambda_keep": 0.0,
     },
 }
+FEWER = ("task:chain_sum,examples=2000", "task:leg_counting,examples=2000")  # for the arms
 # threshold, editing threshold: the preset of speed mode, and all of a block in one forward
 BOLD = {
     "speed": (0.5, 0.0),
