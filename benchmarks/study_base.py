@@ -1,11 +1,14 @@
-"""The base of `study.py --over-edit`: a model that changes its mind a lot.
+"""The base of `study.py --over-edit`: a model that drafts boldly and changes its mind a lot.
 
 The checkpoint of the study hardly edits, for two reasons. At a threshold of .5 it writes little
 that is wrong. And what it wrote stands: a random id of its 595 is hardly ever a digit, so a visible
-digit has nearly always been right. Here all weights train on with M2T and random T2T, as LLaDA2.1
-did and as its report reads to the letter (arXiv 2602.08676, 3.1: to recover the original tokens
-from random noise): half of the visible tokens are random, of the ten digits, and the loss is on
-masked and on wrong tokens alone. Decoding writes a block boldly and edits it then.
+digit has nearly always been right. Here all weights train on with what LLaDA2.x describes; the
+values are ours, as its reports give none.
+
+M2T and random T2T (arXiv 2602.08676, 3.1), to recover the original tokens from random noise, read
+to the letter: the loss is on masked and on wrong tokens alone. Half of the visible tokens are wrong,
+and are digits. Confidence-aware training (CAP) adds the entropy of right drafts to the loss, so that
+many pass the threshold at once; dFactory's recipe has a weight of 2.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from transformers import TrainerCallback
 DIGITS = "0123456789"
 RECIPE: dict[str, Any] = {
     "data": ("task:chain_sum,examples=6000", "task:leg_counting,examples=6000"),
-    "steps": 40,
+    "steps": 60,
     "batch_size": 16,
     "max_length": 128,
     "lora_rank": 0,
@@ -31,6 +34,7 @@ RECIPE: dict[str, Any] = {
         "noise": "uniform_block(0,1)",
         "r_edit": 0.5,
         "lambda_keep": 0.0,
+        "cap_beta": 10.0,
     },
 }
 FEWER = ("task:chain_sum,examples=2000", "task:leg_counting,examples=2000")  # for the arms
