@@ -6,9 +6,9 @@ digit has nearly always been right. Here all weights train on with what LLaDA2.x
 values are ours, as its reports give none.
 
 M2T and random T2T (arXiv 2602.08676, 3.1), to recover the original tokens from random noise, read
-to the letter: the loss is on masked and on wrong tokens alone. Half of the visible tokens are wrong,
-and are digits. Confidence-aware training (CAP) adds the entropy of right drafts to the loss, so that
-many pass the threshold at once; dFactory's recipe has a weight of 2.
+to the letter: the loss is on masked and on wrong tokens alone. Half of the visible tokens are
+wrong, and are digits. Confidence-aware training (CAP) adds the entropy of right drafts to the loss,
+so that many pass the threshold at once; dFactory's recipe has a weight of 2.
 """
 
 from __future__ import annotations
