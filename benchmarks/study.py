@@ -42,6 +42,8 @@ TASKS = ("chain_sum", "leg_counting")
 MODES = {"quality": (0.7, 0.5), "speed": (0.5, 0.0), "speed, no editing": (0.5, None)}
 METRICS = ("accuracy", "edits_per_100_tokens", "tokens_per_forward")
 KINDS = ("repairs", "breaks", "others")
+ENDLESS = 32  # edits: two places that change in each of the 16 steps after a block's last mask
+SEEN = {"calm_edits_per_100_tokens": "E of the calm", "endless_answers": "endless, %"}
 DATA = tuple(f"task:{task},examples=6000" for task in TASKS)
 # Masks up to all of a block, as a decoder sees them: most errors of a draft are made there.
 EDIT = {"noise": "uniform_block(0.3,1)"}
@@ -92,11 +94,12 @@ def decode(
 def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> dict[str, float]:
     """Edits per 100 tokens that write the worked solution's token, overwrite it, or do neither.
 
-    Solutions have a fixed format, so the right token of every position is known.
+    Solutions have a fixed format, so the right token of every position is known. Beside them the
+    percentage of answers with ENDLESS edits and more, and the edits per 100 tokens of the others.
     """
     count = dict.fromkeys(KINDS, 0)
     mask = decoder.tokenizer.mask_token_id
-    tokens = 0
+    answers: list[tuple[int, int]] = []  # edits, tokens
     for start in range(0, len(problems), 32):
         batch = problems[start : start + 32]
         prompts = [task.messages(problem.question) for problem in batch]
@@ -107,8 +110,13 @@ def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> d
         with decoder._running(requests, room) as steps:
             for _ in steps:
                 pass
-        tokens += sum(request.stats.tokens for request in requests)
-    return {f"{kind}_per_100_tokens": 100.0 * many / tokens for kind, many in count.items()}
+        answers += [(request.stats.t2t_edits, request.stats.tokens) for request in requests]
+    calm = [(edits, many) for edits, many in answers if edits < ENDLESS]
+    tokens, calm_tokens = (sum(many for _, many in those) for those in (answers, calm))
+    found = {f"{kind}_per_100_tokens": 100.0 * many / tokens for kind, many in count.items()}
+    found["endless_answers"] = 100.0 * (len(answers) - len(calm)) / len(answers)
+    found["calm_edits_per_100_tokens"] = 100.0 * sum(edits for edits, _ in calm) / calm_tokens
+    return found
 
 
 def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., None]:
@@ -186,8 +194,10 @@ def shown(sample: list[float], metric: str, signed: bool = False) -> str:
 
 def tables(cells: list[dict[str, Any]], modes: Iterable[str]) -> str:
     """Markdown: a row per task, mode and arm, then the differences to self-generated T2T."""
-    metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in KINDS))
-    columns = ("exact, %", "E/100tok", "tokens/forward", *(f"{kind}/100tok" for kind in KINDS))
+    seen = SEEN if SEEN.keys() <= cells[0]["decoded"][0].keys() else {}  # not in older runs
+    metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in KINDS), *seen)
+    columns = ["exact, %", "E/100tok", "tokens/forward", *(f"{kind}/100tok" for kind in KINDS)]
+    columns += seen.values()
     lines = [_head("T2T", columns)]
     for task, mode, arm in itertools.product(TASKS, modes, ("base", *ARMS)):
         cols = [shown(values(cells, arm, task, mode, name), name) for name in metrics]
