@@ -85,9 +85,7 @@ def decode(
         settings = dict(zip(("threshold", "editing_threshold"), thresholds, strict=True))
         task: Any = Part(get_task(name), problems.start)
         row = evaluate(decoder, task, len(problems), **settings) | {"mode": mode}
-        if settings["editing_threshold"] is not None:
-            row |= kinds_of_edits(decoder, task.test_set(len(problems)), task, settings)
-        rows.append(row)
+        rows.append(row | kinds_of_edits(decoder, task.test_set(len(problems)), task, settings))
     return rows
 
 
@@ -169,7 +167,7 @@ def cell(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
 def values(cells: list[dict[str, Any]], arm: str, task: str, mode: str, metric: str) -> list[float]:
     """One value per seed."""
     return [
-        row.get(metric, 0.0)
+        row[metric]
         for found in cells
         if found["arm"] == arm
         for row in found["decoded"]
