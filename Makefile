@@ -79,7 +79,7 @@ tiny: $(READY)  # some hours on two cores; goes on where it stopped
 study: $(READY)  # an hour on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/study.py --output build/study --save build/study/results
 
-study-overedit: $(READY)  # from a base that edits in vain; an hour on one core, goes on where it stopped
+study-overedit: $(READY)  # the same from a base that edits a lot; goes on where it stopped
 	$(BIN)/python benchmarks/study.py --over-edit --rows 16 --steps 30 --n 100 --output build/study_overedit \
 		--save build/study_overedit/results
 

@@ -10,7 +10,7 @@ speed mode and in speed mode without editing. `OUTPUT/ARM-SEED.json` holds a fin
 study that was stopped goes on where it was. `--save` writes all of it as `study.json`, and the
 figure as PNG and SVG.
 
-The checkpoint hardly edits. With `--over-edit` the arms start from a base that edits in vain, which
+The checkpoint hardly edits. With `--over-edit` the arms start from a base that edits a lot, which
 is trained from the checkpoint first, see `study_base.py`; `--save` writes `study_overedit.json`.
 
 Intervals are Student's t over seeds: of an arm's mean, and of the difference of two arms whose runs
@@ -268,7 +268,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--rows", type=int, default=RUN["batch_size"], help="per step")
     parser.add_argument("--n", type=int, default=500, help="held-out problems per task")
-    parser.add_argument("--over-edit", action="store_true", help="from a base that edits in vain")
+    parser.add_argument("--over-edit", action="store_true", help="from a base that edits a lot")
     parser.add_argument("--save", type=Path, metavar="DIR", help="the runs as JSON, and the figure")
     options = parser.parse_args()
     name = "study_overedit" if options.over_edit else "study"
