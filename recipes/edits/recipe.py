@@ -9,7 +9,7 @@ from typing import Any
 from fastedit.training.options import EditOptions
 from fastedit.training.runs.run import run
 from fastedit.training.runs.settings import RunOptions
-from recipes.edits.model import DEL, DELETE, INSERT, block_causal, full_attention
+from recipes.edits.model import DEL, DELETE, INSERT, WIDTH, block_causal, full_attention
 from recipes.tiny.model import build_optimizer
 from recipes.tiny.recipe import save
 from recipes.tiny.tokenizer import PAD, character_tokenizer
@@ -54,10 +54,10 @@ def base(kind: str, output: Path, steps: int, seed: int) -> RunOptions:
     )
 
 
-def build_start(kind: str, folder: Path, seed: int) -> None:
+def build_start(kind: str, folder: Path, seed: int, width: int = WIDTH) -> None:
     """The tokenizer and an untrained model, as a checkpoint on the Hub."""
     tokenizer = character_tokenizer(PHRASES, control=(PAD, DELETE, INSERT, DEL))
-    save(BASES[kind](tokenizer, seed), tokenizer, folder)
+    save(BASES[kind](tokenizer, seed, width), tokenizer, folder)
 
 
 def make(kind: str, options: RunOptions, *, resume: bool) -> Path:
