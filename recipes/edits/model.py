@@ -24,7 +24,9 @@ def block_causal(tokenizer: Any, seed: int, width: int = WIDTH) -> Any:
 
 def full_attention(tokenizer: Any, seed: int, width: int = WIDTH) -> Any:
     """A LLaDA in fp32, with residual branches that start at zero."""
-    kind = model_class(row_of({"architectures": ["LLaDAModelLM"]}))
+    row = row_of({"architectures": ["LLaDAModelLM"]})
+    assert row is not None
+    kind = model_class(row)
     config = kind.config_class(
         vocab_size=len(tokenizer),
         d_model=width,
