@@ -60,13 +60,15 @@ def train(base: str, name: str, seed: int, options: argparse.Namespace) -> Path:
     from fastedit.training.runs.run import run
     from fastedit.training.runs.settings import RunOptions
 
-    checkpoint = options.bases / base / "checkpoint"
-    for number, (share, edit) in enumerate(TRAININGS[base][name].stages):
+    before, checkpoint = None, options.bases / base / "checkpoint"
+    for number, stage in enumerate(TRAININGS[base][name]):
         folder = options.output / f"{base}-{name}-{seed}" / f"stage-{number}"
         values: dict[str, Any] = {"checkpoint": str(checkpoint), "data": DATA, **RUN}
-        values |= {"output": str(folder), "steps": round(share * options.steps), "seed": seed}
-        values |= {"edit": edit, "save_every": 50, "eval_examples": 0, "device": "cpu"}
-        checkpoint = folder / "checkpoint"
+        values |= {"output": str(folder), "steps": round(stage.share * options.steps)}
+        values |= {"seed": seed, "edit": stage.edit, "device": "cpu"}
+        if stage.refinement is not None:  # the head for the next token goes on, too
+            values["refinement"] = stage.refinement | ({"start": str(before)} if before else {})
+        before, checkpoint = folder, folder / "checkpoint"
         if not checkpoint.exists():
             torch.set_flush_denormal(True)
             run(RunOptions.from_mapping(values), resume=folder.exists())
@@ -75,12 +77,14 @@ def train(base: str, name: str, seed: int, options: argparse.Namespace) -> Path:
 
 def decoder_of(checkpoint: Path) -> Any:
     """With a head for the next token, where a rule of full attention needs one: an untrained one
-    where the checkpoint has none, which the arms without inserts never ask."""
+    where no run has made one, which the arms without inserts never ask."""
     from fastedit import Decoder
     from fastedit.heads import NextTokenHead
 
-    decoder = Decoder.from_pretrained(checkpoint, device="cpu")
-    if decoder.family.attention != "full" or hasattr(decoder.model, "next_token_head"):
+    trained = checkpoint.parent / "head"
+    head = trained if trained.exists() else None
+    decoder = Decoder.from_pretrained(checkpoint, head=head, device="cpu")
+    if head or decoder.family.attention != "full":
         return decoder
     return Decoder(decoder.model, decoder.tokenizer, head=NextTokenHead.of(decoder.model))
 

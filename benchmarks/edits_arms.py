@@ -23,32 +23,41 @@ SHARES = (1, 2, 4, 8)  # a budget is one of this many parts of the forwards of o
 # Which held-out problems: (first, how many). Paces are chosen on others than those reported.
 CHOICE, REPORTED = (400, 100), (0, 200)
 DATA = tuple(f"task:{task},examples=6000,seed=7" for task in TASKS)
-RUN = {"batch_size": 32, "max_length": LENGTH, "lora_rank": 0, "learning_rate": 5e-4}
+RUN = {
+    "batch_size": 32,
+    "max_length": LENGTH,
+    "lora_rank": 0,
+    "learning_rate": 5e-4,
+    "save_every": 50,
+    "eval_examples": 0,
+}
 
 
-class Training(NamedTuple):
-    """Runs of `fastedit train`, each from the one before; options of the step, and their shares
-    of the steps."""
+class Stage(NamedTuple):
+    """A run of `fastedit train` that goes on from the stage before; `share` of the steps."""
 
-    stages: tuple[tuple[float, dict[str, Any]], ...]
+    share: float
+    edit: dict[str, Any]
+    refinement: dict[str, Any] | None = None
 
 
-# Masks alone go on for as many steps as the others: what they gain, training on gives as well.
+# Masks up to all of a canvas, as decoding begins with. Masks alone go on for as many steps as the
+# others: what they gain is what training on gives.
 _BLOCKS, _TEXTS = {"noise": "uniform_block(0.3,1)"}, {"noise": "uniform(0.3,1)"}
-TRAININGS: dict[str, dict[str, Training]] = {
+_LEVENSHTEIN = _TEXTS | {"labels": "levenshtein"}
+TRAININGS: dict[str, dict[str, tuple[Stage, ...]]] = {
     "block_causal": {
-        "masks": Training(((1.0, _BLOCKS | {"t2t": "none"}),)),
-        "replace": Training(((1.0, _BLOCKS | {"t2t": "self"}),)),
-        "edit": Training(((1.0, _BLOCKS | {"t2t": "self", "labels": "lcs"}),)),
+        "masks": (Stage(1.0, _BLOCKS | {"t2t": "none"}),),
+        "replace": (Stage(1.0, _BLOCKS | {"t2t": "self"}),),
+        "edit": (Stage(1.0, _BLOCKS | {"t2t": "self", "labels": "lcs"}),),
     },
     "full_attention": {
-        "masks": Training(((1.0, _TEXTS | {"t2t": "none"}),)),
-        "replace": Training(((1.0, _TEXTS | {"t2t": "self"}),)),
-        "edit": Training(
-            (
-                (0.3, _TEXTS | {"t2t": "none", "labels": "levenshtein"}),
-                (0.7, _TEXTS | {"t2t": "self", "labels": "levenshtein"}),
-            )
+        "masks": (Stage(1.0, _TEXTS | {"t2t": "none"}),),
+        "replace": (Stage(1.0, _TEXTS | {"t2t": "self"}),),
+        "edit": (
+            Stage(0.3, _LEVENSHTEIN | {"t2t": "none"}, {}),
+            # As many forwards edit a draft, at the end, as ever do in decoding.
+            Stage(0.7, _LEVENSHTEIN | {"t2t": "self"}, {"edit_steps": 8}),
         ),
     },
 }
