@@ -25,7 +25,7 @@ class TextRepairConfig:
 
     min_length: int = 16
     max_length: int = 27
-    rate: float = 0.12
+    rate: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("min_length", "max_length"):
@@ -92,16 +92,19 @@ def _apply(character: str, operation: str | None, rng: Random) -> str:
 
 
 @cache
-def common_words(least: int = 3) -> list[str]:
-    """Words of 3 to 9 letters that reasoning-gym's novel has at least so often, by alphabet."""
+def common_words(least: int = 4) -> list[str]:
+    """Words of 5 to 9 letters that reasoning-gym's novel has at least so often, by alphabet.
+
+    Damage makes shorter ones look like each other; of these, one in seventy.
+    """
     from reasoning_gym.data import read_data_file
 
-    found = Counter(re.findall(r"\b[a-z]{3,9}\b", read_data_file("in_the_year_2889.txt")))
+    found = Counter(re.findall(r"\b[a-z]{5,9}\b", read_data_file("in_the_year_2889.txt")))
     return sorted(word for word, many in found.items() if many >= least)
 
 
 class TextRepair(PlainAnswer):
-    """`hass beenn gven` is answered by `has been given`, and nothing else.
+    """`ansered abbout` is answered by `answered about`, and nothing else.
 
     The data set is built here; reasoning-gym brings the words. Dropped characters make the answer
     longer than the question's text, doubled ones shorter.
