@@ -82,6 +82,7 @@ class EditStep(Step):
         self.model = model
         self.reading = Reading.of(self.base, family)
         self.options = options = options.for_attention(self.reading.attention)
+        self.turns = options.turns or 1
         self.seed, self.mask_token_id = seed, mask_token_id
         vocab = self.vocab
         if not 0 <= mask_token_id < vocab:
@@ -148,10 +149,10 @@ class EditStep(Step):
         outputs = []
         for copy in range(self.options.copies):
             noisy, drafted, errors = self._copy(batch, copy, passes)
-            for turn in range(self.options.turns):
+            for turn in range(self.turns):
                 if turn:
                     noisy = self._advance(batch, noisy, passes)
-                if turn == self.options.turns - 1 or self.options.grad_rounds == "all":
+                if turn == self.turns - 1 or self.options.grad_rounds == "all":
                     loss, labels, counted = self._supervise(batch, noisy, passes, measure)
                     outputs.append(StepOutput(loss, labels, counted, drafted, errors))
                     drafted, errors = no_drafts(input_ids.device)
