@@ -26,6 +26,7 @@ from fastedit.training.correction.step import CorrectionStep
 from fastedit.training.data.documents import Form
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
+from fastedit.training.indel import InDelStep
 from fastedit.training.reading import Reading
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
 from fastedit.training.runs.control_tokens import control_tokens
@@ -193,7 +194,8 @@ def _edit_step(
             experts=options.lora_experts,
             tokens=form.control_ids,
         )
-    return EditStep(
+    kind = InDelStep if options.edit.labels == "lcs" else EditStep
+    return kind(
         model,
         options.edit,
         seed=options.seed,

@@ -131,10 +131,12 @@ class EditTrainer(Trainer):
         self.seen = [before + more for before, more in zip(self.seen, totals[:-1], strict=True)]
         now = time.perf_counter()
         seconds, self._last_log = now - self._last_log, now
+        parts = self.step.seconds().items()
         return {
             **self.step.report(totals[:-1]),
             "tokens": int(totals[-1]),
             "tokens_per_second": round(totals[-1] / seconds, 1),
+            **{f"{name}_share": round(spent / seconds, 6) for name, spent in parts},
         }
 
     @torch.no_grad()
@@ -167,6 +169,7 @@ class EditTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        self.step.seconds()  # nor are its parts
         self._last_log += time.perf_counter() - began  # not part of the speed of training
         return metrics
 
