@@ -45,7 +45,7 @@ class Rollout:
     def decide(self, hidden: Tensor, head: nn.Module) -> None:
         """One greedy decision on every block, by the states [N, H] that predict `where`."""
         blocks, length = self.state.ids.shape
-        states = hidden.view(blocks, length, -1)
+        states = hidden.view(blocks, length, hidden.shape[-1])
         size = max(1, LOGITS // (vocabulary(head) * length))
         for start in range(0, blocks, size):
             part = slice(start, start + size)
