@@ -49,12 +49,12 @@ int useful_threads(int64_t elements, int threads) {
     return elements < kWorthwhile ? 1 : threads;
 }
 
-std::vector<RowState> read_rows(const fe_logits& logits, const std::vector<Place>& rows,
-                                const Reading& reading, int threads,
-                                std::vector<Ranking>* rankings) {
-    const int64_t splits = (logits.vocab + kSplit - 1) / kSplit, count = int64_t(rows.size());
+std::vector<RowState> read_parts(const fe_logits& logits, const std::vector<Place>& rows,
+                                 const Reading& reading, int threads,
+                                 std::vector<Ranking>* rankings) {
+    const int64_t splits = parts_of_row(logits), count = int64_t(rows.size());
     std::vector<RowState> parts(size_t(count * splits));
-    std::vector<Ranking> ranked(reading.ranks ? parts.size() : 0, Ranking{reading.ranks});
+    if (reading.ranks) rankings->assign(parts.size(), Ranking{reading.ranks});
     const RowReader& reader = row_reader();
     threads = useful_threads(count * logits.vocab, threads);
     parallel_for(count * splits, threads, [&](int64_t piece) {
@@ -64,8 +64,17 @@ std::vector<RowState> read_rows(const fe_logits& logits, const std::vector<Place
         parts[size_t(piece)] = reader.read(row_at(logits, at.block, at.place), logits, begin,
                                            std::min(begin + kSplit, logits.vocab),
                                            reading.scale_of(row), reading.entropy,
-                                           reading.ranks ? &ranked[size_t(piece)] : nullptr);
+                                           reading.ranks ? &(*rankings)[size_t(piece)] : nullptr);
     });
+    return parts;
+}
+
+std::vector<RowState> read_rows(const fe_logits& logits, const std::vector<Place>& rows,
+                                const Reading& reading, int threads,
+                                std::vector<Ranking>* rankings) {
+    const int64_t splits = parts_of_row(logits), count = int64_t(rows.size());
+    std::vector<Ranking> ranked;
+    std::vector<RowState> parts = read_parts(logits, rows, reading, threads, &ranked);
     if (splits == 1) {
         if (reading.ranks) *rankings = std::move(ranked);
         return parts;
