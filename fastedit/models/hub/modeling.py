@@ -197,12 +197,13 @@ def _forward(native: type[PreTrainedModel]) -> Callable[..., Any]:
             if isinstance(keep, int):
                 keep = slice(-keep, None)
             given["labels"] = labels[:, keep].contiguous()
+        del given["self"]  # transformers 5.24 wants it by position
         lengths = given.pop("text_lengths", None)
         if lengths is None:
-            return native.forward(**given)
+            return native.forward(self, **given)
         given["attention_mask"] = _unread(self, given, lengths)
         with packed.packing(lengths):
-            return native.forward(**given)
+            return native.forward(self, **given)
 
     return forward
 
