@@ -23,11 +23,11 @@ from fastedit.models.families import row_of
 from fastedit.models.hub.modeling import model_class
 
 SIZES = {
-    "d_model": 4096 if GPU else 512,
-    "n_heads": 32 if GPU else 8,
+    "d_model": 4096 if GPU else 256,
+    "n_heads": 32 if GPU else 4,
     "n_layers": 32 if GPU else 4,
-    "mlp_hidden_size": 12_288 if GPU else 1536,
-    "vocab_size": 126_464 if GPU else 8192,
+    "mlp_hidden_size": 12_288 if GPU else 768,
+    "vocab_size": 126_464 if GPU else 4096,
     "max_sequence_length": 4096,
     "rope_theta": 500_000.0,
 }
@@ -67,7 +67,7 @@ def decoder() -> Decoder:
 def test_packed_beside_padded(benchmark, decoder, report, monkeypatch, which):
     generator = torch.Generator().manual_seed(0)
     lengths = LENGTHS[which]
-    prompts = [torch.randint(8000, (prompt,), generator=generator) for prompt, _ in lengths]
+    prompts = [torch.randint(4000, (prompt,), generator=generator) for prompt, _ in lengths]
     configs = [decoder.config.replace(max_new_tokens=new) for _, new in lengths]
     ways = {"padded": lambda *_: False, "packed": packed.serves}
     times: dict[str, list[float]] = {way: [] for way in ways}

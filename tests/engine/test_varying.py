@@ -316,6 +316,31 @@ def test_any_request_gives_what_it_gives_alone(llada, alone, program, max_batch)
             assert ids_of(own[number]) == ids and end == stats
 
 
+@pytest.mark.parametrize("packs", [False, True])
+def test_bad_logits_end_the_texts_that_have_them(packs):
+    """In the second forward of the edit phase, where a 9 stands behind the prompt."""
+    decoder = scripted(MEDLM(mask_steps=4, edit_steps=6, **IDS), packs=packs, max_new_tokens=18)
+    taken = []
+
+    def spoil(model, args, named, out):
+        taken.append(out)
+        if len(taken) == 6:
+            out.logits[..., 5].masked_fill_(named["input_ids"] == 9, torch.nan)
+
+    hook = decoder.model.register_forward_hook(spoil, with_kwargs=True)
+    with decoder.engine() as living:
+        for prompt in ([7], [7, 9, 11, 12, 4], [8, 8]):
+            living.add(torch.tensor(prompt))
+        ends = []
+        while not living.idle:
+            ends += [event for event in living.step() if event.kind == "end"]
+    hook.remove()
+    errors = [str(event.error).partition(";")[0] for event in ends if event.error]
+    bad = "bad logits (NaN, +inf or nothing finite) at position"
+    assert errors == [f"request 0: {bad} 6", f"request 1: {bad} 18"]
+    assert [event.stats.finish_reason for event in ends] == ["error", "error", "length"]
+
+
 def test_a_shortage_of_memory_changes_nothing(llada):
     decoder = real(llada)
     want = lists(decoder.generate(PROMPTS))
