@@ -1,0 +1,426 @@
+"""One training step of ME-DLM: masks with labels of both heads, and edits of drafts of its own."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastedit.heads import NextTokenHead
+from fastedit.models.families import Family
+from fastedit.ops.edit_labels import UNLABELLED
+from fastedit.training.base import Step
+from fastedit.training.data.edit_rows import edit_row
+from fastedit.training.loss.head import (
+    likelihoods,
+    readable,
+    vocabulary,
+    weighted_cross_entropy,
+)
+from fastedit.training.loss.operations import (
+    DELETE,
+    INSERT,
+    KEEP,
+    REPLACE,
+    Operations,
+    count,
+    operation_of,
+    rates,
+    share,
+)
+from fastedit.training.noise.draws import ORDER, RATE, SAMPLE, Draws
+from fastedit.training.noise.schedule import Schedule
+from fastedit.training.options import NOISE, W_MAX, EditOptions
+from fastedit.training.passes.layout import Tokens
+from fastedit.training.passes.passes import Whole
+from fastedit.training.passes.sharing import without_dropout
+from fastedit.training.reading import Reading
+from fastedit.training.refinement.options import RefinementOptions
+from fastedit.training.refinement.rollouts import Begun, Rollout, drafted
+from fastedit.training.refinement.rows import Answers, mask_labels, masked, read_answers
+
+# Numbers in `RefinementOutput.seen`: operations, labels of both heads, rows and steps, seconds.
+SEEN = 16 + 2 * 5 + 3 + 2
+
+
+class RefinementOutput(NamedTuple):
+    """Sums over a batch; they add up over batches and ranks.
+
+    loss    fp32 []   (mean loss of the first head + that of the second) / t, summed over rows
+    labels  int64 []  rows, of which the loss of a step is the mean
+    seen    fp64 [SEEN]  see `RefinementStep.report`
+    """
+
+    loss: Tensor
+    labels: Tensor
+    seen: Tensor
+
+    @property
+    def judged(self) -> None:
+        """Nothing that a validation would look at as a whole."""
+
+
+class RefinementStep(Step):
+    """The training step of `model` and of `head`, its second head, which predicts the next token.
+
+    A row is in the mask stage, or with t2t="self" the share `draft_share` of them in the edit
+    stage: its answers are drafted by the model itself, and both heads learn what would turn the
+    drafts into the data. Drafts are made in `prepared`, without gradient.
+
+    model       one with full attention and no shift, with a trunk `model` and a head `lm_head`; or
+                such a one wrapped by peft
+    options     `t2t`, `draft_share`, `noise`, `mask_weight` and `w_max` are read; rates are of rows
+    the ids     of the mask, of what deletes, ends and pads an answer; the last two may be the same
+
+    Source: arXiv 2605.09603; renhouxing/ME-DLM, `utils/edit_trainer.py`. Raises ValueError where
+    these do not go together.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        head: NextTokenHead,
+        options: EditOptions,
+        refinement: RefinementOptions,
+        *,
+        seed: int,
+        mask_token_id: int,
+        delete_token_id: int,
+        eos_token_id: int,
+        pad_token_id: int,
+        family: Family | None = None,
+    ) -> None:
+        super().__init__()
+        self.model, self.head = model, head
+        self.reading = Reading.of(self.base, family)
+        if not self.reading.full or self.reading.shift:
+            raise ValueError(
+                "labels=levenshtein move tokens of the whole text, and need a model with full "
+                f"attention and no shift; this one has attention={self.reading.attention!r} and "
+                f"shift={self.reading.shift}"
+            )
+        head.check_base(self.base.config)
+        self.options = options = options.for_attention(self.reading.attention)
+        self.schedule = Schedule.parse(options.noise or NOISE)
+        if self.schedule.per_block:
+            raise ValueError(f"noise={options.noise!r}: a row has one mask rate here, not a block")
+        named = {"mask": mask_token_id, "delete": delete_token_id, "eos": eos_token_id}
+        _check_ids(named | {"pad": pad_token_id}, vocabulary(self.base.lm_head))
+        self.refinement, self.seed = refinement, seed
+        self.mask_token_id, self.eos_token_id = mask_token_id, eos_token_id
+        self.delete_token_id, self.pad_token_id = delete_token_id, pad_token_id
+        same = pad_token_id == eos_token_id
+        # The released trainer, unlike its decoder, writes no EOS behind a draft; where the padding
+        # is the EOS, there would be none left.
+        self.rule = Rollout(
+            delete_token_id=delete_token_id,
+            pad_token_id=pad_token_id,
+            eos_token_id=eos_token_id if same else None,
+        )
+
+    @property
+    def base(self) -> Any:
+        unwrap = getattr(self.model, "get_base_model", None)
+        return self.model if unwrap is None else unwrap()
+
+    @property
+    def trained(self) -> Any:
+        return self.model
+
+    @property
+    def beside(self) -> NextTokenHead:
+        return self.head
+
+    @property
+    def seen_size(self) -> int:
+        return SEEN
+
+    @torch.no_grad()
+    def prepared(self, batch: dict[str, Any], done: float | None = None) -> dict[str, Any]:
+        """Rows of both stages with the labels of both heads, as `forward` takes them.
+
+        batch  as of `Collator`
+        """
+        example, positions = batch["example"], batch["positions"]
+        draws = Draws(self.seed, batch["epoch"], example, positions)
+        answers = read_answers(
+            batch["input_ids"],
+            batch["response"],
+            positions,
+            example,
+            eos_token_id=self.eos_token_id,
+            pad_token_id=self.pad_token_id,
+        )
+        (rate, share_done), (stage, fills) = (
+            (first[:, 0], second[:, 0])
+            for first, second in (draws.per_document(kind, 0) for kind in (RATE, SAMPLE))
+        )
+        rate = self.schedule.rates(rate)
+        masks = masked(answers, draws, rate)
+        current, following = mask_labels(answers.clean, masks)
+        rows = {
+            "ids": answers.clean.masked_fill(masks, self.mask_token_id),
+            "current": current,
+            "following": following,
+            "positions": positions,
+            "document": example,
+        }
+        edited = (example[:, 0] >= 0) & (stage < self.options.draft_share)
+        if self.options.t2t != "self":
+            edited = torch.zeros_like(edited)
+        most = self.refinement.edit_steps
+        drawn = (share_done * most).long()
+        steps = drawn if done is None else torch.full_like(drawn, int(done * most))
+        seconds = torch.zeros(2, dtype=torch.float64)
+        if bool(edited.any()):
+            which = (fills * len(self.refinement.fills)).long()
+            made, seconds = self._edited(answers, masks, draws, edited, which, steps)
+            for name, values in made.items():
+                rows[name] = rows[name].masked_scatter(edited[:, None], values.to(example.device))
+        return {
+            **rows,
+            "rate": rate,
+            "edited": edited,
+            "steps": steps,
+            "seconds": seconds.to(example.device),
+            "example": example,
+        }
+
+    def _edited(
+        self,
+        answers: Answers,
+        masks: Tensor,
+        draws: Draws,
+        edited: Tensor,
+        which: Tensor,
+        steps: Tensor,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """The rows `edited` [B] with drafts in place of answers, on the CPU; and the seconds that
+        their labels and drafts took, fp64 [2].
+
+        which, steps  [B] int64 each: which number of masks a forward fills, forwards that edit
+
+        Answers without an EOS have no end to be taught, and are left out.
+        """
+        began = time.perf_counter()
+        order = draws.per_token(ORDER, 0)
+        planes = (answers.clean, answers.opens, answers.whole, masks, order, draws.position)
+        held = [plane[edited].cpu() for plane in (*planes, draws.example)]
+        numbers = zip(which[edited].tolist(), steps[edited].tolist(), strict=True)
+        rows = [
+            self._begun([plane[row] for plane in held], self.refinement.fills[fills], edits)
+            for row, (fills, edits) in enumerate(numbers)
+        ]
+        begun = [document for row in rows for document, _ in row]
+        found = iter(self._drafted(begun, answers.clean.device))
+        drafts = [[next(found) for _ in row] for row in rows]
+        labelled = time.perf_counter()
+        made = [
+            self._row(row, own, answers.clean.shape[1])
+            for row, own in zip(rows, drafts, strict=True)
+        ]
+        together = {name: torch.stack([row[name] for row in made]) for name in made[0]}
+        ended = time.perf_counter()
+        seconds = torch.tensor([ended - labelled, labelled - began], dtype=torch.float64)
+        return together, seconds
+
+    def _begun(self, row: Sequence[Tensor], fills: int, edits: int) -> list[tuple[Begun, Tensor]]:
+        """The documents of a row whose answers have their EOS, and what these should become."""
+        clean, opens, whole, masks, order, position, example = row
+        starts = ((position == 0) & (example >= 0)).nonzero()[:, 0].tolist()
+        starts.append(int((example >= 0).sum()))  # padding is at the end of a row
+        documents = []
+        for start, end in itertools.pairwise(starts):
+            if not whole[start:end].any():
+                continue
+            prompt = int(opens[start:end].int().argmax())
+            ids, hidden = clean[start:end], masks[start:end]
+            last = prompt + int((ids[prompt:] == self.eos_token_id).int().argmax())
+            many, target = int(hidden.sum()), ids[prompt : last + 1]
+            ids = ids.masked_fill(hidden, self.mask_token_id)
+            rule = replace(
+                self.rule, mask_steps=max(1, -(-many // fills)), edit_steps=edits, fills=fills
+            )
+            # Padding is dropped behind the masks, and where there are none, here.
+            kept = slice(None if many else last + 1)
+            begun = Begun(ids[kept], order[start:end][kept], prompt, end - start, rule)
+            documents.append((begun, target))
+        return documents
+
+    def _drafted(self, begun: list[Begun], device: torch.device) -> list[Tensor]:
+        head = self.base.lm_head
+
+        def heads(ids: Tensor, lengths: Tensor, wants: bool) -> tuple[Tensor, Tensor | None]:
+            place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+            document = torch.where(place < lengths[:, None], 0, -1)
+            passes = Whole(self.base.model, Tokens(document, document, place), self.reading)
+            hidden = passes.hidden(ids, torch.ones_like(ids, dtype=torch.bool))
+            hidden = hidden.view(*ids.shape, -1)
+            second = self.head(self._read(hidden)) if wants else None
+            return readable(head(hidden)), None if second is None else readable(second)
+
+        with without_dropout(self.model):
+            vocab = vocabulary(head)
+            return drafted(
+                begun, heads, mask_token_id=self.mask_token_id, vocab=vocab, device=device
+            )
+
+    def _row(
+        self, row: list[tuple[Begun, Tensor]], drafts: list[Tensor], length: int
+    ) -> dict[str, Tensor]:
+        """A row of drafts and the labels of both heads, [length] each."""
+        found = edit_row(
+            [document.ids[: document.prompt] for document, _ in row],
+            drafts,
+            [target for _, target in row],
+            row_length=length,
+            pad_token_id=self.mask_token_id,  # what no draft holds by now; the padding may be EOS
+            eos_token_id=self.eos_token_id,
+            delete_token_id=self.delete_token_id,
+            **self.refinement.of_labels,
+        )
+        place, begins = torch.arange(length), found["cu_seqlens"].long()
+        document = torch.bucketize(place, begins[1:], right=True)
+        return {
+            "ids": found["input_ids"],
+            "current": found["current_labels"],
+            "following": found["next_labels"],
+            "positions": place - begins[document],
+            "document": document,
+        }
+
+    def _read(self, hidden: Tensor) -> Tensor:
+        """Hidden states as the second head takes them, which is wider than a model in bfloat16."""
+        return hidden.to(self.head.out.weight.dtype)
+
+    def count(self, batch: dict[str, Any]) -> Tensor:
+        """Rows that hold a document."""
+        return (batch["example"][:, 0] >= 0).sum()
+
+    def forward(
+        self,
+        ids: Tensor,
+        current: Tensor,
+        following: Tensor,
+        positions: Tensor,
+        document: Tensor,
+        rate: Tensor,
+        edited: Tensor,
+        steps: Tensor,
+        seconds: Tensor,
+        example: Tensor,
+    ) -> RefinementOutput:
+        """Loss and counts of a prepared batch.
+
+        ids, current, following, positions, document   [B, L] int64
+        rate [B] fp32, edited [B] bool, steps [B] int64; seconds fp64 [2]
+        """
+        where = (current != UNLABELLED) | (following != UNLABELLED)
+        rows = Tokens(document, document, positions)
+        hidden = Whole(self.base.model, rows, self.reading).hidden(ids, where)
+        weight = torch.ones_like(rate)
+        if self.options.mask_weight == "1/t":
+            weight = (1.0 / rate).clamp(max=self.options.w_max or W_MAX)
+        in_row = where.nonzero()[:, 0]
+        # The labels of the token behind each, which the second head is to differ from to insert.
+        behind = torch.nn.functional.pad(current[:, 1:], (0, 1), value=UNLABELLED)
+        heads = (self.base.lm_head, hidden, ids), (self.head.out, self._read(hidden), behind)
+        loss, judged = torch.zeros((), device=ids.device), []
+        for labels, (head, states, held) in zip((current, following), heads, strict=True):
+            has, many = labels[where] != UNLABELLED, (labels != UNLABELLED).sum(1)
+            own, row = labels[where][has], in_row[has]
+            weights = (weight / many.clamp(min=1))[row]
+            loss = loss + weighted_cross_entropy(states[has], head, own, weights)
+            never = (self.mask_token_id,)
+            token, _, prob = likelihoods(states[has].detach(), head, own, never)
+            judged.append(_Judged(token, own, held[where][has], edited[row], prob))
+        found = self.count({"example": example})
+        in_edits = (edited & (example[:, 0] >= 0)).sum()
+        numbers = torch.stack([found - in_edits, in_edits, (steps * edited).sum()])
+        seen = [*self._operations(*judged), *(each.numbers() for each in judged), numbers, seconds]
+        return RefinementOutput(loss, found, torch.cat([part.double() for part in seen]))
+
+    def _operations(self, tokens: _Judged, gaps: _Judged) -> Operations:
+        """Counts over the rows of the edit stage."""
+        token, label, held = tokens.of_edits()
+        delete = self.delete_token_id
+        wanted, proposed = (operation_of(each, held, delete) for each in (label, token))
+        of_tokens = count(wanted, proposed, token == label, (KEEP, REPLACE, DELETE))
+        token, label, held = gaps.of_edits(held_not=delete)  # there, nothing is inserted
+        wanted, proposed = (torch.where(each == held, KEEP, INSERT) for each in (label, token))
+        of_gaps = count(wanted, proposed, token == label, (INSERT,))
+        return Operations(*(a + b for a, b in zip(of_tokens, of_gaps, strict=True)))
+
+    def report(self, seen: list[float]) -> dict[str, float | None]:
+        """What `operations.rates` says of drafts; a loss is in nats, without weights, per label:
+
+        | name | |
+        |---|---|
+        | masked_accuracy, next_accuracy | mask stage: labels that the first, the second head hits |
+        | masked_loss, masked_next_loss | of both heads in the mask stage |
+        | edit_loss, edit_next_loss | of both heads in the edit stage |
+        | edited_rows | share of the rows that are in the edit stage |
+        | edit_steps | forwards that edited a draft at most, mean over its rows |
+        | draft_seconds, label_seconds | what drafts and labels took |
+        """
+        operations, (first, second), rows = seen[:16], (seen[16:21], seen[21:26]), seen[26:]
+        counted = torch.tensor(operations, dtype=torch.float64).long().view(4, 4)
+        masked, edited, steps, labelling, drafting = rows
+        return {
+            **rates(Operations(*counted)),
+            "masked_accuracy": share(first[1], first[0]),
+            "next_accuracy": share(second[1], second[0]),
+            "masked_loss": share(first[2], first[0]),
+            "masked_next_loss": share(second[2], second[0]),
+            "edit_loss": share(first[4], first[3]),
+            "edit_next_loss": share(second[4], second[3]),
+            "edited_rows": share(edited, masked + edited),
+            "edit_steps": share(steps, edited),
+            "draft_seconds": drafting,
+            "label_seconds": labelling,
+        }
+
+
+class _Judged(NamedTuple):
+    """What a head makes of n labels.
+
+    token   int64 [n]  its argmax
+    label   int64 [n]
+    held    int64 [n]  what stands there: the token; of a gap, the label of the token behind it
+    edited  bool [n]   whether it is of the edit stage
+    prob    fp32 [n]   of the label
+    """
+
+    token: Tensor
+    label: Tensor
+    held: Tensor
+    edited: Tensor
+    prob: Tensor
+
+    def of_edits(self, held_not: int = UNLABELLED) -> tuple[Tensor, Tensor, Tensor]:
+        rows = self.edited & (self.held != held_not)
+        return self.token[rows], self.label[rows], self.held[rows]
+
+    def numbers(self) -> Tensor:
+        """Labels, hits and nats of the mask stage, labels and nats of the edit stage; fp64 [5]."""
+        nats, hit = -self.prob.double().clamp(min=1e-38).log(), self.token == self.label
+        masks, edits = ~self.edited, self.edited
+        each = masks, masks & hit, nats * masks, edits, nats * edits
+        return torch.stack([part.double().sum() for part in each])
+
+
+def _check_ids(named: dict[str, int], vocab: int) -> None:
+    """Raises ValueError for an id that the model does not have, and for two that are the same."""
+    for name, token in named.items():
+        if not 0 <= token < vocab:
+            raise ValueError(f"{name}_token_id {token} is outside the vocabulary [0, {vocab})")
+    for one, other in (("mask", "delete"), ("mask", "eos"), ("mask", "pad"), ("delete", "eos")):
+        if named[one] == named[other]:
+            raise ValueError(
+                f"{one}_token_id and {other}_token_id are both {named[one]}: they must differ"
+            )
