@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastedit.models.families import Family
 from fastedit.training.base import Step
+from fastedit.training.control import ControlTokens
 from fastedit.training.loss.head import (
     entropy_of_right,
     predictions,
@@ -61,6 +62,7 @@ class EditStep(Step):
     mask_token_id  the mask
     forbid_ids     ids that are never random wrong tokens, such as special ids
     family         how the model reads its rows; None: what it is known as
+    control        what deletes and inserts, for labels that say so; never a draft or a wrong token
 
     All passes of a step lie inside `forward`. Raises ValueError where options and model do not go
     together.
@@ -77,11 +79,18 @@ class EditStep(Step):
         mask_token_id: int,
         forbid_ids: Sequence[int] = (),
         family: Family | None = None,
+        control: ControlTokens | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.reading = Reading.of(self.base, family)
-        self.options = options = options.for_attention(self.reading.attention)
+        options = options.for_attention(self.reading.attention)
+        if control is None and options.labels != "plain":
+            raise ValueError(f"labels={options.labels} need control tokens, and there are none")
+        self.control, said = control, control.ids if control else ()
+        if said:
+            options = replace(options, draft_forbid=(*options.draft_forbid, *said))
+        self.options = options
         self.turns = options.turns or 1
         self.seed, self.mask_token_id = seed, mask_token_id
         vocab = self.vocab
@@ -92,7 +101,7 @@ class EditStep(Step):
         if options.draft_adapter == "off" and not hasattr(model, "disable_adapter"):
             raise ValueError('draft_adapter="off" needs a model wrapped by peft; this one is not')
         allowed = torch.ones(vocab, dtype=torch.bool)
-        allowed[[mask_token_id, *forbid_ids]] = False
+        allowed[[mask_token_id, *said, *forbid_ids]] = False
         if options.t2t != "none" and int(allowed.sum()) < 2:
             raise ValueError("forbid_ids leaves fewer than two ids for random wrong tokens")
         self.register_buffer("candidates", allowed.nonzero().squeeze(1), persistent=False)

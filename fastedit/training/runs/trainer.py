@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from fastedit.heads.base import Head
+from fastedit.models.adapters import save_control_tokens
 from fastedit.training.base import Step
 from fastedit.training.data.order import EPOCHS
 from fastedit.training.runs.checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
@@ -226,5 +227,9 @@ def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None 
     if state_dict is not None:
         options["state_dict"] = {n.removeprefix("model."): t for n, t in state_dict.items()}
     if hasattr(model, "peft_config"):
-        options["save_embedding_layers"] = False  # never adapted; "auto" may ask the Hub
+        options["save_embedding_layers"] = (
+            False  # rows of new tokens are apart; "auto" may ask the Hub
+        )
     model.save_pretrained(folder, **options)
+    if hasattr(model, "peft_config"):  # else they lie in config.json
+        save_control_tokens(model.config, folder)
