@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastedit.heads.base import Head
+from fastedit.policies import Policy
 
 
 class Step(nn.Module):
@@ -34,6 +35,11 @@ class Step(nn.Module):
         """Numbers in `seen`."""
 
     @property
+    def policy(self) -> Policy | None:
+        """The rule by which examples are decoded; None: that of the family."""
+        return None
+
+    @property
     def beside(self) -> Head | None:
         """A head that is trained with it, and saved in a folder of its own."""
         return None
@@ -58,7 +64,11 @@ class Step(nn.Module):
 
     @abstractmethod
     def report(self, seen: list[float]) -> dict[str, float | None]:
-        """Rates of summed `seen`; None where nothing was counted."""
+        """Rates of summed `seen`; None where nothing was counted.
+
+        A name that ends in `_seconds` says what took how long; the log has it as a share of the
+        step, under `_share`, and that of a validation not at all.
+        """
 
     def advice(self, seen: list[float]) -> str | None:
         """What to change, where the `seen` of a whole run says that nothing could be learnt."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fastedit.training.typed import set_types
@@ -24,8 +25,8 @@ class RefinementOptions:
     pad_token_id  what fills an answer behind its EOS; None: what the model's config or the
                   tokenizer has, else the EOS
     eos_token_id  what ends an answer; None: the EOS of the data
-    head          folder of a next-token head to go on from; None: that of the model, or a copy of
-                  its output embedding
+    start         output folder of an earlier run to go on from: its head, and with LoRA its
+                  adapter. None: the head is the model's, or a copy of its output embedding
 
     Raises ValueError, naming the option, for a value that is none of these.
     """
@@ -36,7 +37,7 @@ class RefinementOptions:
     label_after_delete: bool = False
     pad_token_id: int | None = None
     eos_token_id: int | None = None
-    head: str | None = None
+    start: str | None = None
 
     def __post_init__(self) -> None:
         set_types(self)
@@ -50,6 +51,12 @@ class RefinementOptions:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must not be negative, got {value}")
+
+    def settled(self, pads: Sequence[int | None], eos_token_id: int) -> RefinementOptions:
+        """These, with the ids that are None: the first of `pads` that there is, and the EOS."""
+        eos = eos_token_id if self.eos_token_id is None else self.eos_token_id
+        pad = next((i for i in (self.pad_token_id, *pads) if i is not None), eos)
+        return replace(self, pad_token_id=pad, eos_token_id=eos)
 
     @property
     def of_labels(self) -> dict[str, Any]:

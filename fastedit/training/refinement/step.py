@@ -14,6 +14,7 @@ from torch import Tensor
 from fastedit.heads import NextTokenHead
 from fastedit.models.families import Family
 from fastedit.ops.edit_labels import UNLABELLED
+from fastedit.policies import MEDLM
 from fastedit.training.base import Step
 from fastedit.training.data.edit_rows import edit_row
 from fastedit.training.loss.head import (
@@ -135,6 +136,14 @@ class RefinementStep(Step):
     @property
     def beside(self) -> NextTokenHead:
         return self.head
+
+    @property
+    def policy(self) -> MEDLM:
+        return MEDLM(
+            delete_token_id=self.delete_token_id,
+            pad_token_id=self.pad_token_id,
+            eos_token_id=self.eos_token_id,
+        )
 
     @property
     def seen_size(self) -> int:
@@ -366,7 +375,7 @@ class RefinementStep(Step):
         | edit_loss, edit_next_loss | of both heads in the edit stage |
         | edited_rows | share of the rows that are in the edit stage |
         | edit_steps | forwards that edited a draft at most, mean over its rows |
-        | draft_seconds, label_seconds | what drafts and labels took |
+        | drafting_seconds, labelling_seconds | what drafts and labels took |
         """
         operations, (first, second), rows = seen[:16], (seen[16:21], seen[21:26]), seen[26:]
         counted = torch.tensor(operations, dtype=torch.float64).long().view(4, 4)
@@ -381,8 +390,8 @@ class RefinementStep(Step):
             "edit_next_loss": share(second[4], second[3]),
             "edited_rows": share(edited, masked + edited),
             "edit_steps": share(steps, edited),
-            "draft_seconds": drafting,
-            "label_seconds": labelling,
+            "drafting_seconds": drafting,
+            "labelling_seconds": labelling,
         }
 
 

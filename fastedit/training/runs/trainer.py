@@ -20,8 +20,10 @@ from fastedit.models.adapters import save_control_tokens
 from fastedit.training.base import Step
 from fastedit.training.data.order import EPOCHS
 from fastedit.training.runs.checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
+from fastedit.training.runs.folder import HEAD
 
 VALIDATION_EPOCH = EPOCHS  # training does not get there
+SECONDS = "_seconds"  # how names in a report end that say what took how long
 
 
 class _Intervals(TrainerCallback):
@@ -81,7 +83,8 @@ class EditTrainer(Trainer):
         """The micro-batches of a step, and what the losses of all processes are divided by."""
         batches, _ = super().get_batch_samples(*args, **kwargs)
         with self.accelerator.autocast():
-            batches = [self.step.prepared(batch) for batch in batches]
+            done = self.state.global_step / self.state.max_steps
+            batches = [self.step.prepared(batch, done) for batch in batches]
         counts = sum(self.step.count(batch).to(self.args.device) for batch in batches)
         counts = self.accelerator.reduce(counts, reduction="sum")
         self._labels = float(counts.sum())
@@ -131,8 +134,11 @@ class EditTrainer(Trainer):
         self.seen = [before + more for before, more in zip(self.seen, totals[:-1], strict=True)]
         now = time.perf_counter()
         seconds, self._last_log = now - self._last_log, now
+        report = self.step.report(totals[:-1])
+        elapsed = seconds * self.accelerator.num_processes
         return {
-            **self.step.report(totals[:-1]),
+            **_untimed(report),
+            **{f"{name}_share": round(took / elapsed, 6) for name, took in _timed(report).items()},
             "tokens": int(totals[-1]),
             "tokens_per_second": round(totals[-1] / seconds, 1),
         }
@@ -159,7 +165,8 @@ class EditTrainer(Trainer):
         sums = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics: dict[str, Any] = {"eval_loss": sums[-2] / max(1.0, sums[-1])}
         self._check_finite("eval_loss", metrics["eval_loss"])
-        rates = self.step.report(sums[:-2]) | self.step.report_judged(gather_object(judged))
+        rates = _untimed(self.step.report(sums[:-2]))
+        rates |= self.step.report_judged(gather_object(judged))
         metrics |= {f"eval_{name}": value for name, value in rates.items()}
         self.log(metrics)
         if self.validation_log is not None:
@@ -198,6 +205,8 @@ class EditTrainer(Trainer):
         if self.args.should_save:
             folder = Path(str(output_dir or self.args.output_dir))
             save_weights(self.step.trained, folder, state_dict)
+            if self.step.beside is not None:
+                self.step.beside.save_pretrained(folder / HEAD)
             tokenizer: Any = self.processing_class
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
@@ -208,17 +217,36 @@ class EditTrainer(Trainer):
         elif hasattr(self.step.trained, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, self.step.trained)
         elif isinstance(head := self.step.trained, Head):
-            head.load_state_dict(head.from_pretrained(resume_from_checkpoint).state_dict())
+            _restore(head, resume_from_checkpoint)
         # A model that trains as a whole was loaded from the checkpoint to begin with.
+        if self.step.beside is not None:
+            _restore(self.step.beside, Path(resume_from_checkpoint) / HEAD)
 
     def export(self, folder: Path) -> None:
-        """The result, as in `_save`, gathered where it is sharded."""
+        """The result, as in `_save`, gathered where it is sharded; a head lies beside it."""
         state_dict = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
         if self.args.should_save:
             unfinished = folder.parent / UNFINISHED / folder.name
             self._save(str(unfinished), state_dict)
+            if self.step.beside is not None:
+                publish(unfinished / HEAD, folder.parent / HEAD)
             publish(unfinished, folder)
         self.accelerator.wait_for_everyone()
+
+
+def _untimed(report: dict[str, Any]) -> dict[str, Any]:
+    """A step's report without what took how long, which no resumption repeats."""
+    return {name: value for name, value in report.items() if not name.endswith(SECONDS)}
+
+
+def _timed(report: dict[str, Any]) -> dict[str, float]:
+    """What took how long, in seconds, by its name."""
+    timed = (name for name in report if name.endswith(SECONDS))
+    return {name.removesuffix(SECONDS): report[name] for name in timed}
+
+
+def _restore(head: Head, folder: str | Path) -> None:
+    head.load_state_dict(head.from_pretrained(folder).state_dict())
 
 
 def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:

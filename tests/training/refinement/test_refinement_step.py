@@ -157,7 +157,7 @@ def test_operations_are_counted_as_they_are_decoded():
     )
     assert row["current_labels"].tolist() == [-100, DELETE, DELETE, 5, 7, 8, 9, EOS]
     assert row["next_labels"].tolist() == [5, -100, -100, 7, 8, 4, EOS, -100]
-    # The first head deletes 10, replaces 11, keeps 5, replaces 6 wrongly, deletes 8, keeps the rest.
+    # The first head deletes 10, replaces 11, keeps 5, replaces 6 wrongly, deletes 8.
     first = torch.tensor([DELETE, 12, 5, 10, DELETE, 9, EOS])
     # The second says 6 before 10, which goes with it; inserts 6 before 6, and 4 before 9, as it
     # should.
@@ -183,7 +183,7 @@ def test_operations_are_counted_as_they_are_decoded():
     assert (found["false_edit_rate"], found["delete_false_rate"]) == (0.25, 0.25)
     assert found["replace_false_rate"] == 0.0
     assert found["insert_false_rate"] == pytest.approx(1 / 3)  # of the gaps before 6, 8 and the end
-    assert (found["label_seconds"], found["draft_seconds"]) == (1.0, 2.0)
+    assert (found["labelling_seconds"], found["drafting_seconds"]) == (1.0, 2.0)
     assert found["masked_accuracy"] is None and found["edit_loss"] > 0.0
 
 
