@@ -182,6 +182,11 @@ def _run(
         say(advice)
     result = output / (HEAD if options.head else ADAPTER if options.lora_rank else WEIGHTS)
     trainer.export(result)
+    if step.beside is not None:
+        say(
+            f"its second head is in {output / HEAD}: add --head {output / HEAD} --policy "
+            f"{step.policy}"
+        )
     if first:
         clean(output)
     return result
