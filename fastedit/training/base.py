@@ -64,15 +64,15 @@ class Step(nn.Module):
 
     @abstractmethod
     def report(self, seen: list[float]) -> dict[str, float | None]:
-        """Rates of summed `seen`; None where nothing was counted.
-
-        A name that ends in `_seconds` says what took how long; the log has it as a share of the
-        step, under `_share`, and that of a validation not at all.
-        """
+        """Rates of summed `seen`; None where nothing was counted."""
 
     def advice(self, seen: list[float]) -> str | None:
         """What to change, where the `seen` of a whole run says that nothing could be learnt."""
         return None
+
+    def seconds(self) -> dict[str, float]:
+        """Time that the host spent on parts of the step, by name, since this was last asked."""
+        return {}
 
     def report_judged(self, judged: list[Any]) -> dict[str, float | None]:
         """Metrics of what all batches of a validation judged."""

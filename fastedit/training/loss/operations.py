@@ -1,81 +1,100 @@
-"""What a model makes of places that are to be kept, replaced, deleted or inserted at, as counts.
+"""Which edits labels ask for, and which a model would make: keep, replace, delete, insert.
 
-A place is a token, or a gap between tokens where another head speaks of those. Its label wants one
-of the four operations, and the argmax proposes one.
+A mask that is to become a token is none of these; one that is to be deleted is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-KEEP, REPLACE, DELETE, INSERT = range(4)
-NAMES = ("keep", "replace", "delete", "insert")
+from fastedit.training.control import ControlTokens
+from fastedit.training.loss.metrics import MASKED
+
+KEEP, REPLACE, DELETE, INSERT, FILL = range(5)
+NAMES = {KEEP: "keep", REPLACE: "replace", DELETE: "delete", INSERT: "insert"}
+_ROWS = 7  # of the table that `tally_choices` makes
+OPERATIONS = _ROWS * FILL  # numbers in it
 
 
-class Operations(NamedTuple):
-    """Counts by operation, each int64 [4].
-
-    wanted    places whose label is the operation
-    repaired  those whose argmax is exactly the label
-    free      places to be left alone at which it could be proposed
-    false     those at which it is
-    """
-
-    wanted: Tensor
-    repaired: Tensor
-    free: Tensor
-    false: Tensor
+def operations_of(kind: Tensor, current: Tensor, token: Tensor, control: ControlTokens) -> Tensor:
+    """What writing `token` over `current` is, int64; all of one shape, `kind` as in `metrics`."""
+    operation = torch.where(token == current, KEEP, REPLACE)
+    operation = operation.masked_fill(kind == MASKED, FILL)
+    operation = operation.masked_fill(token == control.delete, DELETE)
+    if control.insert is not None:
+        operation = operation.masked_fill(token == control.insert, INSERT)
+    return operation
 
 
-def operation_of(
-    ids: Tensor, held: Tensor, delete_token_id: int, insert_token_id: int | None = None
+def tally_operations(
+    kind: Tensor,
+    current: Tensor,
+    labels: Tensor,
+    token: Tensor,
+    sure: Tensor,
+    control: ControlTokens,
 ) -> Tensor:
-    """The operation that `ids` stand for at tokens `held`, int64 of any shape."""
-    found = torch.where(ids == held, KEEP, REPLACE).masked_fill(ids == delete_token_id, DELETE)
-    return found if insert_token_id is None else found.masked_fill(ids == insert_token_id, INSERT)
+    """`tally_choices` of supervised rows, arguments [N] as of `metrics.tally`."""
+    wanted = operations_of(kind, current, labels, control)
+    chosen = operations_of(kind, current, token, control)
+    return tally_choices(wanted, chosen, token == labels, sure)
 
 
-def count(wanted: Tensor, proposed: Tensor, right: Tensor, among: Sequence[int]) -> Operations:
-    """Of n places, all arguments [n]: what is wanted, what is proposed, and whether it is exactly
-    that.
+def tally_choices(wanted: Tensor, chosen: Tensor, right: Tensor, sure: Tensor) -> Tensor:
+    """Counts by operation of places whose label is `wanted` and argmax `chosen`: int64 [7, 4].
 
-    among  operations that these places are counted for: of gaps INSERT alone, as a gap that is left
-           alone keeps no token
+    right, sure  bool [N], as the other arguments: argmax is exactly the label; its p is above tau
+
+    Rows: places whose label it is; of these, argmax is the label; and surely so. Places to be kept
+    where argmax is that operation; and surely so. All places where argmax is that. Places to be
+    kept.
     """
-    possible = torch.zeros(4, dtype=torch.int64, device=wanted.device)
-    possible[list(among)] = 1
-    left = wanted == KEEP
-    each = wanted, wanted[right], proposed[left]
-    counts = [torch.bincount(rows, minlength=4) * possible for rows in each]
-    return Operations(counts[0], counts[1], left.sum() * possible, counts[2])
+    kept = wanted == KEEP
+    rows = (
+        wanted,
+        wanted[right],
+        wanted[right & sure],
+        chosen[kept],
+        chosen[kept & sure],
+        chosen,
+    )
+    counts = [torch.bincount(row, minlength=FILL + 1)[:FILL] for row in rows]
+    return torch.stack([*counts, kept.sum().expand(FILL)])
 
 
-def rates(counted: Operations) -> dict[str, int | float | None]:
-    """Of a training log; None where nothing was counted.
+def no_operations(device: torch.device) -> Tensor:
+    """The table where nothing was predicted."""
+    return torch.zeros(_ROWS, FILL, dtype=torch.int64, device=device)
 
-    | name | |
+
+def report_operations(seen: Sequence[float]) -> dict[str, float | None]:
+    """The metrics of summed tables, row by row; None where nothing was counted.
+
+    | name | what |
     |---|---|
-    | keeps, replaces, deletes, inserts | places whose label is that |
-    | edit_accuracy | share of the last three whose argmax is the label |
-    | replace_repair_rate, ... | the same of one of them |
-    | false_edit_rate | share of the tokens to be kept whose argmax is something else |
-    | replace_false_rate, ... | share of the places to leave alone where it is proposed |
+    | repair_rate_OP | share of the positions with that label where argmax is the label; `_tau`: and
+      its probability is above tau. OP is keep, replace, delete or insert |
+    | false_edit_rate_OP | share of the positions to be kept where argmax replaces, deletes or
+      inserts |
+    | delete_labels, insert_labels | positions with that label |
+    | deletes, inserts | positions where that is the argmax |
     """
-    wanted, repaired, free, false = (field.tolist() for field in counted)
-    found: dict[str, int | float | None] = {
-        f"{name}s": int(number) for name, number in zip(NAMES, wanted, strict=True)
-    }
-    found["edit_accuracy"] = share(sum(repaired[1:]), sum(wanted[1:]))
-    found["false_edit_rate"] = share(wanted[KEEP] - repaired[KEEP], wanted[KEEP])
-    for number in (REPLACE, DELETE, INSERT):
-        name = NAMES[number]
-        found[f"{name}_repair_rate"] = share(repaired[number], wanted[number])
-        found[f"{name}_false_rate"] = share(false[number], free[number])
-    return found
+    table = torch.tensor(seen).view(_ROWS, -1).tolist()
+    wanted, right, sure, false, sure_false, chosen, kept = table
+    report: dict[str, float | None] = {}
+    for operation, name in NAMES.items():
+        report[f"repair_rate_{name}"] = share(right[operation], wanted[operation])
+        report[f"repair_rate_{name}_tau"] = share(sure[operation], wanted[operation])
+        if operation != KEEP:
+            report[f"false_edit_rate_{name}"] = share(false[operation], kept[operation])
+            report[f"false_edit_rate_{name}_tau"] = share(sure_false[operation], kept[operation])
+    for operation in (DELETE, INSERT):
+        report[f"{NAMES[operation]}_labels"] = int(wanted[operation])
+        report[f"{NAMES[operation]}s"] = int(chosen[operation])
+    return report
 
 
 def share(part: float, whole: float) -> float | None:

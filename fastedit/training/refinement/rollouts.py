@@ -29,14 +29,14 @@ Heads = Callable[[Tensor, Tensor, bool], tuple[Tensor, Tensor | None]]
 
 @dataclass(frozen=True)
 class Rollout(MEDLM):
-    """ME-DLM's rule, but a forward fills `fills` masks: those that are lowest in `order`."""
+    """ME-DLM's rule, but a forward fills `count` masks: those that are lowest in `order`."""
 
-    fills: int = integer(2, least=1)
+    count: int = integer(2, least=1)
 
     buffers: ClassVar[Mapping[str, Buffer]] = {**MEDLM.buffers, "order": Buffer(torch.float32)}
 
     def filled(self, score: Tensor, masks: Tensor, view: View) -> Tensor:
-        return highest(-view.buffers.order, view.contents().masked, view.parameters.fills)
+        return highest(-view.buffers.order, view.contents().masked, view.parameters.count)
 
 
 class Begun(NamedTuple):
@@ -69,6 +69,7 @@ def drafted(
         group = [begun[number] for number in numbers]
         state = _opened(group, mask_token_id, device)
         _run(state, heads)
+        assert state.lengths is not None
         for number, ids, end in zip(numbers, state.ids.cpu(), state.lengths.tolist(), strict=True):
             drafts[number] = ids[begun[number].prompt : end]
     return drafts
@@ -103,7 +104,8 @@ def _run(state: State, heads: Heads) -> None:
             return
         assert state.lengths is not None
         first, second = heads(state.ids[live], state.lengths[live], wanted)
-        policies.step_(state, _placed(first, live), next_logits=_placed(second, live))
+        following = None if second is None else _placed(second, live)
+        policies.step_(state, _placed(first, live), next_logits=following)
 
 
 def _opened(group: Sequence[Begun], mask_token_id: int, device: torch.device) -> State:
@@ -128,9 +130,9 @@ def _opened(group: Sequence[Begun], mask_token_id: int, device: torch.device) ->
     return state
 
 
-def _placed(logits: Tensor | None, live: Tensor) -> Tensor | None:
+def _placed(logits: Tensor, live: Tensor) -> Tensor:
     """Logits [n, W, V] of the documents that are `live` [N], as those of all [N, W, V]."""
-    if logits is None or len(logits) == len(live):
+    if len(logits) == len(live):
         return logits
     placed = logits.new_zeros(len(live), *logits.shape[1:])
     placed[live] = logits

@@ -16,6 +16,7 @@ from fastedit.models.families import Family
 from fastedit.ops.edit_labels import UNLABELLED
 from fastedit.policies import MEDLM
 from fastedit.training.base import Step
+from fastedit.training.control import ControlTokens
 from fastedit.training.data.edit_rows import edit_row
 from fastedit.training.loss.head import (
     likelihoods,
@@ -23,16 +24,16 @@ from fastedit.training.loss.head import (
     vocabulary,
     weighted_cross_entropy,
 )
+from fastedit.training.loss.metrics import RIGHT, WRONG
 from fastedit.training.loss.operations import (
-    DELETE,
+    FILL,
     INSERT,
     KEEP,
-    REPLACE,
-    Operations,
-    count,
-    operation_of,
-    rates,
+    OPERATIONS,
+    report_operations,
     share,
+    tally_choices,
+    tally_operations,
 )
 from fastedit.training.noise.draws import ORDER, RATE, SAMPLE, Draws
 from fastedit.training.noise.schedule import Schedule
@@ -45,8 +46,8 @@ from fastedit.training.refinement.options import RefinementOptions
 from fastedit.training.refinement.rollouts import Begun, Rollout, drafted
 from fastedit.training.refinement.rows import Answers, mask_labels, masked, read_answers
 
-# Numbers in `RefinementOutput.seen`: operations, labels of both heads, rows and steps, seconds.
-SEEN = 16 + 2 * 5 + 3 + 2
+# Numbers in `RefinementOutput.seen`: operations, labels of both heads, rows and steps.
+SEEN = OPERATIONS + 2 * 5 + 3
 
 
 class RefinementOutput(NamedTuple):
@@ -78,9 +79,12 @@ class RefinementStep(Step):
     options     `t2t`, `draft_share`, `noise`, `mask_weight` and `w_max` are read; rates are of rows
     the ids     of the mask, of what deletes, ends and pads an answer; the last two may be the same
 
+    `seconds` says what the host waited for drafts and labels.
     Source: arXiv 2605.09603; renhouxing/ME-DLM, `utils/edit_trainer.py`. Raises ValueError where
     these do not go together.
     """
+
+    _labelling = _drafting = 0.0  # seconds of the host, since `seconds` was asked
 
     def __init__(
         self,
@@ -185,10 +189,9 @@ class RefinementStep(Step):
         most = self.refinement.edit_steps
         drawn = (share_done * most).long()
         steps = drawn if done is None else torch.full_like(drawn, int(done * most))
-        seconds = torch.zeros(2, dtype=torch.float64)
         if bool(edited.any()):
             which = (fills * len(self.refinement.fills)).long()
-            made, seconds = self._edited(answers, masks, draws, edited, which, steps)
+            made = self._edited(answers, masks, draws, edited, which, steps)
             for name, values in made.items():
                 rows[name] = rows[name].masked_scatter(edited[:, None], values.to(example.device))
         return {
@@ -196,7 +199,6 @@ class RefinementStep(Step):
             "rate": rate,
             "edited": edited,
             "steps": steps,
-            "seconds": seconds.to(example.device),
             "example": example,
         }
 
@@ -208,9 +210,8 @@ class RefinementStep(Step):
         edited: Tensor,
         which: Tensor,
         steps: Tensor,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """The rows `edited` [B] with drafts in place of answers, on the CPU; and the seconds that
-        their labels and drafts took, fp64 [2].
+    ) -> dict[str, Tensor]:
+        """The rows `edited` [B] with drafts in place of answers, on the CPU.
 
         which, steps  [B] int64 each: which number of masks a forward fills, forwards that edit
 
@@ -234,9 +235,9 @@ class RefinementStep(Step):
             for row, own in zip(rows, drafts, strict=True)
         ]
         together = {name: torch.stack([row[name] for row in made]) for name in made[0]}
-        ended = time.perf_counter()
-        seconds = torch.tensor([ended - labelled, labelled - began], dtype=torch.float64)
-        return together, seconds
+        self._drafting += labelled - began
+        self._labelling += time.perf_counter() - labelled
+        return together
 
     def _begun(self, row: Sequence[Tensor], fills: int, edits: int) -> list[tuple[Begun, Tensor]]:
         """The documents of a row whose answers have their EOS, and what these should become."""
@@ -253,7 +254,7 @@ class RefinementStep(Step):
             many, target = int(hidden.sum()), ids[prompt : last + 1]
             ids = ids.masked_fill(hidden, self.mask_token_id)
             rule = replace(
-                self.rule, mask_steps=max(1, -(-many // fills)), edit_steps=edits, fills=fills
+                self.rule, mask_steps=max(1, -(-many // fills)), edit_steps=edits, count=fills
             )
             # Padding is dropped behind the masks, and where there are none, here.
             kept = slice(None if many else last + 1)
@@ -321,13 +322,12 @@ class RefinementStep(Step):
         rate: Tensor,
         edited: Tensor,
         steps: Tensor,
-        seconds: Tensor,
         example: Tensor,
     ) -> RefinementOutput:
         """Loss and counts of a prepared batch.
 
         ids, current, following, positions, document   [B, L] int64
-        rate [B] fp32, edited [B] bool, steps [B] int64; seconds fp64 [2]
+        rate [B] fp32, edited [B] bool, steps [B] int64
         """
         where = (current != UNLABELLED) | (following != UNLABELLED)
         rows = Tokens(document, document, positions)
@@ -346,42 +346,52 @@ class RefinementStep(Step):
             weights = (weight / many.clamp(min=1))[row]
             loss = loss + weighted_cross_entropy(states[has], head, own, weights)
             never = (self.mask_token_id,)
-            token, _, prob = likelihoods(states[has].detach(), head, own, never)
-            judged.append(_Judged(token, own, held[where][has], edited[row], prob))
+            token, *probs = likelihoods(states[has].detach(), head, own, never)
+            judged.append(_Judged(token, own, held[where][has], edited[row], *probs))
         found = self.count({"example": example})
         in_edits = (edited & (example[:, 0] >= 0)).sum()
         numbers = torch.stack([found - in_edits, in_edits, (steps * edited).sum()])
-        seen = [*self._operations(*judged), *(each.numbers() for each in judged), numbers, seconds]
+        seen = [self._operations(*judged), *(each.numbers() for each in judged), numbers]
         return RefinementOutput(loss, found, torch.cat([part.double() for part in seen]))
 
-    def _operations(self, tokens: _Judged, gaps: _Judged) -> Operations:
-        """Counts over the rows of the edit stage."""
-        token, label, held = tokens.of_edits()
-        delete = self.delete_token_id
-        wanted, proposed = (operation_of(each, held, delete) for each in (label, token))
-        of_tokens = count(wanted, proposed, token == label, (KEEP, REPLACE, DELETE))
-        token, label, held = gaps.of_edits(held_not=delete)  # there, nothing is inserted
-        wanted, proposed = (torch.where(each == held, KEEP, INSERT) for each in (label, token))
-        of_gaps = count(wanted, proposed, token == label, (INSERT,))
-        return Operations(*(a + b for a, b in zip(of_tokens, of_gaps, strict=True)))
+    def _operations(self, tokens: _Judged, gaps: _Judged) -> Tensor:
+        """`tally_choices` over the rows of the edit stage: of tokens, and of gaps inserts alone."""
+        tau, delete = self.options.turn_editing_threshold, self.delete_token_id
+        token, label, held, sure = tokens.of_edits(tau)
+        control = ControlTokens(delete)
+        kind = torch.where(label == held, RIGHT, WRONG)
+        of_tokens = tally_operations(kind, held, label, token, sure, control)
+        token, label, held, sure = gaps.of_edits(tau, held_not=delete)  # there, nothing comes in
+        wanted, chosen = (torch.where(each == held, KEEP, INSERT) for each in (label, token))
+        of_gaps = tally_choices(wanted, chosen, token == label, sure)
+        of_tokens[:, INSERT] = of_gaps[:, INSERT]
+        return of_tokens.flatten()
+
+    def seconds(self) -> dict[str, float]:
+        spent = {"labels": self._labelling, "drafts": self._drafting}
+        self._labelling = self._drafting = 0.0
+        return spent
 
     def report(self, seen: list[float]) -> dict[str, float | None]:
-        """What `operations.rates` says of drafts; a loss is in nats, without weights, per label:
+        """What `report_operations` says of drafts; a loss is in nats, without weights, per label:
 
         | name | |
         |---|---|
+        | edit_accuracy | share of what is to be replaced, deleted or inserted that is |
+        | false_edit_rate | share of the tokens to be kept where argmax is something else |
         | masked_accuracy, next_accuracy | mask stage: labels that the first, the second head hits |
         | masked_loss, masked_next_loss | of both heads in the mask stage |
         | edit_loss, edit_next_loss | of both heads in the edit stage |
         | edited_rows | share of the rows that are in the edit stage |
         | edit_steps | forwards that edited a draft at most, mean over its rows |
-        | drafting_seconds, labelling_seconds | what drafts and labels took |
         """
-        operations, (first, second), rows = seen[:16], (seen[16:21], seen[21:26]), seen[26:]
-        counted = torch.tensor(operations, dtype=torch.float64).long().view(4, 4)
-        masked, edited, steps, labelling, drafting = rows
+        operations, rest = seen[:OPERATIONS], seen[OPERATIONS:]
+        first, second, (masked, edited, steps) = rest[:5], rest[5:10], rest[10:]
+        wanted, right, *_ = torch.tensor(operations).view(-1, FILL).tolist()
         return {
-            **rates(Operations(*counted)),
+            "edit_accuracy": share(sum(right[1:]), sum(wanted[1:])),
+            "false_edit_rate": share(wanted[KEEP] - right[KEEP], wanted[KEEP]),
+            **report_operations(operations),
             "masked_accuracy": share(first[1], first[0]),
             "next_accuracy": share(second[1], second[0]),
             "masked_loss": share(first[2], first[0]),
@@ -390,8 +400,6 @@ class RefinementStep(Step):
             "edit_next_loss": share(second[4], second[3]),
             "edited_rows": share(edited, masked + edited),
             "edit_steps": share(steps, edited),
-            "drafting_seconds": drafting,
-            "labelling_seconds": labelling,
         }
 
 
@@ -402,7 +410,7 @@ class _Judged(NamedTuple):
     label   int64 [n]
     held    int64 [n]  what stands there: the token; of a gap, the label of the token behind it
     edited  bool [n]   whether it is of the edit stage
-    prob    fp32 [n]   of the label
+    prob, of_label  fp32 [n]  probability of the argmax, and of the label
     """
 
     token: Tensor
@@ -410,14 +418,16 @@ class _Judged(NamedTuple):
     held: Tensor
     edited: Tensor
     prob: Tensor
+    of_label: Tensor
 
-    def of_edits(self, held_not: int = UNLABELLED) -> tuple[Tensor, Tensor, Tensor]:
+    def of_edits(self, tau: float, held_not: int = UNLABELLED) -> tuple[Tensor, ...]:
+        """Argmax, label, what is held, and whether the argmax has a p above tau; [m] each."""
         rows = self.edited & (self.held != held_not)
-        return self.token[rows], self.label[rows], self.held[rows]
+        return self.token[rows], self.label[rows], self.held[rows], self.prob[rows] > tau
 
     def numbers(self) -> Tensor:
         """Labels, hits and nats of the mask stage, labels and nats of the edit stage; fp64 [5]."""
-        nats, hit = -self.prob.double().clamp(min=1e-38).log(), self.token == self.label
+        nats, hit = -self.of_label.double().clamp(min=1e-38).log(), self.token == self.label
         masks, edits = ~self.edited, self.edited
         each = masks, masks & hit, nats * masks, edits, nats * edits
         return torch.stack([part.double().sum() for part in each])

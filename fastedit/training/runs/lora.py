@@ -93,7 +93,7 @@ def go_on_from(model: Any, folder: Path) -> None:
     if not (folder / "adapter_config.json").exists():
         raise FileNotFoundError(f"there is no adapter in {folder} to go on from")
     name = model.active_adapter
-    before, now = PeftConfig.from_pretrained(folder), model.peft_config[name]
+    before, now = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
     for key in ("r", "lora_alpha", "target_modules", "trainable_token_indices"):
         old, new = getattr(before, key), getattr(now, key)
         if old != new:

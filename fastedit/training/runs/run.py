@@ -26,6 +26,7 @@ from fastedit.training.correction.step import CorrectionStep
 from fastedit.training.data.documents import Form
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
+from fastedit.training.indel import InDelStep
 from fastedit.training.reading import Reading
 from fastedit.training.refinement.start import next_token_head
 from fastedit.training.refinement.step import RefinementStep
@@ -195,7 +196,8 @@ def _run(
 def _edit_step(
     options: RunOptions, model: Any, tokenizer: Any, form: Form, control: ControlTokens | None
 ) -> Step:
-    return EditStep(
+    kind = InDelStep if options.edit.labels == "lcs" else EditStep
+    return kind(
         _to_train(options, model, form),
         options.edit,
         seed=options.seed,

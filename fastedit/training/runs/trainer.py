@@ -23,7 +23,6 @@ from fastedit.training.runs.checkpoints import UNFINISHED, StepLog, checkpoints,
 from fastedit.training.runs.folder import HEAD
 
 VALIDATION_EPOCH = EPOCHS  # training does not get there
-SECONDS = "_seconds"  # how names in a report end that say what took how long
 
 
 class _Intervals(TrainerCallback):
@@ -134,13 +133,12 @@ class EditTrainer(Trainer):
         self.seen = [before + more for before, more in zip(self.seen, totals[:-1], strict=True)]
         now = time.perf_counter()
         seconds, self._last_log = now - self._last_log, now
-        report = self.step.report(totals[:-1])
-        elapsed = seconds * self.accelerator.num_processes
+        parts = self.step.seconds().items()
         return {
-            **_untimed(report),
-            **{f"{name}_share": round(took / elapsed, 6) for name, took in _timed(report).items()},
+            **self.step.report(totals[:-1]),
             "tokens": int(totals[-1]),
             "tokens_per_second": round(totals[-1] / seconds, 1),
+            **{f"{name}_share": round(spent / seconds, 6) for name, spent in parts},
         }
 
     @torch.no_grad()
@@ -165,8 +163,7 @@ class EditTrainer(Trainer):
         sums = self.accelerator.reduce(totals, reduction="sum").tolist()
         metrics: dict[str, Any] = {"eval_loss": sums[-2] / max(1.0, sums[-1])}
         self._check_finite("eval_loss", metrics["eval_loss"])
-        rates = _untimed(self.step.report(sums[:-2]))
-        rates |= self.step.report_judged(gather_object(judged))
+        rates = self.step.report(sums[:-2]) | self.step.report_judged(gather_object(judged))
         metrics |= {f"eval_{name}": value for name, value in rates.items()}
         self.log(metrics)
         if self.validation_log is not None:
@@ -174,6 +171,7 @@ class EditTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        self.step.seconds()  # nor are its parts
         self._last_log += time.perf_counter() - began  # not part of the speed of training
         return metrics
 
@@ -232,17 +230,6 @@ class EditTrainer(Trainer):
                 publish(unfinished / HEAD, folder.parent / HEAD)
             publish(unfinished, folder)
         self.accelerator.wait_for_everyone()
-
-
-def _untimed(report: dict[str, Any]) -> dict[str, Any]:
-    """A step's report without what took how long, which no resumption repeats."""
-    return {name: value for name, value in report.items() if not name.endswith(SECONDS)}
-
-
-def _timed(report: dict[str, Any]) -> dict[str, float]:
-    """What took how long, in seconds, by its name."""
-    timed = (name for name in report if name.endswith(SECONDS))
-    return {name.removesuffix(SECONDS): report[name] for name in timed}
 
 
 def _restore(head: Head, folder: str | Path) -> None:

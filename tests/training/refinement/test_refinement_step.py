@@ -173,17 +173,17 @@ def test_operations_are_counted_as_they_are_decoded():
         rate=ones,
         edited=ones.bool(),
         steps=ones.long(),
-        seconds=torch.tensor([1.0, 2.0]),
         example=torch.zeros(1, 8, dtype=torch.int64),
     )
     found = step.report(output.seen.tolist())
-    assert (found["keeps"], found["replaces"], found["deletes"], found["inserts"]) == (4, 1, 2, 1)
-    assert (found["replace_repair_rate"], found["delete_repair_rate"]) == (0.0, 0.5)
-    assert found["insert_repair_rate"] == 1.0 and found["edit_accuracy"] == 0.5
-    assert (found["false_edit_rate"], found["delete_false_rate"]) == (0.25, 0.25)
-    assert found["replace_false_rate"] == 0.0
-    assert found["insert_false_rate"] == pytest.approx(1 / 3)  # of the gaps before 6, 8 and the end
-    assert (found["labelling_seconds"], found["drafting_seconds"]) == (1.0, 2.0)
+    labels = [found["delete_labels"], found["insert_labels"]]
+    assert labels == [2, 1] and (found["deletes"], found["inserts"]) == (2, 2)
+    rates = {name: found[f"repair_rate_{name}"] for name in ("keep", "replace", "delete", "insert")}
+    assert rates == {"keep": 0.75, "replace": 0.0, "delete": 0.5, "insert": 1.0}
+    assert found["edit_accuracy"] == 0.5 and found["false_edit_rate"] == 0.25
+    assert (found["false_edit_rate_replace"], found["false_edit_rate_delete"]) == (0.0, 0.25)
+    # Of the gaps before 6, 8 and the end, where nothing is missing.
+    assert found["false_edit_rate_insert"] == pytest.approx(1 / 3)
     assert found["masked_accuracy"] is None and found["edit_loss"] > 0.0
 
 

@@ -24,7 +24,7 @@ def plainly(document, model):
     may = [j >= document.prompt for j in range(len(ids))]
     while open_ := [j for j, i in enumerate(ids) if i == MASK and may[j]]:
         first = logits(model, torch.tensor([ids]))[0][0]
-        for j in sorted(open_, key=lambda j: document.order[j])[: rule.fills]:
+        for j in sorted(open_, key=lambda j: document.order[j])[: rule.count]:
             ids[j] = best(first[j].tolist(), {MASK, DEL})
     if MASK in document.ids:
         kept = [j for j in range(len(ids)) if not may[j] or ids[j] != PAD]
@@ -50,7 +50,7 @@ def test_drafts_are_those_of_the_released_trainer(bound, monkeypatch):
         rule = Rollout(
             mask_steps=max(1, -(-int(masks.sum()) // fills)),
             edit_steps=number % 5,
-            fills=fills,
+            count=fills,
             delete_token_id=DEL,
             pad_token_id=PAD,
         )

@@ -51,7 +51,7 @@ def stages(checkpoint, tmp_path_factory):
 
 
 def same_but_speed(one: list[dict], other: list[dict]) -> bool:
-    speed = ("tokens_per_second", "drafting_share", "labelling_share")
+    speed = ("tokens_per_second", "drafts_share", "labels_share")
     plain = [
         [{k: v for k, v in line.items() if k not in speed} for line in x] for x in (one, other)
     ]
@@ -69,7 +69,7 @@ def test_what_the_stages_write(stages, checkpoint):
     for step, line in enumerate(lines):  # floor(6 step / 4)
         assert line["edit_steps"] in (None, (0, 1, 3, 4)[step])
         assert line["labels"] == 4  # rows
-        assert 0 <= line["labelling_share"] < 0.5 and 0 <= line["drafting_share"] < 1
+        assert 0 <= line["labels_share"] < 0.5 and 0 <= line["drafts_share"] < 1
     edited = [line for line in lines if line["edited_rows"]]
     assert all(line["edit_loss"] > 0 and line["edit_next_loss"] > 0 for line in edited)
     assert all(line["masked_loss"] > 0 for line in records(masks, "metrics"))
