@@ -16,6 +16,8 @@ FIRST_GAPS: dict[str, Any] = {"canonical": True, "released": False, "strict": "s
 class RefinementOptions:
     """Drafts and labels of the edit stage, and what a text is made of.
 
+    mask_first    whether the first token of an answer is masked and learnt as the others are. False
+                  as released: nothing then teaches a model from nothing to fill it
     fills         masks that a forward of a draft fills, one of these numbers per row
     edit_steps    forwards that edit a draft: the integer part of this times the share of the run
                   that is done. In validation the share is drawn
@@ -31,6 +33,7 @@ class RefinementOptions:
     Raises ValueError, naming the option, for a value that is none of these.
     """
 
+    mask_first: bool = False
     fills: tuple[int, ...] = (2, 4, 8, 16)
     edit_steps: int = 32
     first_gap: str = "canonical"

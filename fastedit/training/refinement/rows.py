@@ -22,7 +22,7 @@ class Answers(NamedTuple):
     clean   int64  ids; behind the EOS of an answer there is padding alone
     answer  bool   the last response of a document. That of a text without a prompt begins behind
                    its first token
-    opens   bool   the first token of an answer, which is never masked
+    opens   bool   the first token of an answer
     whole   bool   answers that have their EOS
     """
 
@@ -62,18 +62,18 @@ def read_answers(
     return Answers(ids.masked_fill(behind, pad_token_id), answer, begins & answer, whole)
 
 
-def masked(answers: Answers, draws: Draws, rate: Tensor) -> Tensor:
-    """Positions that are masked, each but the first of an answer with the probability `rate` [B]
-    of its row: bool [B, L]."""
-    chosen = draws.per_token(MASK, 0) < rate[:, None]
-    return answers.answer & ~answers.opens & chosen
+def masked(answers: Answers, draws: Draws, rate: Tensor, *, first: bool) -> Tensor:
+    """Positions that are masked, each of an answer with the probability `rate` [B] of its row:
+    bool [B, L]. first: whether its first one may be, too; in the released code it never is."""
+    chosen = answers.answer & (draws.per_token(MASK, 0) < rate[:, None])
+    return chosen if first else chosen & ~answers.opens
 
 
 def mask_labels(clean: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
     """Labels of the mask stage for both heads, int64 [B, L] each.
 
     Of a masked position its own token; and the same of the position to its left, whose next token
-    it is. Positions to the left of a mask are of its document: the first of an answer is none.
+    it is, which is of the same document: no answer is without a token before it.
     """
     current = torch.where(masks, clean, UNLABELLED)
     following = torch.nn.functional.pad(current[:, 1:], (0, 1), value=UNLABELLED)

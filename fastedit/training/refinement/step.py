@@ -174,7 +174,7 @@ class RefinementStep(Step):
             for first, second in (draws.per_document(kind, 0) for kind in (RATE, SAMPLE))
         )
         rate = self.schedule.rates(rate)
-        masks = masked(answers, draws, rate)
+        masks = masked(answers, draws, rate, first=self.refinement.mask_first)
         current, following = mask_labels(answers.clean, masks)
         rows = {
             "ids": answers.clean.masked_fill(masks, self.mask_token_id),

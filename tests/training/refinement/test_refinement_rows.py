@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from fastedit.training.refinement.rows import mask_labels, read_answers
+from fastedit.training.noise.draws import Draws
+from fastedit.training.refinement.rows import mask_labels, masked, read_answers
 
 EOS, PAD, MASK = 0, 3, 1
 
@@ -71,3 +73,15 @@ def test_labels_of_the_mask_stage():
     current, following = mask_labels(clean, masks)
     assert current.tolist() == [[-100, -100, -100, 8, 9, -100, PAD]]
     assert following.tolist() == [[-100, -100, 8, 9, -100, PAD, -100]]
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_the_first_token_of_an_answer_is_masked_if_it_is_asked_for(first):
+    document = [5, 6, 7, 8, EOS], [0, 0, 1, 1, 1]
+    ids, response, place, example = rows(document, document)
+    found = read_answers(ids, response, place, example, eos_token_id=EOS, pad_token_id=PAD)
+    draws = Draws(0, 0, example, place)
+    places_of = [places(masked(found, draws, torch.tensor([t]), first=first)) for t in (1.0, 0.0)]
+    assert places_of == [[2, 3, 4, 7, 8, 9] if first else [3, 4, 8, 9], []]
+    _, following = mask_labels(found.clean, masked(found, draws, torch.ones(1), first=first))
+    assert following[0, 1] == (7 if first else -100)

@@ -18,7 +18,6 @@ from fastedit.training.data.collator import Collator
 from fastedit.training.data.documents import Form, tokenise
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import read_examples
-from fastedit.training.options import EditOptions
 from fastedit.training.runs.checkpoints import checkpoints
 from fastedit.training.runs.lora import add_lora
 from fastedit.training.runs.run import run
