@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from fastedit.ops.edit_labels import UNLABELLED
 from fastedit.policies import MEDLM
 from fastedit.training.base import Step
 from fastedit.training.control import ControlTokens
-from fastedit.training.data.edit_rows import edit_row
+from fastedit.training.data.edit_rows import edit_row, lay_out
 from fastedit.training.loss.head import (
     likelihoods,
     readable,
@@ -50,6 +51,10 @@ from fastedit.training.refinement.rows import Answers, mask_labels, masked, read
 SEEN = OPERATIONS + 2 * 5 + 3
 
 
+# The device -> labels of both heads, for the rows of the edit stage.
+Labels = Callable[[torch.device], tuple[Tensor, Tensor]]
+
+
 class RefinementOutput(NamedTuple):
     """Sums over a batch; they add up over batches and ranks.
 
@@ -72,7 +77,8 @@ class RefinementStep(Step):
 
     A row is in the mask stage, or with t2t="self" the share `draft_share` of them in the edit
     stage: its answers are drafted by the model itself, and both heads learn what would turn the
-    drafts into the data. Drafts are made in `prepared`, without gradient.
+    drafts into the data. Drafts are made in `prepared`, without gradient; their labels on the CPU,
+    while the device computes what they are labels of.
 
     model       one with full attention and no shift, with a trunk `model` and a head `lm_head`; or
                 such a one wrapped by peft
@@ -178,10 +184,9 @@ class RefinementStep(Step):
         current, following = mask_labels(answers.clean, masks)
         rows = {
             "ids": answers.clean.masked_fill(masks, self.mask_token_id),
-            "current": current,
-            "following": following,
             "positions": positions,
             "document": example,
+            "where": (current != UNLABELLED) | (following != UNLABELLED),
         }
         edited = (example[:, 0] >= 0) & (stage < self.options.draft_share)
         if self.options.t2t != "self":
@@ -189,13 +194,17 @@ class RefinementStep(Step):
         most = self.refinement.edit_steps
         drawn = (share_done * most).long()
         steps = drawn if done is None else torch.full_like(drawn, int(done * most))
+        labels = None
         if bool(edited.any()):
             which = (fills * len(self.refinement.fills)).long()
-            made = self._edited(answers, masks, draws, edited, which, steps)
+            made, labels = self._edited(answers, masks, draws, edited, which, steps)
             for name, values in made.items():
                 rows[name] = rows[name].masked_scatter(edited[:, None], values.to(example.device))
         return {
             **rows,
+            "current": current,
+            "following": following,
+            "labels": labels,
             "rate": rate,
             "edited": edited,
             "steps": steps,
@@ -210,8 +219,8 @@ class RefinementStep(Step):
         edited: Tensor,
         which: Tensor,
         steps: Tensor,
-    ) -> dict[str, Tensor]:
-        """The rows `edited` [B] with drafts in place of answers, on the CPU.
+    ) -> tuple[dict[str, Tensor], Labels]:
+        """The rows `edited` [B] with drafts in place of answers, on the CPU, and their labels.
 
         which, steps  [B] int64 each: which number of masks a forward fills, forwards that edit
 
@@ -229,15 +238,11 @@ class RefinementStep(Step):
         begun = [document for row in rows for document, _ in row]
         found = iter(self._drafted(begun, answers.clean.device))
         drafts = [[next(found) for _ in row] for row in rows]
-        labelled = time.perf_counter()
-        made = [
-            self._row(row, own, answers.clean.shape[1])
-            for row, own in zip(rows, drafts, strict=True)
-        ]
+        self._drafting += time.perf_counter() - began
+        length = answers.clean.shape[1]
+        made = [self._row(row, own, length) for row, own in zip(rows, drafts, strict=True)]
         together = {name: torch.stack([row[name] for row in made]) for name in made[0]}
-        self._drafting += labelled - began
-        self._labelling += time.perf_counter() - labelled
-        return together
+        return together, partial(self._labels, rows, drafts, length)
 
     def _begun(self, row: Sequence[Tensor], fills: int, edits: int) -> list[tuple[Begun, Tensor]]:
         """The documents of a row whose answers have their EOS, and what these should become."""
@@ -283,26 +288,42 @@ class RefinementStep(Step):
     def _row(
         self, row: list[tuple[Begun, Tensor]], drafts: list[Tensor], length: int
     ) -> dict[str, Tensor]:
-        """A row of drafts and the labels of both heads, [length] each."""
-        found = edit_row(
-            [document.ids[: document.prompt] for document, _ in row],
-            drafts,
-            [target for _, target in row],
-            row_length=length,
-            pad_token_id=self.mask_token_id,  # what no draft holds by now; the padding may be EOS
-            eos_token_id=self.eos_token_id,
-            delete_token_id=self.delete_token_id,
-            **self.refinement.of_labels,
-        )
-        place, begins = torch.arange(length), found["cu_seqlens"].long()
+        """A row of drafts, and where it may have labels, [length] each."""
+        prompts = [document.ids[: document.prompt] for document, _ in row]
+        ids, begins = lay_out(prompts, drafts, row_length=length, pad_token_id=self.mask_token_id)
+        place, begins = torch.arange(length), begins.long()
         document = torch.bucketize(place, begins[1:], right=True)
-        return {
-            "ids": found["input_ids"],
-            "current": found["current_labels"],
-            "following": found["next_labels"],
-            "positions": place - begins[document],
-            "document": document,
-        }
+        positions = place - begins[document]
+        first = torch.tensor([*map(len, prompts), length + 1])  # padding has none
+        where = positions >= first[document] - 1
+        return {"ids": ids, "positions": positions, "document": document, "where": where}
+
+    def _labels(
+        self,
+        rows: list[list[tuple[Begun, Tensor]]],
+        drafts: list[list[Tensor]],
+        length: int,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor]:
+        """Labels of both heads for rows of drafts, int64 [n, length] each."""
+        began = time.perf_counter()
+        made = [
+            edit_row(
+                [document.ids[: document.prompt] for document, _ in row],
+                own,
+                [target for _, target in row],
+                row_length=length,
+                pad_token_id=self.mask_token_id,  # no draft holds it; the padding may be EOS
+                eos_token_id=self.eos_token_id,
+                delete_token_id=self.delete_token_id,
+                **self.refinement.of_labels,
+            )
+            for row, own in zip(rows, drafts, strict=True)
+        ]
+        kinds = ("current_labels", "next_labels")
+        current, following = (torch.stack([row[kind] for row in made]) for kind in kinds)
+        self._labelling += time.perf_counter() - began
+        return current.to(device), following.to(device)
 
     def _read(self, hidden: Tensor) -> Tensor:
         """Hidden states as the second head takes them, which is wider than a model in bfloat16."""
@@ -315,10 +336,12 @@ class RefinementStep(Step):
     def forward(
         self,
         ids: Tensor,
-        current: Tensor,
-        following: Tensor,
         positions: Tensor,
         document: Tensor,
+        where: Tensor,
+        current: Tensor,
+        following: Tensor,
+        labels: Labels | None,
         rate: Tensor,
         edited: Tensor,
         steps: Tensor,
@@ -326,12 +349,18 @@ class RefinementStep(Step):
     ) -> RefinementOutput:
         """Loss and counts of a prepared batch.
 
-        ids, current, following, positions, document   [B, L] int64
-        rate [B] fp32, edited [B] bool, steps [B] int64
+        ids, positions, document [B, L] int64; where [B, L] bool, what may have a label
+        current, following  [B, L] int64  labels of the mask stage
+        labels  those of the rows `edited` [B] bool, made while the device is at work; None: no such
+        rate [B] fp32, steps [B] int64
         """
-        where = (current != UNLABELLED) | (following != UNLABELLED)
         rows = Tokens(document, document, positions)
         hidden = Whole(self.base.model, rows, self.reading).hidden(ids, where)
+        if labels is not None:
+            current, following = (
+                mine.masked_scatter(edited[:, None], own)
+                for mine, own in zip((current, following), labels(ids.device), strict=True)
+            )
         weight = torch.ones_like(rate)
         if self.options.mask_weight == "1/t":
             weight = (1.0 / rate).clamp(max=self.options.w_max or W_MAX)
@@ -340,9 +369,9 @@ class RefinementStep(Step):
         behind = torch.nn.functional.pad(current[:, 1:], (0, 1), value=UNLABELLED)
         heads = (self.base.lm_head, hidden, ids), (self.head.out, self._read(hidden), behind)
         loss, judged = torch.zeros((), device=ids.device), []
-        for labels, (head, states, held) in zip((current, following), heads, strict=True):
-            has, many = labels[where] != UNLABELLED, (labels != UNLABELLED).sum(1)
-            own, row = labels[where][has], in_row[has]
+        for wanted, (head, states, held) in zip((current, following), heads, strict=True):
+            has, many = wanted[where] != UNLABELLED, (wanted != UNLABELLED).sum(1)
+            own, row = wanted[where][has], in_row[has]
             weights = (weight / many.clamp(min=1))[row]
             loss = loss + weighted_cross_entropy(states[has], head, own, weights)
             never = (self.mask_token_id,)
