@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -17,39 +14,24 @@ from fastedit.models.families import Family
 from fastedit.ops.edit_labels import UNLABELLED
 from fastedit.policies import MEDLM
 from fastedit.training.base import Step
-from fastedit.training.control import ControlTokens
-from fastedit.training.data.edit_rows import edit_row, lay_out
 from fastedit.training.loss.head import (
     likelihoods,
     readable,
     vocabulary,
     weighted_cross_entropy,
 )
-from fastedit.training.loss.metrics import RIGHT, WRONG
-from fastedit.training.loss.operations import (
-    FILL,
-    INSERT,
-    KEEP,
-    OPERATIONS,
-    report_operations,
-    share,
-    tally_choices,
-    tally_operations,
-)
-from fastedit.training.noise.draws import ORDER, RATE, SAMPLE, Draws
+from fastedit.training.noise.draws import RATE, SAMPLE, Draws
 from fastedit.training.noise.schedule import Schedule
 from fastedit.training.options import NOISE, W_MAX, EditOptions
 from fastedit.training.passes.layout import Tokens
 from fastedit.training.passes.passes import Whole
 from fastedit.training.passes.sharing import without_dropout
 from fastedit.training.reading import Reading
+from fastedit.training.refinement.counts import SEEN, Judged, operations, report
+from fastedit.training.refinement.edits import EditStage
 from fastedit.training.refinement.options import RefinementOptions
 from fastedit.training.refinement.rollouts import Begun, Rollout, drafted
 from fastedit.training.refinement.rows import Answers, mask_labels, masked, read_answers
-
-# Numbers in `RefinementOutput.seen`: operations, labels of both heads, rows and steps.
-SEEN = OPERATIONS + 2 * 5 + 3
-
 
 # The device -> labels of both heads, for the rows of the edit stage.
 Labels = Callable[[torch.device], tuple[Tensor, Tensor]]
@@ -60,7 +42,7 @@ class RefinementOutput(NamedTuple):
 
     loss    fp32 []   (mean loss of the first head + that of the second) / t, summed over rows
     labels  int64 []  rows, of which the loss of a step is the mean
-    seen    fp64 [SEEN]  see `RefinementStep.report`
+    seen    fp64 [SEEN]  see `counts`
     """
 
     loss: Tensor
@@ -128,11 +110,12 @@ class RefinementStep(Step):
         same = pad_token_id == eos_token_id
         # The released trainer, unlike its decoder, writes no EOS behind a draft; where the padding
         # is the EOS, there would be none left.
-        self.rule = Rollout(
+        rule = Rollout(
             delete_token_id=delete_token_id,
             pad_token_id=pad_token_id,
             eos_token_id=eos_token_id if same else None,
         )
+        self.edits = EditStage(rule, mask_token_id, eos_token_id, refinement)
 
     @property
     def base(self) -> Any:
@@ -196,8 +179,10 @@ class RefinementStep(Step):
         steps = drawn if done is None else torch.full_like(drawn, int(done * most))
         labels = None
         if bool(edited.any()):
-            which = (fills * len(self.refinement.fills)).long()
-            made, labels = self._edited(answers, masks, draws, edited, which, steps)
+            choice = self.refinement.fills
+            counts = [choice[n] for n in (fills[edited] * len(choice)).long().tolist()]
+            own = steps[edited].tolist()
+            made, labels = self._edited(answers, masks, draws, edited, counts, own)
             for name, values in made.items():
                 rows[name] = rows[name].masked_scatter(edited[:, None], values.to(example.device))
         return {
@@ -217,55 +202,24 @@ class RefinementStep(Step):
         masks: Tensor,
         draws: Draws,
         edited: Tensor,
-        which: Tensor,
-        steps: Tensor,
+        counts: list[int],
+        steps: list[int],
     ) -> tuple[dict[str, Tensor], Labels]:
-        """The rows `edited` [B] with drafts in place of answers, on the CPU, and their labels.
-
-        which, steps  [B] int64 each: which number of masks a forward fills, forwards that edit
-
-        Answers without an EOS have no end to be taught, and are left out.
-        """
-        began = time.perf_counter()
-        order = draws.per_token(ORDER, 0)
-        planes = (answers.clean, answers.opens, answers.whole, masks, order, draws.position)
-        held = [plane[edited].cpu() for plane in (*planes, draws.example)]
-        numbers = zip(which[edited].tolist(), steps[edited].tolist(), strict=True)
-        rows = [
-            self._begun([plane[row] for plane in held], self.refinement.fills[fills], edits)
-            for row, (fills, edits) in enumerate(numbers)
-        ]
-        begun = [document for row in rows for document, _ in row]
-        found = iter(self._drafted(begun, answers.clean.device))
+        """The rows `edited` [B] with drafts in place of answers, on the CPU, and their labels."""
+        began, length = time.perf_counter(), answers.clean.shape[1]
+        rows = self.edits.begin(answers, masks, draws, edited, counts, steps)
+        found = iter(self._drafted([text.begun for row in rows for text in row], edited.device))
         drafts = [[next(found) for _ in row] for row in rows]
+        made = self.edits.rows(rows, drafts, length)
         self._drafting += time.perf_counter() - began
-        length = answers.clean.shape[1]
-        made = [self._row(row, own, length) for row, own in zip(rows, drafts, strict=True)]
-        together = {name: torch.stack([row[name] for row in made]) for name in made[0]}
-        return together, partial(self._labels, rows, drafts, length)
 
-    def _begun(self, row: Sequence[Tensor], fills: int, edits: int) -> list[tuple[Begun, Tensor]]:
-        """The documents of a row whose answers have their EOS, and what these should become."""
-        clean, opens, whole, masks, order, position, example = row
-        starts = ((position == 0) & (example >= 0)).nonzero()[:, 0].tolist()
-        starts.append(int((example >= 0).sum()))  # padding is at the end of a row
-        documents = []
-        for start, end in itertools.pairwise(starts):
-            if not whole[start:end].any():
-                continue
-            prompt = int(opens[start:end].int().argmax())
-            ids, hidden = clean[start:end], masks[start:end]
-            last = prompt + int((ids[prompt:] == self.eos_token_id).int().argmax())
-            many, target = int(hidden.sum()), ids[prompt : last + 1]
-            ids = ids.masked_fill(hidden, self.mask_token_id)
-            rule = replace(
-                self.rule, mask_steps=max(1, -(-many // fills)), edit_steps=edits, count=fills
-            )
-            # Padding is dropped behind the masks, and where there are none, here.
-            kept = slice(None if many else last + 1)
-            begun = Begun(ids[kept], order[start:end][kept], prompt, end - start, rule)
-            documents.append((begun, target))
-        return documents
+        def labels(device: torch.device) -> tuple[Tensor, Tensor]:
+            began = time.perf_counter()
+            current, following = self.edits.labels(rows, drafts, length)
+            self._labelling += time.perf_counter() - began
+            return current.to(device), following.to(device)
+
+        return made, labels
 
     def _drafted(self, begun: list[Begun], device: torch.device) -> list[Tensor]:
         head = self.base.lm_head
@@ -284,46 +238,6 @@ class RefinementStep(Step):
             return drafted(
                 begun, heads, mask_token_id=self.mask_token_id, vocab=vocab, device=device
             )
-
-    def _row(
-        self, row: list[tuple[Begun, Tensor]], drafts: list[Tensor], length: int
-    ) -> dict[str, Tensor]:
-        """A row of drafts, and where it may have labels, [length] each."""
-        prompts = [document.ids[: document.prompt] for document, _ in row]
-        ids, begins = lay_out(prompts, drafts, row_length=length, pad_token_id=self.mask_token_id)
-        place, begins = torch.arange(length), begins.long()
-        document = torch.bucketize(place, begins[1:], right=True)
-        positions = place - begins[document]
-        first = torch.tensor([*map(len, prompts), length + 1])  # padding has none
-        where = positions >= first[document] - 1
-        return {"ids": ids, "positions": positions, "document": document, "where": where}
-
-    def _labels(
-        self,
-        rows: list[list[tuple[Begun, Tensor]]],
-        drafts: list[list[Tensor]],
-        length: int,
-        device: torch.device,
-    ) -> tuple[Tensor, Tensor]:
-        """Labels of both heads for rows of drafts, int64 [n, length] each."""
-        began = time.perf_counter()
-        made = [
-            edit_row(
-                [document.ids[: document.prompt] for document, _ in row],
-                own,
-                [target for _, target in row],
-                row_length=length,
-                pad_token_id=self.mask_token_id,  # no draft holds it; the padding may be EOS
-                eos_token_id=self.eos_token_id,
-                delete_token_id=self.delete_token_id,
-                **self.refinement.of_labels,
-            )
-            for row, own in zip(rows, drafts, strict=True)
-        ]
-        kinds = ("current_labels", "next_labels")
-        current, following = (torch.stack([row[kind] for row in made]) for kind in kinds)
-        self._labelling += time.perf_counter() - began
-        return current.to(device), following.to(device)
 
     def _read(self, hidden: Tensor) -> Tensor:
         """Hidden states as the second head takes them, which is wider than a model in bfloat16."""
@@ -376,25 +290,14 @@ class RefinementStep(Step):
             loss = loss + weighted_cross_entropy(states[has], head, own, weights)
             never = (self.mask_token_id,)
             token, *probs = likelihoods(states[has].detach(), head, own, never)
-            judged.append(_Judged(token, own, held[where][has], edited[row], *probs))
+            judged.append(Judged(token, own, held[where][has], edited[row], *probs))
         found = self.count({"example": example})
         in_edits = (edited & (example[:, 0] >= 0)).sum()
         numbers = torch.stack([found - in_edits, in_edits, (steps * edited).sum()])
-        seen = [self._operations(*judged), *(each.numbers() for each in judged), numbers]
+        tau = self.options.turn_editing_threshold
+        edits = operations(judged[0], judged[1], tau, self.delete_token_id)
+        seen = [edits, *(each.numbers() for each in judged), numbers]
         return RefinementOutput(loss, found, torch.cat([part.double() for part in seen]))
-
-    def _operations(self, tokens: _Judged, gaps: _Judged) -> Tensor:
-        """`tally_choices` over the rows of the edit stage: of tokens, and of gaps inserts alone."""
-        tau, delete = self.options.turn_editing_threshold, self.delete_token_id
-        token, label, held, sure = tokens.of_edits(tau)
-        control = ControlTokens(delete)
-        kind = torch.where(label == held, RIGHT, WRONG)
-        of_tokens = tally_operations(kind, held, label, token, sure, control)
-        token, label, held, sure = gaps.of_edits(tau, held_not=delete)  # there, nothing comes in
-        wanted, chosen = (torch.where(each == held, KEEP, INSERT) for each in (label, token))
-        of_gaps = tally_choices(wanted, chosen, token == label, sure)
-        of_tokens[:, INSERT] = of_gaps[:, INSERT]
-        return of_tokens.flatten()
 
     def seconds(self) -> dict[str, float]:
         spent = {"labels": self._labelling, "drafts": self._drafting}
@@ -402,64 +305,8 @@ class RefinementStep(Step):
         return spent
 
     def report(self, seen: list[float]) -> dict[str, float | None]:
-        """What `report_operations` says of drafts; a loss is in nats, without weights, per label:
-
-        | name | |
-        |---|---|
-        | edit_accuracy | share of what is to be replaced, deleted or inserted that is |
-        | false_edit_rate | share of the tokens to be kept where argmax is something else |
-        | masked_accuracy, next_accuracy | mask stage: labels that the first, the second head hits |
-        | masked_loss, masked_next_loss | of both heads in the mask stage |
-        | edit_loss, edit_next_loss | of both heads in the edit stage |
-        | edited_rows | share of the rows that are in the edit stage |
-        | edit_steps | forwards that edited a draft at most, mean over its rows |
-        """
-        operations, rest = seen[:OPERATIONS], seen[OPERATIONS:]
-        first, second, (masked, edited, steps) = rest[:5], rest[5:10], rest[10:]
-        wanted, right, *_ = torch.tensor(operations).view(-1, FILL).tolist()
-        return {
-            "edit_accuracy": share(sum(right[1:]), sum(wanted[1:])),
-            "false_edit_rate": share(wanted[KEEP] - right[KEEP], wanted[KEEP]),
-            **report_operations(operations),
-            "masked_accuracy": share(first[1], first[0]),
-            "next_accuracy": share(second[1], second[0]),
-            "masked_loss": share(first[2], first[0]),
-            "masked_next_loss": share(second[2], second[0]),
-            "edit_loss": share(first[4], first[3]),
-            "edit_next_loss": share(second[4], second[3]),
-            "edited_rows": share(edited, masked + edited),
-            "edit_steps": share(steps, edited),
-        }
-
-
-class _Judged(NamedTuple):
-    """What a head makes of n labels.
-
-    token   int64 [n]  its argmax
-    label   int64 [n]
-    held    int64 [n]  what stands there: the token; of a gap, the label of the token behind it
-    edited  bool [n]   whether it is of the edit stage
-    prob, of_label  fp32 [n]  probability of the argmax, and of the label
-    """
-
-    token: Tensor
-    label: Tensor
-    held: Tensor
-    edited: Tensor
-    prob: Tensor
-    of_label: Tensor
-
-    def of_edits(self, tau: float, held_not: int = UNLABELLED) -> tuple[Tensor, ...]:
-        """Argmax, label, what is held, and whether the argmax has a p above tau; [m] each."""
-        rows = self.edited & (self.held != held_not)
-        return self.token[rows], self.label[rows], self.held[rows], self.prob[rows] > tau
-
-    def numbers(self) -> Tensor:
-        """Labels, hits and nats of the mask stage, labels and nats of the edit stage; fp64 [5]."""
-        nats, hit = -self.of_label.double().clamp(min=1e-38).log(), self.token == self.label
-        masks, edits = ~self.edited, self.edited
-        each = masks, masks & hit, nats * masks, edits, nats * edits
-        return torch.stack([part.double().sum() for part in each])
+        """See `counts.report`."""
+        return report(seen)
 
 
 def _check_ids(named: dict[str, int], vocab: int) -> None:
