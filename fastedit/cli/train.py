@@ -235,7 +235,8 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
         way = " --policy correction --head"
     elif not options.lora_rank:
         base, way = "", "--checkpoint"
-    progress.say(f"try it: fastedit generate {base}{way} {result} ...")
+    rule = " --policy joint_threshold_indel" if options.edit.labels == "lcs" else ""
+    progress.say(f"try it: fastedit generate {base}{way} {result}{rule} ...")
 
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from fastedit.policies import JointThresholdInDel
 from fastedit.training.noise.corruption import Noisy
 from fastedit.training.noise.drafts import logits_of, masks_to_draft, no_drafts
 from fastedit.training.noise.edits import Runs, lcs_labels, on_host
@@ -29,15 +30,25 @@ class InDelStep(EditStep):
 
     _labelling = 0.0  # seconds of the host, since `seconds` was asked
 
+    @property
+    def policy(self) -> JointThresholdInDel:
+        """The rule that drafts are decoded by; a threshold of 1 is as good as any above."""
+        options, control = self.options, self.control
+        assert control is not None
+        return JointThresholdInDel(
+            threshold=min(1.0, options.turn_threshold),
+            editing_threshold=min(1.0, options.turn_editing_threshold),
+            delete_token_id=control.delete,
+            insert_token_id=control.insert,
+        )
+
     def _rounds(self, batch: Batch, copy: int, passes: Passes) -> Iterator[Round]:
-        assert self.control is not None
         noisy = self._corrupted(batch, copy)
         yield noisy, *no_drafts(batch.clean.device)
         rollout = Rollout(
             noisy.ids,
             batch.response,
-            self.options,
-            self.control,
+            self.policy,
             block_size=self.reading.block_size,
             mask_token_id=self.mask_token_id,
         )

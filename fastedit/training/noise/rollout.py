@@ -6,14 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from fastedit import policies
-from fastedit.policies import JointThresholdInDel
-from fastedit.training.control import ControlTokens
+from fastedit.policies import Policy
 from fastedit.training.loss.head import LOGITS, readable, vocabulary
-from fastedit.training.options import EditOptions
 
 
 class Rollout:
-    """The blocks of a noisy copy under LLaDA2.2's rule, from a first step to as many as are asked.
+    """The blocks of a noisy copy under a policy, from a first step to as many as are asked for.
 
     ids    [B, L] int64  as they are by now
     where  [B, L] bool   the blocks with a response, all of each; outside of it nothing changes
@@ -23,8 +21,7 @@ class Rollout:
         self,
         ids: Tensor,
         response: Tensor,
-        options: EditOptions,
-        control: ControlTokens,
+        policy: Policy,
         *,
         block_size: int,
         mask_token_id: int,
@@ -32,14 +29,8 @@ class Rollout:
         self.ids = ids
         blocks = response.unflatten(1, (-1, block_size)).any(-1)
         self.where = blocks.repeat_interleave(block_size, dim=1)
-        rule = JointThresholdInDel(
-            threshold=min(1.0, options.turn_threshold),
-            editing_threshold=min(1.0, options.turn_editing_threshold),
-            delete_token_id=control.delete,
-            insert_token_id=control.insert,
-        )
         held, editable = (x[self.where].view(-1, block_size) for x in (ids, response))
-        self.state = policies.open(rule, held, editable, mask_token_id=mask_token_id)
+        self.state = policies.open(policy, held, editable, mask_token_id=mask_token_id)
 
     @torch.no_grad()
     def decide(self, hidden: Tensor, head: nn.Module) -> None:
