@@ -122,6 +122,18 @@ def test_an_edited_row_is_labelled_as_rows_of_edits_are():
         assert [text[:5].tolist() for text in texts] == [text[:5].tolist() for text in clean]
 
 
+def test_answers_without_an_end_are_not_edited():
+    """A row of them in the edit stage teaches nothing, and is a row nevertheless."""
+    step, data = step_of(draft_share=1.0), batch(2)
+    data["input_ids"][data["input_ids"] == EOS] = 17
+    ready = step.prepared(data, 0.5)
+    output = step(**ready)
+    assert ready["edited"].tolist() == [True, True, False] and int(output.labels) == 2
+    assert float(output.loss.detach()) == 0.0
+    output.loss.backward()  # every parameter takes part, as DDP wants it
+    assert step.head.out.weight.grad is not None
+
+
 @pytest.mark.parametrize(
     ("done", "steps"), [(0.0, 0), (1 / 32, 1), (0.49, 15), (0.5, 16), (99 / 100, 31)]
 )
