@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastedit.heads.base import Head
+from fastedit.policies import Policy
+
 
 class Step(nn.Module):
     """A step is called with a batch and returns sums: `loss`, to be divided by what `settled` says,
@@ -31,8 +34,21 @@ class Step(nn.Module):
     def seen_size(self) -> int:
         """Numbers in `seen`."""
 
-    def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch of the collator as `forward` takes it, made once all of a step are read."""
+    @property
+    def policy(self) -> Policy | None:
+        """The rule by which examples are decoded; None: that of the family."""
+        return None
+
+    @property
+    def beside(self) -> Head | None:
+        """A head that is trained with it, and saved in a folder of its own."""
+        return None
+
+    def prepared(self, batch: dict[str, Any], done: float | None = None) -> dict[str, Any]:
+        """A batch of the collator as `forward` takes it, made once all of a step are read.
+
+        done  share of the steps of the run that are done; None: it is a batch of a validation
+        """
         return batch
 
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fastedit.ops.draft_and_corrupt import DRAFT_MODES, LOSS_REGIONS, RANDOM_SCOPES
@@ -63,6 +63,10 @@ _EDITS: dict[str, tuple[tuple[str, ...], str]] = {
     "lcs": (("self",), "block_causal"),
     "levenshtein": (("none", "self"), "full"),
 }
+# Options that the step of labels="levenshtein" reads; `RefinementOptions` has its others.
+_OF_TEXTS = frozenset(
+    "t2t labels noise mask_weight w_max draft_share turn_editing_threshold delete_token_id".split()
+)
 _READERS = {"block_causal": "block-causal models", "full": "models with full attention"}
 # Rounds of an example where they are not given.
 _ROUNDS: dict[str, dict[str, Any]] = {
@@ -228,6 +232,14 @@ class EditOptions:
                     f"{name} says nothing with labels={self.labels}: leave it out, or take "
                     f"labels={' or '.join(readers)}"
                 )
+        if self.labels == "levenshtein":
+            for field in fields(self):
+                default = _ROUNDS["plain"].get(field.name, field.default)
+                if field.name not in _OF_TEXTS and self._value(field.name) != default:
+                    raise ValueError(
+                        f"{field.name} says nothing with labels=levenshtein: leave it out; the "
+                        f"options that do are refinement.NAME and {', '.join(sorted(_OF_TEXTS))}"
+                    )
 
     def for_attention(self, attention: str) -> EditOptions:
         """These, with what is None as models of this attention were trained: `OBJECTIVES`.

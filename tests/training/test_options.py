@@ -70,6 +70,8 @@ def test_wrong_values_are_named(wrong):
         ({"delete_token_id": 7}, "delete_token_id says nothing with labels=plain"),
         ({"labels": "levenshtein", "insert_token_id": 7}, "leave it out, or take labels=lcs"),
         ({"labels": "levenshtein", "wildcard_rounds": 1}, "wildcard_rounds says nothing"),
+        ({"labels": "levenshtein", "turns": 2}, "turns says nothing with labels=levenshtein"),
+        ({"labels": "levenshtein", "n_drafts": 2}, "that do are refinement.NAME and delete_token"),
     ],
 )
 def test_labels_of_edits_refuse_what_does_not_go_with_them(wrong, message):

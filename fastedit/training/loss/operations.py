@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from fastedit.training.control import ControlTokens
-from fastedit.training.loss.metrics import MASKED, RIGHT
+from fastedit.training.loss.metrics import MASKED
 
 KEEP, REPLACE, DELETE, INSERT, FILL = range(5)
 NAMES = {KEEP: "keep", REPLACE: "replace", DELETE: "delete", INSERT: "insert"}
-_ROWS = 6  # of the table that `tally_operations` makes
+_ROWS = 7  # of the table that `tally_choices` makes
 OPERATIONS = _ROWS * FILL  # numbers in it
 
 
@@ -37,14 +37,22 @@ def tally_operations(
     sure: Tensor,
     control: ControlTokens,
 ) -> Tensor:
-    """Counts by operation of supervised rows, arguments [N] as of `metrics.tally`: int64 [6, 4].
-
-    Rows: positions whose label it is; of these, argmax is the label; and surely so. Positions to be
-    kept where argmax is that operation; and surely so. All positions where argmax is that.
-    """
+    """`tally_choices` of supervised rows, arguments [N] as of `metrics.tally`."""
     wanted = operations_of(kind, current, labels, control)
     chosen = operations_of(kind, current, token, control)
-    right, kept = token == labels, kind == RIGHT
+    return tally_choices(wanted, chosen, token == labels, sure)
+
+
+def tally_choices(wanted: Tensor, chosen: Tensor, right: Tensor, sure: Tensor) -> Tensor:
+    """Counts by operation of places whose label is `wanted` and argmax `chosen`: int64 [7, 4].
+
+    right, sure  bool [N], as the other arguments: argmax is exactly the label; its p is above tau
+
+    Rows: places whose label it is; of these, argmax is the label; and surely so. Places to be kept
+    where argmax is that operation; and surely so. All places where argmax is that. Places to be
+    kept.
+    """
+    kept = wanted == KEEP
     rows = (
         wanted,
         wanted[right],
@@ -53,7 +61,8 @@ def tally_operations(
         chosen[kept & sure],
         chosen,
     )
-    return torch.stack([torch.bincount(row, minlength=FILL + 1)[:FILL] for row in rows])
+    counts = [torch.bincount(row, minlength=FILL + 1)[:FILL] for row in rows]
+    return torch.stack([*counts, kept.sum().expand(FILL)])
 
 
 def no_operations(device: torch.device) -> Tensor:
@@ -73,19 +82,20 @@ def report_operations(seen: Sequence[float]) -> dict[str, float | None]:
     | delete_labels, insert_labels | positions with that label |
     | deletes, inserts | positions where that is the argmax |
     """
-    wanted, right, sure, false, sure_false, chosen = torch.tensor(seen).view(_ROWS, -1).tolist()
+    table = torch.tensor(seen).view(_ROWS, -1).tolist()
+    wanted, right, sure, false, sure_false, chosen, kept = table
     report: dict[str, float | None] = {}
     for operation, name in NAMES.items():
-        report[f"repair_rate_{name}"] = _share(right[operation], wanted[operation])
-        report[f"repair_rate_{name}_tau"] = _share(sure[operation], wanted[operation])
+        report[f"repair_rate_{name}"] = share(right[operation], wanted[operation])
+        report[f"repair_rate_{name}_tau"] = share(sure[operation], wanted[operation])
         if operation != KEEP:
-            report[f"false_edit_rate_{name}"] = _share(false[operation], wanted[KEEP])
-            report[f"false_edit_rate_{name}_tau"] = _share(sure_false[operation], wanted[KEEP])
+            report[f"false_edit_rate_{name}"] = share(false[operation], kept[operation])
+            report[f"false_edit_rate_{name}_tau"] = share(sure_false[operation], kept[operation])
     for operation in (DELETE, INSERT):
         report[f"{NAMES[operation]}_labels"] = int(wanted[operation])
         report[f"{NAMES[operation]}s"] = int(chosen[operation])
     return report
 
 
-def _share(part: float, whole: float) -> float | None:
+def share(part: float, whole: float) -> float | None:
     return part / whole if whole else None

@@ -9,4 +9,6 @@
 | `checkpoints` | folders that appear whole or not at all; the log of steps |
 | `samples` | a prompt decoded now and then |
 | `lora` | what is adapted |
+| `control_tokens` | ids that delete and insert, and rows for those that are new |
+| `token_rows` | the rows of some tokens, trained beside LoRA |
 """

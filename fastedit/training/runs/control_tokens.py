@@ -95,8 +95,9 @@ def _check(tokens: dict[str, int], tokenizer: Any, mask_token_id: int) -> None:
 
 
 def _is_text(token: int, tokenizer: Any) -> bool:
-    """Whether a text may hold it: a token that is not special."""
-    return token not in special_ids(tokenizer) and token in tokenizer.get_vocab().values()
+    """Whether it is a piece of text: a token that was not added to those of the tokenizer."""
+    added = {*tokenizer.added_tokens_decoder, *special_ids(tokenizer)}
+    return token not in added and token in tokenizer.get_vocab().values()
 
 
 @torch.no_grad()

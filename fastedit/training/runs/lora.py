@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -80,6 +81,27 @@ def add_lora(
         adapted = get_peft_model(model, config)
     narrow(adapted)
     return adapted
+
+
+def go_on_from(model: Any, folder: Path) -> None:
+    """Give the adapter of a `PeftModel` the weights of an earlier one like it, in `folder`.
+
+    Raises FileNotFoundError where there is none, ValueError for one of another kind.
+    """
+    from peft import PeftConfig
+
+    if not (folder / "adapter_config.json").exists():
+        raise FileNotFoundError(f"there is no adapter in {folder} to go on from")
+    name = model.active_adapter
+    before, now = PeftConfig.from_pretrained(str(folder)), model.peft_config[name]
+    for key in ("r", "lora_alpha", "target_modules", "trainable_token_indices"):
+        old, new = getattr(before, key), getattr(now, key)
+        if old != new:
+            raise ValueError(
+                f"the adapter in {folder} was trained with {key}={old}, and this run has {new}: "
+                "give the same options"
+            )
+    model.load_adapter(str(folder), name, is_trainable=True)
 
 
 def default_targets(model: Any) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from fastedit.heads import CorrectionHead, CorrectionHeadConfig
+from fastedit.heads import CorrectionHead, CorrectionHeadConfig, NextTokenHead
 from fastedit.models.identity import identity
 from fastedit.models.load import load
 from fastedit.prompts.tokens import special_ids
@@ -28,6 +28,8 @@ from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
 from fastedit.training.indel import InDelStep
 from fastedit.training.reading import Reading
+from fastedit.training.refinement.start import next_token_head
+from fastedit.training.refinement.step import RefinementStep
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
 from fastedit.training.runs.control_tokens import control_tokens
 from fastedit.training.runs.data import RunData, validates
@@ -46,7 +48,7 @@ from fastedit.training.runs.folder import (
     held,
     run_to_go_on,
 )
-from fastedit.training.runs.lora import add_lora, default_targets, trainable
+from fastedit.training.runs.lora import add_lora, default_targets, go_on_from, trainable
 from fastedit.training.runs.samples import Sample, Samples
 from fastedit.training.runs.settings import RunOptions
 from fastedit.training.runs.trainer import EditTrainer
@@ -78,8 +80,11 @@ def run(
     """
     if options.lora_rank and not options.head and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
-    if options.head and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    refines = options.edit.labels == "levenshtein"
+    if (options.head or refines) and parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise ValueError("a head trains beside a whole model: use ddp.yaml, not fsdp2.yaml")
+    if options.refinement.start is not None:
+        NextTokenHead.read_config(Path(options.refinement.start) / HEAD)  # raises
     output = Path(options.output)
     check_writable(output)
     with held(output):
@@ -126,6 +131,8 @@ def _run(
     torch.manual_seed(options.seed)  # the first weights of an adapter or a head
     if options.head:
         step = _correction_step(options, model, tokenizer, form)
+    elif control and options.edit.labels == "levenshtein":
+        step = _refinement_step(options, model, tokenizer, form, control)
     else:
         step = _edit_step(options, model, tokenizer, form, control)
     say(str(trainable(step)))
@@ -162,6 +169,7 @@ def _run(
                 form.mask_token_id,
                 say,
                 show,
+                step.policy,
             )
         )
     if last:
@@ -175,6 +183,12 @@ def _run(
         say(advice)
     result = output / (HEAD if options.head else ADAPTER if options.lora_rank else WEIGHTS)
     trainer.export(result)
+    if step.beside is not None:
+        what = (
+            f"--checkpoint {options.checkpoint} --adapter" if options.lora_rank else "--checkpoint"
+        )
+        how = f"--head {output / HEAD} --policy {step.policy}"
+        say(f"try it: fastedit generate {what} {result} {how} ...")
     if first:
         clean(output)
     return result
@@ -183,25 +197,53 @@ def _run(
 def _edit_step(
     options: RunOptions, model: Any, tokenizer: Any, form: Form, control: ControlTokens | None
 ) -> Step:
-    if options.gradient_checkpointing:
-        _checkpoint_layers(model)
-    if options.lora_rank:
-        model = add_lora(
-            model,
-            rank=options.lora_rank,
-            alpha=options.lora_alpha,
-            targets=options.lora_targets,
-            experts=options.lora_experts,
-            tokens=form.control_ids,
-        )
     kind = InDelStep if options.edit.labels == "lcs" else EditStep
     return kind(
-        model,
+        _to_train(options, model, form),
         options.edit,
         seed=options.seed,
         mask_token_id=form.mask_token_id,
         forbid_ids=_never_drawn(tokenizer, model.config.vocab_size),
         control=control,
+    )
+
+
+def _to_train(options: RunOptions, model: Any, form: Form) -> Any:
+    """The model, or an adapter around it."""
+    if options.gradient_checkpointing:
+        _checkpoint_layers(model)
+    if not options.lora_rank:
+        return model
+    return add_lora(
+        model,
+        rank=options.lora_rank,
+        alpha=options.lora_alpha,
+        targets=options.lora_targets,
+        experts=options.lora_experts,
+        tokens=form.control_ids,
+    )
+
+
+def _refinement_step(
+    options: RunOptions, model: Any, tokenizer: Any, form: Form, control: ControlTokens
+) -> Step:
+    """Around a second head, new or of an earlier run; what is resumed is read into it later."""
+    asked = options.refinement
+    start = None if asked.start is None else Path(asked.start)
+    head = next_token_head(model, start and start / HEAD, whole=not options.lora_rank)
+    model = _to_train(options, model, form)
+    if start is not None and options.lora_rank:
+        go_on_from(model, start / ADAPTER)
+    return RefinementStep(
+        model,
+        head,
+        options.edit,
+        asked,
+        seed=options.seed,
+        mask_token_id=form.mask_token_id,
+        delete_token_id=control.delete,
+        eos_token_id=cast(int, asked.eos_token_id),
+        pad_token_id=cast(int, asked.pad_token_id),
     )
 
 
@@ -221,9 +263,14 @@ def _settled(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> Run
     if options.head:
         banned = sorted(set(special_ids(tokenizer)) - {form.eos_token_id, form.mask_token_id})
         return replace(options, correction=options.correction.settled(attention, tuple(banned)))
+    edit = options.edit.for_attention(attention)
+    if edit.labels == "levenshtein":
+        named = [getattr(owner, "pad_token_id", None) for owner in (model.config, tokenizer)]
+        refinement = options.refinement.settled(named, form.eos_token_id)
+        options = replace(options, refinement=refinement)
     return replace(
         options,
-        edit=options.edit.for_attention(attention),
+        edit=edit,
         lora_targets=options.lora_targets or default_targets(model),
     )
 
