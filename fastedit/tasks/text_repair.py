@@ -25,7 +25,7 @@ class TextRepairConfig:
 
     min_length: int = 16
     max_length: int = 27
-    rate: float = 0.1
+    rate: float = 0.08
 
     def __post_init__(self) -> None:
         for name in ("min_length", "max_length"):
@@ -92,10 +92,10 @@ def _apply(character: str, operation: str | None, rng: Random) -> str:
 
 
 @cache
-def common_words(least: int = 4) -> list[str]:
+def common_words(least: int = 6) -> list[str]:
     """Words of 5 to 9 letters that reasoning-gym's novel has at least so often, by alphabet.
 
-    Damage makes shorter ones look like each other; of these, one in seventy.
+    Damage makes shorter ones look like each other; of these, one in a hundred.
     """
     from reasoning_gym.data import read_data_file
 
