@@ -19,14 +19,11 @@ NEXT_DRAWS = 0x5DEECE66D
 
 
 @contextlib.contextmanager
-def without(logits: Tensor, ids: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+def without(logits: Tensor, ids: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits of which those of `ids` int64 [n, k] are -inf; and what these are, fp32 [n, L, k].
 
     They are those given, and put back behind it: a copy would be one more read and write of all.
     """
-    if ids is None:
-        yield logits, None
-        return
     (blocks, length, vocab), device = logits.shape, logits.device
     if not all(logits.stride()):  # one row that stands for several
         logits = logits.contiguous()
@@ -47,9 +44,14 @@ def without(logits: Tensor, ids: Tensor | None) -> Iterator[tuple[Tensor, Tensor
 
 
 def statistics(
-    state: State, logits: Tensor, draws: Tensor | None, following: bool = False
+    state: State,
+    logits: Tensor,
+    draws: Tensor | None,
+    following: bool = False,
+    shadow: bool = False,
 ) -> Stats:
-    """Of the positions of `state`; following: of the head for the next token."""
+    """Of the positions of `state`; following: of the head for the next token; shadow: of the rows
+    that see a mask there."""
     policy, shape = state.policy, state.ids.shape
     heat = policy.heat(state)
     samples = "sample" in policy.needs
@@ -66,7 +68,7 @@ def statistics(
         options["temperature"] = heat[:, None].expand(shape)
     if drawn:
         options["draws"] = _draws(state, following)
-    if not (policy.judges_tokens and policy.reads_tokens):
+    if not (policy.judges_tokens and (policy.reads_tokens or shadow)):
         options["only"] = state.mask_token_id
     current, reads = state.ids, policy.reads(state, following)
     if reads is not None:  # none of the ids is negative
@@ -116,13 +118,11 @@ def _outside(logits: Tensor, forbid: tuple[int, ...], excluded: Tensor, only: Te
 
 def _draws(state: State, following: bool) -> ops.RowDraws:
     """The key of every position's draw."""
-    draws, shape = state.sampling, state.ids.shape
-    forward = state.counts["forwards"].long()
+    (seed, top_k, top_p), shape = state.draw_keys(), state.ids.shape
+    forward = state.counts.forwards.long()[:, None].expand(shape)
     nucleus = state.policy.nucleus(state)
-    if nucleus is None:
-        nucleus = draws.top_p
-    seed = draws.seed ^ NEXT_DRAWS if following else draws.seed
-    seed, forward, top_k, top_p = (
-        each[:, None].expand(shape) for each in (seed, forward, draws.top_k, nucleus)
-    )
+    if nucleus is not None:
+        top_p = nucleus[:, None].expand(shape)
+    if following:
+        seed = seed ^ NEXT_DRAWS
     return ops.RowDraws(seed, state.positions(), forward, top_k, top_p)

@@ -124,18 +124,24 @@ def step_(
     if twin and draws is None and logits is not None and twin(logits, state.draws):
         return  # it has checked for itself
     _check_given(state, logits, scores, next_logits, shadow_logits, draws)
+    state.may = state.may_change()
     state.now = state.contents()
     try:
-        with without(logits, state.policy.excluded(state)) as (left, excluded):
-            stats = statistics(state, left, draws)
-        stats.scores, stats.excluded = scores if scores is None else scores.float(), excluded
+        ids = state.policy.excluded(state)
+        if ids is None:
+            stats = statistics(state, logits, draws)
+        else:
+            with without(logits, ids) as (left, excluded):
+                stats = statistics(state, left, draws)
+            stats.excluded = excluded
+        stats.scores = scores if scores is None else scores.float()
         if shadow_logits is not None:
-            stats.shadow = statistics(state, shadow_logits, None)
+            stats.shadow = statistics(state, shadow_logits, None, shadow=True)
         if next_logits is not None:
             stats.following = statistics(state, next_logits, None, following=True)
         apply_(state, state.policy.decide(stats, state), stats)
     finally:
-        state.now = None
+        state.may = state.now = None
 
 
 def _check_given(
