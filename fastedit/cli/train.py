@@ -230,6 +230,8 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise UserError(as_line(error)) from error
     progress.say(f"result in {result}")
+    if options.edit.labels == "levenshtein":  # the run has said how, as it takes ids
+        return
     base, way = f"--checkpoint {options.checkpoint}", " --adapter"
     if options.head:
         way = " --policy correction --head"
@@ -254,7 +256,7 @@ def _memory_advice(options: RunOptions, error: Exception) -> str:
     advice.append(f"in a new run: a smaller --max-length (now {length})")
     if not options.lora_rank:
         advice.append("in a new run: LoRA instead of all weights, --lora-rank 16")
-    if not options.head:  # whose model is whole in every process
+    if not options.head and options.edit.labels != "levenshtein":  # else a model is whole
         advice.append("in a new run: more devices, with the FSDP2 file, see docs/training.md")
     lines = "\n  ".join(advice)
     return f"out of memory: {str(error).splitlines()[0]}\n  {lines}"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastedit.ops.edit_labels import UNLABELLED
 from fastedit.training.data.edit_rows import edit_row, lay_out
 from fastedit.training.noise.draws import ORDER, Draws
 from fastedit.training.refinement.options import RefinementOptions
@@ -104,21 +105,24 @@ class EditStage:
     def labels(
         self, rows: list[list[Text]], drafts: list[list[Tensor]], length: int
     ) -> tuple[Tensor, Tensor]:
-        """Labels of both heads, int64 [n, length] each."""
-        made = [
-            edit_row(
-                [text.prompt for text in row],
-                own,
-                [text.target for text in row],
-                row_length=length,
-                pad_token_id=self.mask_token_id,  # no draft holds it; the padding may be EOS
-                eos_token_id=self.eos_token_id,
-                delete_token_id=self.rule.control_ids[0],
-                **self.options.of_labels,
-            )
+        """Labels of both heads, int64 [n, length] each; all rows at once, as if they were one."""
+        texts, flat = [text for row in rows for text in row], [d for own in drafts for d in own]
+        sizes = [
+            sum(len(text.prompt) + len(draft) for text, draft in zip(row, own, strict=True))
             for row, own in zip(rows, drafts, strict=True)
         ]
-        current, following = (
-            torch.stack([row[kind] for row in made]) for kind in ("current_labels", "next_labels")
+        found = edit_row(
+            [text.prompt for text in texts],
+            flat,
+            [text.target for text in texts],
+            row_length=sum(sizes),
+            pad_token_id=self.mask_token_id,  # no draft holds it; the padding may be EOS
+            eos_token_id=self.eos_token_id,
+            delete_token_id=self.rule.control_ids[0],
+            **self.options.of_labels,
         )
-        return current, following
+        labels = torch.full((2, len(rows), length), UNLABELLED)
+        for number, kind in enumerate(("current_labels", "next_labels")):
+            for row, own in zip(labels[number], found[kind].split(sizes), strict=True):
+                row[: len(own)] = own
+        return labels[0], labels[1]

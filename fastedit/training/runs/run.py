@@ -184,10 +184,11 @@ def _run(
     result = output / (HEAD if options.head else ADAPTER if options.lora_rank else WEIGHTS)
     trainer.export(result)
     if step.beside is not None:
-        say(
-            f"its second head is in {output / HEAD}: add --head {output / HEAD} --policy "
-            f"{step.policy}"
+        what = (
+            f"--checkpoint {options.checkpoint} --adapter" if options.lora_rank else "--checkpoint"
         )
+        how = f"--head {output / HEAD} --policy {step.policy}"
+        say(f"try it: fastedit generate {what} {result} {how} ...")
     if first:
         clean(output)
     return result

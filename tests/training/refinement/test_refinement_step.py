@@ -98,9 +98,11 @@ def test_rows_do_not_depend_on_their_company():
     assert not torch.equal(other["rate"], ready["rate"])
 
 
-def test_an_edited_row_is_labelled_as_rows_of_edits_are():
+@pytest.mark.parametrize(("first_gap", "told"), [("canonical", True), ("released", False)])
+def test_an_edited_row_is_labelled_as_rows_of_edits_are(first_gap, told):
     """Its drafts, cut out of the row, and the answers of the data give the labels of the row."""
-    step, data = step_of(draft_share=1.0), batch()
+    options = {"first_gap": first_gap, "label_after_delete": not told}
+    step, data = step_of(refinement=options, draft_share=1.0), batch()
     ready = with_labels(step.prepared(data, 0.0))
     for row in range(8):
         own = [ready["document"][row] == n for n in range(2)]
@@ -115,11 +117,25 @@ def test_an_edited_row_is_labelled_as_rows_of_edits_are():
             pad_token_id=MASK,
             eos_token_id=EOS,
             delete_token_id=DELETE,
+            canonical_first_gap=told,
+            label_after_delete=not told,
         )
         assert torch.equal(again["current_labels"], ready["current"][row])
         assert torch.equal(again["next_labels"], ready["following"][row])
         assert not any(torch.isin(text, torch.tensor([MASK, PAD])).any() for text in texts)
         assert [text[:5].tolist() for text in texts] == [text[:5].tolist() for text in clean]
+
+
+def test_answers_without_an_end_are_not_edited():
+    """A row of them in the edit stage teaches nothing, and is a row nevertheless."""
+    step, data = step_of(draft_share=1.0), batch(2)
+    data["input_ids"][data["input_ids"] == EOS] = 17
+    ready = step.prepared(data, 0.5)
+    output = step(**ready)
+    assert ready["edited"].tolist() == [True, True, False] and int(output.labels) == 2
+    assert float(output.loss.detach()) == 0.0
+    output.loss.backward()  # every parameter takes part, as DDP wants it
+    assert step.head.out.weight.grad is not None
 
 
 @pytest.mark.parametrize(
