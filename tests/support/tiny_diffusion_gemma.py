@@ -20,12 +20,12 @@ def model(vocab: int, canvas: int, hidden: int = 32) -> Any:
     steps and others do not.
     """
     size = {"hidden_size": hidden, "intermediate_size": hidden, "head_dim": 16}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
     text = DiffusionGemmaTextConfig(
         **size,
         vocab_size=vocab,
         num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        **heads,
         num_global_key_value_heads=1,
         global_head_dim=16,
         num_experts=4,
@@ -36,10 +36,14 @@ def model(vocab: int, canvas: int, hidden: int = 32) -> Any:
         max_position_embeddings=256,
         initializer_range=0.1,
     )
-    images = Gemma4VisionConfig(**size, num_hidden_layers=1, num_attention_heads=2)
+    images = Gemma4VisionConfig(**size, **heads, num_hidden_layers=1)
     torch.manual_seed(0)
     config = DiffusionGemmaConfig(
-        text_config=text, vision_config=images, canvas_length=canvas, initializer_range=0.1
+        text_config=text,
+        vision_config=images,
+        image_token_id=vocab - 1,
+        canvas_length=canvas,
+        initializer_range=0.1,
     )
     made = DiffusionGemmaForBlockDiffusion(config).eval()
     with torch.no_grad():
