@@ -173,7 +173,7 @@ def test_canvases_and_results_are_those_of_transformers(case_model, case):
         for draft, expected_draft in zip(steps, other, strict=True):
             torch.testing.assert_close(draft, expected_draft, rtol=1e-5, atol=1e-5)
     forwards = [rows.sum() for steps in run.live for rows in steps]
-    assert {1, 3} <= set(map(int, forwards))  # some rows are done before others
+    assert len(set(map(int, forwards))) > 1  # some rows are done before others
 
 
 def test_images_are_read_as_transformers_reads_them(model):
@@ -195,7 +195,8 @@ def test_images_are_read_as_transformers_reads_them(model):
 
 
 def test_draws_follow_the_seed_row_by_row(model):
-    given = FIELDS | {"return_dict_in_generate": False}
+    given = FIELDS | {"return_dict_in_generate": False, "max_denoising_steps": 4}
+    given |= {"max_new_tokens": 2 * CANVAS}
     whole = generate(model, **INPUTS, seed=[3, 4, 5], **given)
     for row, seed in enumerate((3, 4, 5)):
         ids = IDS[row : row + 1, MASK[row] == 1]

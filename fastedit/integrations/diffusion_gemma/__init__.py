@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 from transformers import DynamicCache
 
 try:
-    from transformers import DiffusionGemmaForBlockDiffusion, DiffusionGemmaGenerationOutput
+    from transformers import DiffusionGemmaGenerationOutput
 
     from fastedit.integrations.diffusion_gemma.settings import (
         IMAGES,
@@ -75,11 +75,6 @@ def generate(
     ValueError for another policy, an argument that is not known, and wrong shapes, and
     BadLogitsError where the model returns NaN.
     """
-    if not isinstance(model, DiffusionGemmaForBlockDiffusion):
-        raise TypeError(
-            f"model must be a DiffusionGemmaForBlockDiffusion, got {type(model).__name__}: other "
-            "models decode by fastedit.Decoder"
-        )
     cache = given.pop("past_key_values", cache)
     settings = settings_of(model, generation_config, given)
     rule = chosen_policy(policy, settings, given)
@@ -128,7 +123,8 @@ def generate(
         return ids
     new = ids[:, prompt:]
     tokens = new.shape[1] if pad_id is None else (new != pad_id).sum(-1)
-    return DiffusionGemmaGenerationOutput(ids, tokens / forwards, cache)
+    found = {"sequences": ids, "tokens_per_forward": tokens / forwards, CACHE: cache}
+    return DiffusionGemmaGenerationOutput(**found)
 
 
 def _encode(model: Any, ids: Tensor, mask: Tensor, cache: Any, images: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DiffusionGemmaGenerationConfig
+from transformers import DiffusionGemmaForBlockDiffusion, DiffusionGemmaGenerationConfig
 
 from fastedit import policies
 from fastedit.policies import EntropyBound
@@ -36,8 +36,13 @@ UNSET_LENGTH = 256  # new tokens that transformers takes for not given, where th
 def settings_of(model: Any, config: Any, given: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is given, then fields of the caller's config, of the model's, and the defaults.
 
-    Raises ValueError for a name that is given and not known.
+    Raises TypeError for another model, ValueError for a name that is given and not known.
     """
+    if not isinstance(model, DiffusionGemmaForBlockDiffusion):
+        raise TypeError(
+            f"model must be a DiffusionGemmaForBlockDiffusion, got {type(model).__name__}: other "
+            "models decode by fastedit.Decoder"
+        )
     known = {*PARAMETERS, *OTHERS, *IMAGES}
     for name, value in given.items():
         if name not in known:
