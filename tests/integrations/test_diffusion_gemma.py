@@ -7,14 +7,14 @@ import sys
 from dataclasses import dataclass, field
 
 import pytest
-import tiny_diffusion_gemma
+import random_diffusion_gemma
 import torch
 import transformers
+from random_diffusion_gemma import ours, theirs
 from transformers import DiffusionGemmaGenerationConfig, EntropyBoundSamplerConfig
 
 from fastedit import policies
 from fastedit.integrations.diffusion_gemma import CACHE, generate
-from fastedit.policies import entropy_bound
 from fastedit.results import BadLogitsError
 
 VOCAB, CANVAS, STEPS = 40, 8, 8
@@ -33,7 +33,7 @@ DOOR = "fastedit.integrations.diffusion_gemma"
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_diffusion_gemma.model(VOCAB, CANVAS)
+    return random_diffusion_gemma.model(VOCAB, CANVAS)
 
 
 @dataclass
@@ -55,80 +55,6 @@ class Streamer:
 
     def end(self):
         self.ended = True
-
-
-@dataclass
-class Run:
-    """Of each canvas: the ids of each forward, and the draws and the noise of each step."""
-
-    canvases: list[list[torch.Tensor]] = field(default_factory=list)
-    draws: list[list[torch.Tensor]] = field(default_factory=list)
-    noise: list[list[torch.Tensor]] = field(default_factory=list)
-    live: list[list[torch.Tensor]] = field(default_factory=list)  # rows that were not done yet
-
-    def begin(self) -> None:
-        for of_canvas in vars(self).values():
-            of_canvas.append([])
-
-
-def watch(monkeypatch, model, run: Run) -> None:
-    forward = type(model).forward
-
-    def watched(*args, **given):
-        run.canvases[-1].append(given["decoder_input_ids"].clone())
-        return forward(model, *args, **given)
-
-    monkeypatch.setattr(model, "forward", watched)
-
-
-def theirs(model, inputs, given):
-    """transformers' own result, and everything that was drawn."""
-    run, drawn, random = Run(), torch.multinomial, torch.randint
-    noise: list[torch.Tensor] = []
-
-    def multinomial(*args, **options):
-        ids = drawn(*args, **options)
-        run.draws[-1].append(ids.view(-1, CANVAS))
-        return ids
-
-    def randint(*args, **options):
-        ids = random(*args, **options)
-        if len(run.draws) == 0 or len(run.draws[-1]) < len(noise):  # no step since the last one
-            run.begin()
-            noise.clear()
-        noise.append(ids)
-        run.noise[-1].append(ids)
-        return ids
-
-    torch.manual_seed(1)
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(torch, "multinomial", multinomial)
-        monkeypatch.setattr(torch, "randint", randint)
-        watch(monkeypatch, model, run)
-        return model.generate(**inputs, **given), run
-
-
-def ours(model, inputs, given, recorded: Run):
-    """Our result from the same draws."""
-    run, step_ = Run(), policies.step_
-
-    def random_ids(view, forward, vocab, forbidden):
-        number = int(forward.max())
-        if number == 0:
-            run.begin()
-        assert vocab == VOCAB
-        return recorded.noise[len(run.canvases) - 1][number]
-
-    def step(state, logits):
-        run.live[-1].append(~state.done)
-        number = int(state.counts.forwards.max())
-        step_(state, logits, draws=recorded.draws[len(run.canvases) - 1][number])
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(entropy_bound, "random_ids", random_ids)
-        monkeypatch.setattr(policies, "step_", step)
-        watch(monkeypatch, model, run)
-        return generate(model, **inputs, **given), run
 
 
 CASES = {
