@@ -150,6 +150,8 @@ def test_a_cache_goes_on_where_it_ended(model):
         out = generate(model, **INPUTS, **given)
         continued = generate(model, more[:, 7:], mask, **{name: out[CACHE]}, **given)
         assert torch.equal(continued.sequences, whole.sequences[:, 7:])
+    with pytest.raises(ValueError, match=r"attention_mask must be \[3, 29\], what the cache has"):
+        generate(model, more[:, 7:], mask, cache=continued[CACHE], **given)
 
 
 def test_what_the_policy_leaves_open_is_the_configs(model, monkeypatch):

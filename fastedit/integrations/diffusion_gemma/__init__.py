@@ -90,6 +90,11 @@ def generate(
     canvases = -(-new_tokens(settings, length) // size)
     if attention_mask is None:
         attention_mask = torch.ones((rows, length), device=device)
+    if attention_mask.shape != (rows, length):
+        raise ValueError(
+            f"attention_mask must be [{rows}, {length}], what the cache has included; "
+            f"got {list(attention_mask.shape)}"
+        )
     mask, images = attention_mask.bool(), {name: given[name] for name in IMAGES if name in given}
     ends = torch.tensor([] if eos is None else eos, device=device)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
