@@ -9,11 +9,14 @@ READY  := $(VENV)/.ready
 demo: $(READY)
 	@$(BIN)/fastedit demo
 
+# Two processes of one thread each; the tests of a file stay together, with what they share.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/pytest -q -m "not slow and not engines"
+	$(PARALLEL) -m "not slow and not engines"
 
 test-all: lint
-	$(BIN)/pytest -q -m "not engines"
+	$(PARALLEL) -m "not engines"
 
 test-engines: build/engines/.ready  # beside packages that the others can do without
 	build/engines/bin/python -m pytest -q -m engines

@@ -54,6 +54,10 @@ class Step(nn.Module):
         """What to change, where the `seen` of a whole run says that nothing could be learnt."""
         return None
 
+    def seconds(self) -> dict[str, float]:
+        """Time that the host spent on parts of the step, by name, since this was last asked."""
+        return {}
+
     def report_judged(self, judged: list[Any]) -> dict[str, float | None]:
         """Metrics of what all batches of a validation judged."""
         return {}

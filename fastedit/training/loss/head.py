@@ -112,7 +112,7 @@ def predictions(
 
 def vocabulary(head: Any) -> int:
     """Number of ids of an output head, wrapped by an adapter or not."""
-    return head.out_features
+    return getattr(head, "original_module", head).out_features
 
 
 def readable(logits: Tensor) -> Tensor:

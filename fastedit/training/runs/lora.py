@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from fastedit.training.runs.token_rows import narrow, tables
+
 # Linear modules that choose experts, by the ends of their names in transformers.
 ROUTERS = ("gate", "router", "shared_expert_gate")
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
@@ -33,12 +35,14 @@ def add_lora(
     alpha: int = 32,
     targets: Sequence[str] | None = None,
     experts: bool = False,
+    tokens: Sequence[int] = (),
 ) -> Any:
     """`model` as a `peft.PeftModel` with fp32 adapters, everything else frozen.
 
     targets  ends of module names; None: `default_targets`
     experts  adapt the routed experts too, with rank max(1, rank // experts of a layer) each and the
              scale alpha / rank of the others. Their weights are rebuilt in every forward.
+    tokens   ids whose rows of embedding and head train too, see `token_rows`
 
     There is no dropout: the draft and the supervised pass must see one model. Raises ValueError for
     a target that matches nothing.
@@ -65,6 +69,7 @@ def add_lora(
         lora_alpha=alpha,
         lora_dropout=0.0,
         target_modules=list(targets),
+        trainable_token_indices={name: list(tokens) for name in tables(model)} if tokens else None,
         task_type=None,  # CAUSAL_LM asks for prepare_inputs_for_generation (huggingface/peft#2769)
         **patterns,
     )
@@ -72,7 +77,9 @@ def add_lora(
         # peft looks for the patterns of parameters among modules, where they are not.
         warnings.filterwarnings("ignore", message=".*_pattern keys did not match")
         warnings.filterwarnings("ignore", category=FutureWarning)
-        return get_peft_model(model, config)
+        adapted = get_peft_model(model, config)
+    narrow(adapted)
+    return adapted
 
 
 def default_targets(model: Any) -> tuple[str, ...]:

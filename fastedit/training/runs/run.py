@@ -21,12 +21,15 @@ from fastedit.models.identity import identity
 from fastedit.models.load import load
 from fastedit.prompts.tokens import special_ids
 from fastedit.training.base import Step
+from fastedit.training.control import ControlTokens
 from fastedit.training.correction.step import CorrectionStep
 from fastedit.training.data.documents import Form
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
+from fastedit.training.indel import InDelStep
 from fastedit.training.reading import Reading
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
+from fastedit.training.runs.control_tokens import control_tokens
 from fastedit.training.runs.data import RunData, validates
 from fastedit.training.runs.folder import (
     ADAPTER,
@@ -105,6 +108,8 @@ def _run(
     model, tokenizer = _load(options, last, arguments.device)
     form = Form.of(model, tokenizer, options.max_length)
     options = _settled(options, model, tokenizer, form)
+    control = control_tokens(options.edit, model, tokenizer, form.mask_token_id)
+    form = form._replace(control_ids=control.ids if control else ())
     data = RunData.read(options, tokenizer, form)
     say(data.describe())
     if options.steps is None:
@@ -119,7 +124,10 @@ def _run(
     if before:
         check_same(before, options, fingerprint, origin)
     torch.manual_seed(options.seed)  # the first weights of an adapter or a head
-    step = (_correction_step if options.head else _edit_step)(options, model, tokenizer, form)
+    if options.head:
+        step = _correction_step(options, model, tokenizer, form)
+    else:
+        step = _edit_step(options, model, tokenizer, form, control)
     say(str(trainable(step)))
     done = int(last.name.rpartition("-")[2]) if last else 0
     order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
@@ -172,7 +180,9 @@ def _run(
     return result
 
 
-def _edit_step(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> Step:
+def _edit_step(
+    options: RunOptions, model: Any, tokenizer: Any, form: Form, control: ControlTokens | None
+) -> Step:
     if options.gradient_checkpointing:
         _checkpoint_layers(model)
     if options.lora_rank:
@@ -182,13 +192,16 @@ def _edit_step(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> S
             alpha=options.lora_alpha,
             targets=options.lora_targets,
             experts=options.lora_experts,
+            tokens=form.control_ids,
         )
-    return EditStep(
+    kind = InDelStep if options.edit.labels == "lcs" else EditStep
+    return kind(
         model,
         options.edit,
         seed=options.seed,
         mask_token_id=form.mask_token_id,
         forbid_ids=_never_drawn(tokenizer, model.config.vocab_size),
+        control=control,
     )
 
 

@@ -16,6 +16,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from fastedit.heads.base import Head
+from fastedit.models.adapters import save_control_tokens
 from fastedit.training.base import Step
 from fastedit.training.data.order import EPOCHS
 from fastedit.training.runs.checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
@@ -130,10 +131,12 @@ class EditTrainer(Trainer):
         self.seen = [before + more for before, more in zip(self.seen, totals[:-1], strict=True)]
         now = time.perf_counter()
         seconds, self._last_log = now - self._last_log, now
+        parts = self.step.seconds().items()
         return {
             **self.step.report(totals[:-1]),
             "tokens": int(totals[-1]),
             "tokens_per_second": round(totals[-1] / seconds, 1),
+            **{f"{name}_share": round(spent / seconds, 6) for name, spent in parts},
         }
 
     @torch.no_grad()
@@ -166,6 +169,7 @@ class EditTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        self.step.seconds()  # nor are its parts
         self._last_log += time.perf_counter() - began  # not part of the speed of training
         return metrics
 
@@ -226,5 +230,9 @@ def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None 
     if state_dict is not None:
         options["state_dict"] = {n.removeprefix("model."): t for n, t in state_dict.items()}
     if hasattr(model, "peft_config"):
-        options["save_embedding_layers"] = False  # never adapted; "auto" may ask the Hub
+        options["save_embedding_layers"] = (
+            False  # rows of new tokens are apart; "auto" may ask the Hub
+        )
     model.save_pretrained(folder, **options)
+    if hasattr(model, "peft_config"):  # else they lie in config.json
+        save_control_tokens(model.config, folder)
