@@ -75,7 +75,8 @@ def generate(
     ValueError for another policy, an argument that is not known, and wrong shapes, and
     BadLogitsError where the model returns NaN.
     """
-    cache = given.pop("past_key_values", cache)
+    earlier = given.pop("past_key_values", None)
+    cache = cache if earlier is None else earlier
     settings = settings_of(model, generation_config, given)
     rule = chosen_policy(policy, settings, given)
     eos, pad_id = settings.get("eos_token_id"), settings.get("pad_token_id")
@@ -96,7 +97,7 @@ def generate(
             f"got {list(attention_mask.shape)}"
         )
     mask, images = attention_mask.bool(), {name: given[name] for name in IMAGES if name in given}
-    ends = torch.tensor([] if eos is None else eos, device=device)
+    ends = torch.tensor([] if eos is None else eos, dtype=torch.int64, device=device)
     finished = torch.zeros(rows, dtype=torch.bool, device=device)
     forwards = torch.zeros(rows, dtype=torch.int32, device=device)
     if streamer is not None:
