@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study study-correction policies clean
+.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study study-correction study-edits bases policies clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -85,6 +85,12 @@ study: $(READY)  # an hour on two cores; goes on where it stopped
 
 study-correction: $(READY)  # an hour on one core; goes on where it stopped
 	$(BIN)/python benchmarks/correction.py --output build/correction --save build/correction/results
+
+bases: $(READY)  # of the study of edits: an hour on one core; goes on where it stopped
+	$(BIN)/python -m recipes.edits --output build/edits/bases --resume
+
+study-edits: bases  # some hours on one core; goes on where it stopped
+	$(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
 
 policies: $(READY)  # ten minutes on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/policies.py --output build/policies --save build/policies/results
