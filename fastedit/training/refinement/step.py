@@ -67,7 +67,7 @@ class RefinementStep(Step):
     options     `t2t`, `draft_share`, `noise`, `mask_weight` and `w_max` are read; rates are of rows
     the ids     of the mask, of what deletes, ends and pads an answer; the last two may be the same
 
-    `seconds` says what the host waited for drafts and labels.
+    `seconds` says what the host spent on drafts and labels.
     Source: arXiv 2605.09603; renhouxing/ME-DLM, `utils/edit_trainer.py`. Raises ValueError where
     these do not go together.
     """
