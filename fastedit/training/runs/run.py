@@ -24,6 +24,7 @@ from fastedit.training.data.documents import Form
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
 from fastedit.training.reading import Reading
+from fastedit.training.refinement.checks import check_reading
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
 from fastedit.training.runs.control_tokens import control_tokens
 from fastedit.training.runs.data import RunData, validates
@@ -185,13 +186,16 @@ def _run(
 
 def _settled(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> RunOptions:
     """`options` with what they leave to the model filled in, as `run.json` holds them."""
-    attention = Reading.of(model).attention
+    reading = Reading.of(model)
     options = replace(options, max_length=form.max_length)
     if options.head:
         banned = sorted(set(special_ids(tokenizer)) - {form.eos_token_id, form.mask_token_id})
-        return replace(options, correction=options.correction.settled(attention, tuple(banned)))
-    edit = options.edit.for_attention(attention)
+        return replace(
+            options, correction=options.correction.settled(reading.attention, tuple(banned))
+        )
+    edit = options.edit.for_attention(reading.attention)
     if edit.labels == "levenshtein":
+        check_reading(reading)  # before the data is read
         named = [getattr(owner, "pad_token_id", None) for owner in (model.config, tokenizer)]
         refinement = options.refinement.settled(named, form.eos_token_id)
         options = replace(options, refinement=refinement)
