@@ -104,11 +104,6 @@ class RefinementStep(Step):
         self.edits = EditStage(rule, mask_token_id, eos_token_id, refinement)
 
     @property
-    def base(self) -> Any:
-        unwrap = getattr(self.model, "get_base_model", None)
-        return self.model if unwrap is None else unwrap()
-
-    @property
     def trained(self) -> Any:
         return self.model
 
