@@ -37,17 +37,30 @@ struct Reader {
         }
     }
 
-    // visit(kUnroll vectors) for all of the tile, the last ones padded with -inf. `ahead`: the
-    // next tile is fetched meanwhile.
+    // Fetches what is to be read kWindow bytes after `at`, `bytes` of it. In a window the order is a
+    // line of each page, then the next line of each: a processor that follows accesses page by page
+    // begins anew in every page, and eight at once come in nearly twice as fast as one after another.
+    static void fetch_ahead(const char* at, int64_t bytes) {
+        constexpr uintptr_t kPage = 4096, kLine = 64, kPages = 8, kWindow = kPages * kPage;
+        for (int64_t i = 0; i < bytes; i += kLine) {
+            const uintptr_t address = reinterpret_cast<uintptr_t>(at + i);
+            const uintptr_t line = address % kWindow / kLine;
+            const uintptr_t next = address - address % kWindow + kWindow;
+            __builtin_prefetch(reinterpret_cast<const void*>(
+                next + line % kPages * kPage + line / kPages * kLine));
+        }
+    }
+
+    // visit(kUnroll vectors) for all of the tile, the last ones padded with -inf. `ahead`: what
+    // follows the tile is fetched meanwhile.
     template <int dtype, bool ahead, class Visit>
     static void steps(const void* from, int64_t count, Visit visit) {
         F x[kUnroll];
         const int64_t whole = count - count % kStep;
         for (int64_t i = 0; i < whole; i += kStep) {
             if constexpr (ahead) {
-                const char* next = static_cast<const char*>(from) + (kTile + i) * element_size(dtype);
-                for (int64_t line = 0; line < kStep * element_size(dtype); line += 64)
-                    __builtin_prefetch(next + line);
+                const int64_t size = element_size(dtype);
+                fetch_ahead(static_cast<const char*>(from) + i * size, kStep * size);
             }
             load<dtype>(from, i, x);
             visit(x);
