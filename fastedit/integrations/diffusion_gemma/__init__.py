@@ -73,7 +73,7 @@ def generate(
     `sequences` [B, P + new] alone. Rows with an EOS have the pad token behind it and take no more
     steps; without a pad token they go on, as released. Raises TypeError for another model,
     ValueError for another policy, an argument that is not known, and wrong shapes, and
-    BadLogitsError where the model returns NaN.
+    BadLogitsError where the model returns NaN or infinity.
     """
     earlier = given.pop("past_key_values", None)
     cache = cache if earlier is None else earlier
@@ -191,7 +191,9 @@ def _denoise(
         flags, bad = torch.stack((state.done, state.bad)).tolist()
         if any(bad):
             row = bad.index(True)
-            raise BadLogitsError(row, first + int(before[row].isnan().any(-1).int().argmax()))
+            raise BadLogitsError(
+                row, first + int((~(before[row] < torch.inf)).any(-1).int().argmax())
+            )
         done = [row for row, flag in enumerate(flags) if flag]
         if len(done) == len(flags):
             return
