@@ -45,6 +45,7 @@ class Stage(NamedTuple):
 # others: what they gain is what training on gives.
 _BLOCKS, _TEXTS = {"noise": "uniform_block(0.3,1)"}, {"noise": "uniform(0.3,1)"}
 _LEVENSHTEIN = _TEXTS | {"labels": "levenshtein"}
+_FIRST = {"mask_first": True}  # a canvas has no first token that is known
 TRAININGS: dict[str, dict[str, tuple[Stage, ...]]] = {
     "block_causal": {
         "masks": (Stage(1.0, _BLOCKS | {"t2t": "none"}),),
@@ -55,9 +56,9 @@ TRAININGS: dict[str, dict[str, tuple[Stage, ...]]] = {
         "masks": (Stage(1.0, _TEXTS | {"t2t": "none"}),),
         "replace": (Stage(1.0, _TEXTS | {"t2t": "self"}),),
         "edit": (
-            Stage(0.3, _LEVENSHTEIN | {"t2t": "none"}, {}),
+            Stage(0.3, _LEVENSHTEIN | {"t2t": "none"}, _FIRST),
             # As many forwards edit a draft, at the end, as ever do in decoding.
-            Stage(0.7, _LEVENSHTEIN | {"t2t": "self"}, {"edit_steps": 8}),
+            Stage(0.7, _LEVENSHTEIN | {"t2t": "self"}, _FIRST | {"edit_steps": 8}),
         ),
     },
 }
