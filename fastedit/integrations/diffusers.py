@@ -93,7 +93,7 @@ class FastEditScheduler(BlockRefinementScheduler):
         rows = ops.row_stats(
             model_output,
             sample,
-            forbid=[mask_token_id] if mask_token_id < model_output.shape[-1] else [],
+            forbid=[mask_token_id] if 0 <= mask_token_id < model_output.shape[-1] else [],
             temperature=temperature if draws is not None else 1.0,
             draws=draws,
         )
@@ -120,7 +120,7 @@ class FastEditScheduler(BlockRefinementScheduler):
 
 def _draws(temperature: float, method: str) -> bool:
     """Whether tokens are drawn. Raises ValueError."""
-    if temperature < 0:
+    if not temperature >= 0:  # NaN is not
         raise ValueError(f"temperature must be >= 0, got {temperature}")
     if method not in _METHODS:
         raise ValueError(f"sampling_method={method!r} must be {' or '.join(_METHODS)}")
@@ -135,7 +135,7 @@ def _keys(
     generator: torch.Generator | None,
 ) -> ops.RowDraws:
     """Of a draw per position; `generator` moves on by a number per row."""
-    if top_p is not None and not 0.0 < top_p <= 1.0:
+    if top_p is not None and not top_p > 0.0:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     device = sample.device
     home = device if generator is None else generator.device

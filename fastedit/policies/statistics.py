@@ -20,16 +20,11 @@ NEXT_DRAWS = 0x5DEECE66D
 
 
 @contextlib.contextmanager
-def without(
-    logits: Tensor, ids: Tensor | None, rows: Rows
-) -> Iterator[tuple[Tensor, Tensor | None]]:
+def without(logits: Tensor, ids: Tensor, rows: Rows) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits of which those of `ids` int64 [n, k] are -inf; and what these are, fp32 [n, L, k].
 
     They are those given, and put back behind it: a copy would be one more read and write of all.
     """
-    if ids is None:
-        yield logits, None
-        return
     vocab = logits.shape[-1]
     if not all(logits.stride()):  # one row that stands for several
         logits = logits.contiguous()
@@ -49,10 +44,15 @@ def without(
 
 
 def statistics(
-    state: State, logits: Tensor, draws: Tensor | None, rows: Rows, following: bool = False
+    state: State,
+    logits: Tensor,
+    draws: Tensor | None,
+    rows: Rows,
+    following: bool = False,
+    shadow: bool = False,
 ) -> Stats:
     """Of the positions of `state`, which `rows` of the logits are of; following: of the head for
-    the next token."""
+    the next token; shadow: of the rows that see a mask there."""
     policy, ids = state.policy, rows.of(state.ids)
     heat = policy.heat(state)
     samples = "sample" in policy.needs
@@ -69,7 +69,7 @@ def statistics(
         options["temperature"] = rows.of(heat[:, None]).expand(rows.shape)
     if drawn:
         options["draws"] = _draws(state, following, rows)
-    if not (policy.judges_tokens and policy.reads_tokens):
+    if not (policy.judges_tokens and (policy.reads_tokens or shadow)):
         options["only"] = state.mask_token_id
     current, reads = ids, policy.reads(state, following)
     if reads is not None:  # none of the ids is negative
@@ -123,13 +123,11 @@ def _outside(
 
 def _draws(state: State, following: bool, rows: Rows) -> ops.RowDraws:
     """The key of every row's draw."""
-    draws = state.sampling
-    forward = state.counts["forwards"].long()
+    seed, top_k, top_p = map(rows.of, state.draw_keys())
+    forward = rows.of(state.counts.forwards.long()[:, None]).expand(rows.shape)
     nucleus = state.policy.nucleus(state)
-    if nucleus is None:
-        nucleus = draws.top_p
-    seed = draws.seed ^ NEXT_DRAWS if following else draws.seed
-    seed, forward, top_k, top_p = (
-        rows.of(each[:, None]).expand(rows.shape) for each in (seed, forward, draws.top_k, nucleus)
-    )
+    if nucleus is not None:
+        top_p = rows.of(nucleus[:, None]).expand(rows.shape)
+    if following:
+        seed = seed ^ NEXT_DRAWS
     return ops.RowDraws(seed, rows.of(state.positions()), forward, top_k, top_p)

@@ -128,18 +128,24 @@ def step_(
         return  # it has checked for itself
     rows = Rows(state, logits)
     _check_given(state, rows, logits, scores, next_logits, shadow_logits, draws)
+    state.may = state.may_change()
     state.now = state.contents()
     try:
-        with without(logits, state.policy.excluded(state), rows) as (left, excluded):
-            stats = statistics(state, left, draws, rows)
-        stats.scores, stats.excluded = scores if scores is None else scores.float(), excluded
+        ids = state.policy.excluded(state)
+        if ids is None:
+            stats = statistics(state, logits, draws, rows)
+        else:
+            with without(logits, ids, rows) as (left, excluded):
+                stats = statistics(state, left, draws, rows)
+            stats.excluded = excluded
+        stats.scores = scores if scores is None else scores.float()
         if shadow_logits is not None:
-            stats.shadow = statistics(state, shadow_logits, None, rows)
+            stats.shadow = statistics(state, shadow_logits, None, rows, shadow=True)
         if next_logits is not None:
             stats.following = statistics(state, next_logits, None, rows, following=True)
         apply_(state, state.policy.decide(stats, state), stats)
     finally:
-        state.now = None
+        state.may = state.now = None
 
 
 def _check_given(

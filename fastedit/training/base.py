@@ -19,10 +19,13 @@ class Step(nn.Module):
     wrap this module, not the model.
     """
 
+    model: Any  # wrapped by peft, or not
+
     @property
-    @abstractmethod
     def base(self) -> Any:
         """The model itself, adapters inside, without a wrapper around it."""
+        unwrap = getattr(self.model, "get_base_model", None)
+        return self.model if unwrap is None else unwrap()
 
     @property
     @abstractmethod

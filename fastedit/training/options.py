@@ -251,7 +251,7 @@ class EditOptions:
             other = next(name for name, (_, needed) in _EDITS.items() if needed == attention)
             raise ValueError(
                 f"labels={self.labels} are for {_READERS[fitting]}, and this checkpoint is one of "
-                f"the {_READERS[attention]}: take labels={other}, or another checkpoint"
+                f"the {_READERS[attention]}: take labels={other} or plain, or another checkpoint"
             )
         settled = copy.copy(self)  # without the warnings of a new one
         for name, value in OBJECTIVES[attention].items():

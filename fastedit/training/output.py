@@ -19,7 +19,7 @@ class StepOutput(NamedTuple):
     tally                counts of `metrics.Tally`
     drafted  int64 [10]  drafts, by bucket of the mask rate
     errors   int64 [10]  those that were wrong
-    operations  int64 [6, 4]  counts of `operations.tally_operations`; None: no edits were counted
+    operations  int64 [7, 4]  counts of `operations.tally_operations`; None: no edits were counted
     """
 
     loss: Tensor

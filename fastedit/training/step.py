@@ -132,11 +132,6 @@ class EditStep(Step):
         return report(seen[:SEEN]) | edits
 
     @property
-    def base(self) -> Any:
-        unwrap = getattr(self.model, "get_base_model", None)
-        return self.model if unwrap is None else unwrap()
-
-    @property
     def _no_split_modules(self) -> list[str]:
         """Names of the classes of layers, of which FSDP shards each by itself."""
         return list(self.base._no_split_modules)

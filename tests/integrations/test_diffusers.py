@@ -66,6 +66,18 @@ def test_a_step_is_the_step_of_diffusers(schedulers, dtype):
     assert changed > 100
 
 
+@pytest.mark.parametrize("mask", [-1, VOCAB])
+def test_a_mask_that_is_no_id_of_the_logits(schedulers, mask):
+    logits, ids = case(1)
+    found = []
+    for kind in schedulers:
+        scheduler = kind(block_length=LENGTH)
+        scheduler.set_timesteps(2)
+        masked = torch.where(ids == MASK, mask, ids)
+        found.append(scheduler.step(logits, 0, masked, mask_token_id=mask).prev_sample)
+    assert torch.equal(*found) and (found[0] != mask).any()
+
+
 def test_without_timesteps_nothing_is_filled(schedulers):
     logits, ids = case(1)
     for kind in schedulers:
@@ -102,8 +114,11 @@ def test_draws_follow_the_softmax_and_the_generator(schedulers):
     assert set(drawn(0, top_k=2).unique().tolist()) == {0, 1}
     assert set(drawn(0, top_p=0.4).unique().tolist()) == {0}
     assert set(drawn(0, sampling_method="greedy").unique().tolist()) == {0}
+    assert torch.equal(drawn(0, top_p=2.0), drawn(0))
     with pytest.raises(ValueError, match="sampling_method='beam'"):
         drawn(0, sampling_method="beam")
+    with pytest.raises(ValueError, match="temperature must be >= 0, got nan"):
+        drawn(0, temperature=float("nan"))
 
 
 @pytest.fixture

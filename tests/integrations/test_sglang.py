@@ -150,6 +150,7 @@ def ids_of(decoder) -> list[torch.Tensor]:
     [
         (JOINT, "joint_threshold:threshold=0.7,editing_threshold=0.5,max_post_steps=4"),
         ({}, "joint_threshold:threshold=0.5,editing_threshold=0.0"),
+        ({"editing_threshold": "none"}, "joint_threshold:threshold=0.5,editing_threshold=none"),
         ({"policy": "low_confidence:threshold=0.8"}, "low_confidence:threshold=0.8"),
         (
             {"policy": "joint_threshold_indel", "delete_token_id": 9, "split_token_id": 11},
@@ -214,6 +215,11 @@ def test_nothing_happens_before_it_is_asked_for(sglang, decoder, monkeypatch):
         ({"policy": "entropy_bound"}, "cannot run policy entropy_bound inside SGLang"),
         ({"policy": "correction"}, "cannot run policy correction inside SGLang"),
         ({"policy": "none"}, "policy must be one of"),
+        ({"policy": 5}, "policy must be one of .*; got 5"),
+        (
+            {"policy": "remask:tau=0.3", "tau": 0.4},
+            "tau is in policy 'remask:tau=0.3' and beside it",
+        ),
         ({"edit_threshold": 0.5, "editing_threshold": 0.5}, "given under two names"),
         ({"threshold": 2.0}, "threshold"),
     ],
@@ -236,3 +242,5 @@ def test_blocks_whose_logits_are_bad_end_alone(sglang, decoder, monkeypatch):
     assert ours.step(batch, wrapped, states) == [True, False]
     before, after = ids.view(2, -1)
     assert (before == mask).all() and (after != mask).any()
+    assert ours.step(batch, torch.randn(logits.shape), states)[0]  # another one goes on
+    assert (before == mask).all()

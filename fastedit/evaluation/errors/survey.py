@@ -12,8 +12,9 @@ from fastedit.evaluation.errors.held_out import HeldOut, read_held_out
 from fastedit.evaluation.errors.report import REPORT_VERSION, compare
 from fastedit.evaluation.errors.rules import RULES_VERSION, Rules
 from fastedit.evaluation.errors.written import Written
-from fastedit.policies import parse
+from fastedit.policies import JointThresholdInDel, parse
 from fastedit.training.options import EditOptions
+from fastedit.training.runs.control_tokens import control_tokens
 from fastedit.training.typed import set_types
 
 
@@ -100,14 +101,19 @@ class Survey:
                 on_batch=on_samples,
             )
 
-        return Answers(
-            held,
-            draft(0),
-            draft(1) if twice and self.draws else None,
-            decoded(model, held, rules, policy=self.policy, on_done=on_samples)
-            if self.decode
-            else None,
-        )
+        drafts, again = draft(0), draft(1) if twice and self.draws else None
+        decoding = None
+        if self.decode:
+            self._give_control_tokens(model, tokenizer, held)
+            decoding = decoded(model, held, rules, policy=self.policy, on_done=on_samples)
+        return Answers(held, drafts, again, decoding)
+
+    def _give_control_tokens(self, model: Any, tokenizer: Any, held: HeldOut) -> None:
+        """Where the policy leaves its ids to a model that has none, rows for them, as training
+        begins with: of the mean of all tokens, which never is the best."""
+        rule = parse(self.policy)
+        if isinstance(rule, JointThresholdInDel) and rule.delete_token_id is None:
+            control_tokens(EditOptions(labels="lcs"), model, tokenizer, held.mask_token_id)
 
     def passes(self, twice: bool = False) -> int:
         """How often `ask` goes over all samples."""

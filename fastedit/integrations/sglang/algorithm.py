@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fastedit import policies
 from fastedit.policies import Policy, State
+from fastedit.policies.registry import given_in
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ def chosen_policy(settings: Mapping[str, Any]) -> Policy:
     text = given.pop("policy", "joint_threshold")
     policy = policies.parse(text)
     known = policy.parameters()
+    if twice := given.keys() & set(given_in(text)):
+        raise ValueError(f"FastEdit: {', '.join(twice)} is in policy {text!r} and beside it")
     if text in ("joint_threshold", "joint_threshold_indel"):
         given = DEFAULTS | given
     if unknown := sorted(given.keys() - known):
@@ -90,6 +93,8 @@ def chosen_policy(settings: Mapping[str, Any]) -> Policy:
             f"FastEdit: {policy.name} has no {', '.join(unknown)}; its parameters are "
             f"{', '.join(known)}"
         )
+    # YAML has `null` for it, and leaves `none` a text.
+    given = {name: None if value == "none" else value for name, value in given.items()}
     policy = dataclasses.replace(policy, **given)  # type: ignore[type-var]
     needs = policy.needs & {"sample", "score", "next_token"}
     shows = type(policy).shown is not Policy.shown
@@ -132,6 +137,7 @@ def step_(places: Sequence[Place], input_ids: Tensor, full_logits: Any) -> list[
     policies.step_(state, full_logits.view(blocks, length, -1))
     ids.copy_(state.ids)
     bad = state.bad & ~held
+    state.done.logical_or_(bad)  # others of the batch may go on: these stay as they are
     done, bad = torch.stack((state.done & (held | ~state.dirty) | bad, bad)).tolist()
     if any(bad):
         logger.error("FastEdit: logits of %d blocks are NaN or infinite; these end", sum(bad))

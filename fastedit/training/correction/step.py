@@ -78,10 +78,6 @@ class CorrectionStep(Step):
         self.drafts.settings(vocabulary(model.lm_head))  # raises
 
     @property
-    def base(self) -> Any:
-        return self.model
-
-    @property
     def trained(self) -> CorrectionHead:
         return self.head
 

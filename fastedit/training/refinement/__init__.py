@@ -7,6 +7,7 @@
 | `rollouts` | drafts: masks filled in random order, then edited by ME-DLM's own rule |
 | `edits` | rows of the edit stage: drafts in place of answers, and their labels |
 | `start` | the second head that a run begins from |
+| `checks` | models and ids that are refused |
 | `counts` | what both heads make of the labels, as counts and rates |
 | `step` | the step around model and second head |
 """

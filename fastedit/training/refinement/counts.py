@@ -26,6 +26,23 @@ from fastedit.training.loss.operations import (
 SEEN = OPERATIONS + 2 * 5 + 3
 
 
+class RefinementOutput(NamedTuple):
+    """Sums over a batch; they add up over batches and ranks.
+
+    loss    fp32 []   (mean loss of the first head + that of the second) / t, summed over rows
+    labels  int64 []  rows, of which the loss of a step is the mean
+    seen    fp64 [SEEN]  see `counts`
+    """
+
+    loss: Tensor
+    labels: Tensor
+    seen: Tensor
+
+    @property
+    def judged(self) -> None:
+        """Nothing that a validation would look at as a whole."""
+
+
 class Judged(NamedTuple):
     """What a head makes of n labels.
 
@@ -66,6 +83,11 @@ def operations(tokens: Judged, gaps: Judged, tau: float, delete_token_id: int) -
     wanted, chosen = (torch.where(each == held, KEEP, INSERT) for each in (label, token))
     of_tokens[:, INSERT] = tally_choices(wanted, chosen, token == label, sure)[:, INSERT]
     return of_tokens.flatten()
+
+
+def drafted_rows(seen: Sequence[float]) -> tuple[float, float]:
+    """Rows of the edit stage, and labels of the first head for them, in summed counts."""
+    return seen[-2], seen[OPERATIONS + 3]
 
 
 def report(seen: Sequence[float]) -> dict[str, float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,15 @@ from fastedit.training.passes.layout import Tokens
 from fastedit.training.passes.passes import Whole
 from fastedit.training.passes.sharing import without_dropout
 from fastedit.training.reading import Reading
-from fastedit.training.refinement.counts import SEEN, Judged, operations, report
+from fastedit.training.refinement.checks import check_ids, check_reading
+from fastedit.training.refinement.counts import (
+    SEEN,
+    Judged,
+    RefinementOutput,
+    drafted_rows,
+    operations,
+    report,
+)
 from fastedit.training.refinement.edits import EditStage
 from fastedit.training.refinement.options import RefinementOptions
 from fastedit.training.refinement.rollouts import Begun, Rollout, drafted
@@ -35,23 +43,6 @@ from fastedit.training.refinement.rows import Answers, mask_labels, masked, read
 
 # The device -> labels of both heads, for the rows of the edit stage.
 Labels = Callable[[torch.device], tuple[Tensor, Tensor]]
-
-
-class RefinementOutput(NamedTuple):
-    """Sums over a batch; they add up over batches and ranks.
-
-    loss    fp32 []   (mean loss of the first head + that of the second) / t, summed over rows
-    labels  int64 []  rows, of which the loss of a step is the mean
-    seen    fp64 [SEEN]  see `counts`
-    """
-
-    loss: Tensor
-    labels: Tensor
-    seen: Tensor
-
-    @property
-    def judged(self) -> None:
-        """Nothing that a validation would look at as a whole."""
 
 
 class RefinementStep(Step):
@@ -67,7 +58,7 @@ class RefinementStep(Step):
     options     `t2t`, `draft_share`, `noise`, `mask_weight` and `w_max` are read; rates are of rows
     the ids     of the mask, of what deletes, ends and pads an answer; the last two may be the same
 
-    `seconds` says what the host waited for drafts and labels.
+    `seconds` says what the host spent on drafts and labels.
     Source: arXiv 2605.09603; renhouxing/ME-DLM, `utils/edit_trainer.py`. Raises ValueError where
     these do not go together.
     """
@@ -91,19 +82,14 @@ class RefinementStep(Step):
         super().__init__()
         self.model, self.head = model, head
         self.reading = Reading.of(self.base, family)
-        if not self.reading.full or self.reading.shift:
-            raise ValueError(
-                "labels=levenshtein move tokens of the whole text, and need a model with full "
-                f"attention and no shift; this one has attention={self.reading.attention!r} and "
-                f"shift={self.reading.shift}"
-            )
+        check_reading(self.reading)
         head.check_base(self.base.config)
         self.options = options = options.for_attention(self.reading.attention)
         self.schedule = Schedule.parse(options.noise or NOISE)
         if self.schedule.per_block:
             raise ValueError(f"noise={options.noise!r}: a row has one mask rate here, not a block")
         named = {"mask": mask_token_id, "delete": delete_token_id, "eos": eos_token_id}
-        _check_ids(named | {"pad": pad_token_id}, vocabulary(self.base.lm_head))
+        check_ids(named | {"pad": pad_token_id}, vocabulary(self.base.lm_head))
         self.refinement, self.seed = refinement, seed
         self.mask_token_id, self.eos_token_id = mask_token_id, eos_token_id
         self.delete_token_id, self.pad_token_id = delete_token_id, pad_token_id
@@ -116,11 +102,6 @@ class RefinementStep(Step):
             eos_token_id=eos_token_id if same else None,
         )
         self.edits = EditStage(rule, mask_token_id, eos_token_id, refinement)
-
-    @property
-    def base(self) -> Any:
-        unwrap = getattr(self.model, "get_base_model", None)
-        return self.model if unwrap is None else unwrap()
 
     @property
     def trained(self) -> Any:
@@ -304,18 +285,16 @@ class RefinementStep(Step):
         self._labelling = self._drafting = 0.0
         return spent
 
+    def advice(self, seen: list[float]) -> str | None:
+        edited, labels = drafted_rows(seen)
+        if labels or not edited:
+            return None
+        return (
+            f"none of the {edited:,.0f} rows that were drafted holds an answer that ends with id "
+            f"{self.eos_token_id}, so no edit was taught: raise --max-length where answers were "
+            "cut off, or name what ends them, --set refinement.eos_token_id=ID"
+        )
+
     def report(self, seen: list[float]) -> dict[str, float | None]:
         """See `counts.report`."""
         return report(seen)
-
-
-def _check_ids(named: dict[str, int], vocab: int) -> None:
-    """Raises ValueError for an id that the model does not have, and for two that are the same."""
-    for name, token in named.items():
-        if not 0 <= token < vocab:
-            raise ValueError(f"{name}_token_id {token} is outside the vocabulary [0, {vocab})")
-    for one, other in (("mask", "delete"), ("mask", "eos"), ("mask", "pad"), ("delete", "eos")):
-        if named[one] == named[other]:
-            raise ValueError(
-                f"{one}_token_id and {other}_token_id are both {named[one]}: they must differ"
-            )

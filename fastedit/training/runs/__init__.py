@@ -4,6 +4,7 @@
 |---|---|
 | `settings` | the options of a run |
 | `run` | the way in: data, model, trainer, result |
+| `steps` | the step that a run trains, around its model |
 | `trainer` | `transformers.Trainer` around a step |
 | `folder` | what lies in the folder of a run, and whether one may begin or go on there |
 | `checkpoints` | folders that appear whole or not at all; the log of steps |

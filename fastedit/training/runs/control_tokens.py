@@ -9,7 +9,7 @@ import torch
 from fastedit.models.adapters.control_tokens import NAMES
 from fastedit.policies import JointThresholdInDel
 from fastedit.policies.joint_threshold_indel import LLADA2_2
-from fastedit.prompts.tokens import id_of, special_ids
+from fastedit.prompts.tokens import id_of, resolve_eos, special_ids
 from fastedit.training.control import ControlTokens
 from fastedit.training.options import EditOptions
 
@@ -31,7 +31,7 @@ def control_tokens(
     new: a token is added to `tokenizer`, whose row is one that the model has to spare, or is added
     to the model. It begins as the mean of all tokens.
 
-    Raises ValueError for an option that names an id beyond the model's, or one that is in use.
+    Raises ValueError for an option that names none, and for an id beyond the model's or in use.
     """
     names = _USED.get(options.labels, ())
     if not names:
@@ -44,7 +44,7 @@ def control_tokens(
         if token is None
     }
     tokens = {name: new[name] if token is None else token for name, token in found.items()}
-    _check(tokens, tokenizer, mask_token_id)
+    _check(tokens, set(new.values()), model, tokenizer, mask_token_id)
     if new:
         _give_rows(model, sorted(new.values()), known)
     for name, token in tokens.items():
@@ -56,14 +56,14 @@ def _known(name: str, asked: str | None, model: Any, tokenizer: Any) -> int | No
     """The id that it has, or None; `asked` is an id, or the text of a token."""
     vocab = model.get_input_embeddings().weight.shape[0]
     if asked is not None:
-        if not asked.isdecimal():
-            return id_of(tokenizer, asked)
-        if int(asked) >= vocab:
+        if asked.isdecimal():
+            return int(asked)
+        if _is_number(asked) or not asked.strip():
             raise ValueError(
-                f"{name}={asked} is no id of this model, which has {vocab}: give one below, or a "
-                "text for a new token"
+                f"{name}={asked!r} is neither an id nor the text of a token: give one of them, or "
+                "leave it out for a new token"
             )
-        return int(asked)
+        return id_of(tokenizer, asked)
     keys = JointThresholdInDel.parameters()[name].keys
     named = [getattr(owner, key, None) for owner in (model.config, tokenizer) for key in keys]
     named += [id_of(tokenizer, text) for text in TEXTS[name]]
@@ -80,13 +80,31 @@ def _new(text: str, tokenizer: Any) -> int:
     return tokenizer.convert_tokens_to_ids(text)
 
 
-def _check(tokens: dict[str, int], tokenizer: Any, mask_token_id: int) -> None:
-    """Raises ValueError for an id that already says something else."""
-    roles = {mask_token_id: "the mask", tokenizer.eos_token_id: "EOS"}
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check(
+    tokens: dict[str, int], new: set[int], model: Any, tokenizer: Any, mask_token_id: int
+) -> None:
+    """Raises ValueError for an id that is none, or that already says something else."""
+    vocab = model.get_input_embeddings().weight.shape[0]
+    roles = dict.fromkeys(resolve_eos(None, model, tokenizer), "EOS") | {mask_token_id: "the mask"}
     for name, token in tokens.items():
+        if token >= vocab and token not in new:
+            raise ValueError(
+                f"{name}={token} is no id of this model, which has {vocab}: give one below, or a "
+                "text for a new token"
+            )
         role = roles.get(token)
         if role is None and _is_text(token, tokenizer):
             role = f"the text {tokenizer.convert_ids_to_tokens(token)!r}"
+        if role is None and _is_in_use(token, tokenizer):
+            role = f"the special token {tokenizer.convert_ids_to_tokens(token)!r}"
         if role is not None:
             raise ValueError(
                 f"{name}={token} is {role} already: name another, or leave it out for a new token"
@@ -98,6 +116,16 @@ def _is_text(token: int, tokenizer: Any) -> bool:
     """Whether it is a piece of text: a token that was not added to those of the tokenizer."""
     added = {*tokenizer.added_tokens_decoder, *special_ids(tokenizer)}
     return token not in added and token in tokenizer.get_vocab().values()
+
+
+def _is_in_use(token: int, tokenizer: Any) -> bool:
+    """Whether it is special by a name, such as the padding, or stands in the chat template."""
+    text = tokenizer.convert_ids_to_tokens(token)
+    named = (getattr(tokenizer, name, None) for name in ("bos_token", "pad_token", "unk_token"))
+    templates = tokenizer.chat_template or ""
+    if isinstance(templates, dict):
+        templates = "".join(templates.values())
+    return text is not None and (text in named or text in templates)
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ def add_lora(
     tokens   ids whose rows of embedding and head train too, see `token_rows`
 
     There is no dropout: the draft and the supervised pass must see one model. Raises ValueError for
-    a target that matches nothing.
+    a target that matches nothing, and for one whose rows train as `tokens` do.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -55,6 +55,14 @@ def add_lora(
     modules = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     targets = default_targets(model) if targets is None else targets
     _check_matches(targets, modules, "linear modules")
+    head = model.get_output_embeddings() if tokens else None
+    of_head = [name for name, module in model.named_modules() if module is head]
+    for target in targets:
+        if any(_matches(target, name) for name in of_head):
+            raise ValueError(
+                f"LoRA target {target!r} has rows of control tokens, which train by themselves: "
+                "leave it out, or train all weights (--full)"
+            )
     patterns: dict[str, Any] = {}
     if experts:
         parameters = [name for name, _ in model.named_parameters()]
@@ -128,9 +136,13 @@ def trainable(model: nn.Module) -> Trainable:
     return Trainable(sum(n for n, on in counts if on), sum(n for n, _ in counts), names)
 
 
+def _matches(target: str, name: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
 def _check_matches(targets: Sequence[str], names: Sequence[str], kind: str) -> None:
     for target in targets:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        if not any(_matches(target, name) for name in names):
             ends = sorted({name.rpartition(".")[2] for name in names})
             raise ValueError(
                 f"LoRA target {target!r} matches none of the model's {kind}, which end in "

@@ -16,20 +16,15 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from fastedit.heads import CorrectionHead, CorrectionHeadConfig, NextTokenHead
+from fastedit.heads import NextTokenHead
 from fastedit.models.identity import identity
 from fastedit.models.load import load
 from fastedit.prompts.tokens import special_ids
-from fastedit.training.base import Step
-from fastedit.training.control import ControlTokens
-from fastedit.training.correction.step import CorrectionStep
 from fastedit.training.data.documents import Form
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
-from fastedit.training.indel import InDelStep
 from fastedit.training.reading import Reading
-from fastedit.training.refinement.start import next_token_head
-from fastedit.training.refinement.step import RefinementStep
+from fastedit.training.refinement.checks import check_reading
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
 from fastedit.training.runs.control_tokens import control_tokens
 from fastedit.training.runs.data import RunData, validates
@@ -48,11 +43,11 @@ from fastedit.training.runs.folder import (
     held,
     run_to_go_on,
 )
-from fastedit.training.runs.lora import add_lora, default_targets, go_on_from, trainable
+from fastedit.training.runs.lora import default_targets, trainable
 from fastedit.training.runs.samples import Sample, Samples
 from fastedit.training.runs.settings import RunOptions
+from fastedit.training.runs.steps import step_of
 from fastedit.training.runs.trainer import EditTrainer
-from fastedit.training.step import EditStep
 
 
 def run(
@@ -129,12 +124,7 @@ def _run(
     if before:
         check_same(before, options, fingerprint, origin)
     torch.manual_seed(options.seed)  # the first weights of an adapter or a head
-    if options.head:
-        step = _correction_step(options, model, tokenizer, form)
-    elif control and options.edit.labels == "levenshtein":
-        step = _refinement_step(options, model, tokenizer, form, control)
-    else:
-        step = _edit_step(options, model, tokenizer, form, control)
+    step = step_of(options, model, tokenizer, form, control)
     say(str(trainable(step)))
     done = int(last.name.rpartition("-")[2]) if last else 0
     order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
@@ -194,77 +184,18 @@ def _run(
     return result
 
 
-def _edit_step(
-    options: RunOptions, model: Any, tokenizer: Any, form: Form, control: ControlTokens | None
-) -> Step:
-    kind = InDelStep if options.edit.labels == "lcs" else EditStep
-    return kind(
-        _to_train(options, model, form),
-        options.edit,
-        seed=options.seed,
-        mask_token_id=form.mask_token_id,
-        forbid_ids=_never_drawn(tokenizer, model.config.vocab_size),
-        control=control,
-    )
-
-
-def _to_train(options: RunOptions, model: Any, form: Form) -> Any:
-    """The model, or an adapter around it."""
-    if options.gradient_checkpointing:
-        _checkpoint_layers(model)
-    if not options.lora_rank:
-        return model
-    return add_lora(
-        model,
-        rank=options.lora_rank,
-        alpha=options.lora_alpha,
-        targets=options.lora_targets,
-        experts=options.lora_experts,
-        tokens=form.control_ids,
-    )
-
-
-def _refinement_step(
-    options: RunOptions, model: Any, tokenizer: Any, form: Form, control: ControlTokens
-) -> Step:
-    """Around a second head, new or of an earlier run; what is resumed is read into it later."""
-    asked = options.refinement
-    start = None if asked.start is None else Path(asked.start)
-    head = next_token_head(model, start and start / HEAD, whole=not options.lora_rank)
-    model = _to_train(options, model, form)
-    if start is not None and options.lora_rank:
-        go_on_from(model, start / ADAPTER)
-    return RefinementStep(
-        model,
-        head,
-        options.edit,
-        asked,
-        seed=options.seed,
-        mask_token_id=form.mask_token_id,
-        delete_token_id=control.delete,
-        eos_token_id=cast(int, asked.eos_token_id),
-        pad_token_id=cast(int, asked.pad_token_id),
-    )
-
-
-def _correction_step(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> Step:
-    """Around a new head; what is resumed is read into it later."""
-    asked = options.correction
-    sizes = {"depth": asked.depth, "width": asked.width, "layer": asked.layer}
-    config = CorrectionHeadConfig.of(model.config, Reading.of(model).attention, **sizes)
-    head = CorrectionHead(config).to(next(model.parameters()).device)
-    return CorrectionStep(model, head, asked, seed=options.seed, mask_token_id=form.mask_token_id)
-
-
 def _settled(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> RunOptions:
     """`options` with what they leave to the model filled in, as `run.json` holds them."""
-    attention = Reading.of(model).attention
+    reading = Reading.of(model)
     options = replace(options, max_length=form.max_length)
     if options.head:
         banned = sorted(set(special_ids(tokenizer)) - {form.eos_token_id, form.mask_token_id})
-        return replace(options, correction=options.correction.settled(attention, tuple(banned)))
-    edit = options.edit.for_attention(attention)
+        return replace(
+            options, correction=options.correction.settled(reading.attention, tuple(banned))
+        )
+    edit = options.edit.for_attention(reading.attention)
     if edit.labels == "levenshtein":
+        check_reading(reading)  # before the data is read
         named = [getattr(owner, "pad_token_id", None) for owner in (model.config, tokenizer)]
         refinement = options.refinement.settled(named, form.eos_token_id)
         options = replace(options, refinement=refinement)
@@ -316,14 +247,3 @@ def _load(options: RunOptions, last: Path | None, device: torch.device) -> tuple
     dtype = "float32" if options.dtype == "auto" and not options.lora_rank else options.dtype
     whole = last is not None and not options.head and (last / "config.json").exists()
     return load(str(last) if whole else options.checkpoint, None, dtype, device, None)
-
-
-def _checkpoint_layers(model: Any) -> None:
-    """Compute activations again in the backward pass; newer transformers have another name."""
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})  # the other kind cuts the gradient of shared clean keys
-
-
-def _never_drawn(tokenizer: Any, vocab_size: int) -> list[int]:
-    """What is no wrong token: special ids, and ids that no token has."""
-    return sorted({*special_ids(tokenizer), *range(len(tokenizer), vocab_size)})

@@ -145,9 +145,11 @@ class RunOptions:
         if self.edit.labels != "levenshtein":
             unused["refinement"] = "without --labels levenshtein"
         for option in fields(self):
-            default = PARTS[option.name][0]() if option.name in PARTS else option.default
-            if option.name in unused and getattr(self, option.name) != default:
-                raise ValueError(f"{option.name} says nothing {unused[option.name]}")
+            name, value = option.name, getattr(self, option.name)
+            default = PARTS[name][0]() if name in PARTS else option.default
+            if name in unused and value != default:
+                given = f"{name}.{_first_given(value, default)}" if name in PARTS else name
+                raise ValueError(f"{name} says nothing {unused[name]}: leave {given} out")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RunOptions:
@@ -187,6 +189,12 @@ class RunOptions:
         old, new = defaults | _flat(before), _flat(self.facts())
         names = [name for name in old if name not in FREE and old[name] != new.get(name)]
         return [f"{name}={old[name]}, not {new.get(name)}" for name in names]
+
+
+def _first_given(options: Any, defaults: Any) -> str:
+    """The name of the first field in which they differ."""
+    names = (field.name for field in fields(options))
+    return next(name for name in names if getattr(options, name) != getattr(defaults, name))
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -160,6 +161,15 @@ def test_deletes_and_inserts_of_a_policy_are_counted(held, tiny_model, tiny_toke
     ]
     assert counted["deleted"] == sum(each.deletes for each in stats) > 0
     assert counted["inserted"] == sum(each.inserts for each in stats) > 0
+
+
+def test_a_model_without_control_tokens_is_asked_too(tiny_model, tiny_tokenizer):
+    """As before training: it has rows for them now, and makes nothing of these."""
+    tokenizer, known = copy.deepcopy(tiny_tokenizer), len(tiny_tokenizer)
+    survey = Survey(SOURCE, 2, policy="joint_threshold_indel")
+    plain = survey.ask(tiny_model, tokenizer).decoding.edits
+    assert tiny_model.config.delete_token_id == known == len(tokenizer) - 2
+    assert plain["deleted"] == plain["inserted"] == 0
 
 
 def test_tokens_are_followed_where_edits_move_them(rules, tiny_tokenizer):

@@ -133,6 +133,8 @@ def test_answers_without_an_end_are_not_edited():
     ready = step.prepared(data, 0.5)
     output = step(**ready)
     assert ready["edited"].tolist() == [True, True, False] and int(output.labels) == 2
+    told = step.advice(output.seen.tolist())
+    assert "none of the 2 rows that were drafted holds an answer that ends with id 187" in told
     assert float(output.loss.detach()) == 0.0
     output.loss.backward()  # every parameter takes part, as DDP wants it
     assert step.head.out.weight.grad is not None
@@ -145,8 +147,10 @@ def test_the_curriculum_follows_the_share_that_is_done(done, steps):
     step = step_of(draft_share=1.0)
     ready = step.prepared(batch(1), done)
     assert ready["steps"].tolist() == [steps] * 2
-    report = step.report(step(**ready).seen.tolist())
+    output = step(**ready)
+    report = step.report(output.seen.tolist())
     assert report["edit_steps"] == steps and report["edited_rows"] == 1.0
+    assert step.advice(output.seen.tolist()) is None
 
 
 def test_a_validation_draws_how_often_it_edits():

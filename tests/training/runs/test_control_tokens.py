@@ -74,11 +74,27 @@ def test_llada2_2s_ids_are_spare_rows(tokenizer):
         ({"insert_token_id": "<eos>"}, "insert_token_id=256 is EOS already"),
         ({"insert_token_id": 65}, "insert_token_id=65 is the text"),
         ({"delete_token_id": "<x>", "insert_token_id": "<x>"}, "is delete_token_id already"),
+        ({"delete_token_id": "<|role_end|>"}, "delete_token_id=258 is EOS already"),
+        (
+            {"insert_token_id": "<note>"},
+            "insert_token_id=259 is the special token '<note>' already",
+        ),
+        ({"delete_token_id": -5}, "delete_token_id='-5' is neither an id nor the text of a token"),
+        ({"delete_token_id": " "}, "delete_token_id=' ' is neither an id nor the text of a token"),
     ],
 )
 def test_ids_in_use_are_refused(tokenizer, ids, message):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template += "<note>"
     with pytest.raises(ValueError, match=message):
-        control_tokens(lcs(**ids), small(tokenizer), copy.deepcopy(tokenizer), MASK)
+        control_tokens(lcs(**ids), small(tokenizer), tokenizer, MASK)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_rows_of_control_tokens_are_not_adapted_too(tokenizer, tied):
+    model = small(tokenizer, tie_word_embeddings=tied)
+    with pytest.raises(ValueError, match="LoRA target 'lm_head' has rows of control tokens"):
+        add_lora(model, rank=2, targets=["q_proj", "lm_head"], tokens=(4, 5))
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -106,6 +106,27 @@ def test_a_draft_is_decoded_step_by_step(monkeypatch, options, expected):
     assert labels == [[A, B, C], expected]
 
 
+def test_labels_are_made_once_the_device_has_its_pass(monkeypatch):
+    import fastedit.training.indel as module
+
+    events, plain, forward = [], module.lcs_labels, Scripted.Trunk.forward
+
+    def make(*args, **options):
+        events.append("labels")
+        return plain(*args, **options)
+
+    def run(self, *args, **options):
+        events.append("pass")
+        return forward(self, *args, **options)
+
+    monkeypatch.setattr(module, "lcs_labels", make)
+    monkeypatch.setattr(Scripted.Trunk, "forward", run)
+    script = {(place, MASK): A for place in range(3)}
+    rounds(monkeypatch, script, [A, B, C], turns=3)
+    # The clean half, the first round, and twice a decoding step and a round.
+    assert events == ["pass", "pass", *["pass", "pass", "labels"] * 2]
+
+
 def test_labels_stay_inside_runs_of_the_response():
     response = torch.tensor([[1, 1, 0, 1, 1, 1], [0, 0, 1, 1, 0, 1]]).bool()
     clean = torch.tensor([[A, B, D, A, B, C], [D, D, A, B, D, X]])
