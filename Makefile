@@ -4,16 +4,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study study-overedit study-correction policies clean
+.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study study-overedit study-correction study-edits bases policies clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
 
+# Two processes of one thread each; the tests of a file stay together, with what they share.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/pytest -q -m "not slow and not engines"
+	$(PARALLEL) -m "not slow and not engines"
 
 test-all: lint
-	$(BIN)/pytest -q -m "not engines"
+	$(PARALLEL) -m "not engines"
 
 test-engines: build/engines/.ready  # beside packages that the others can do without
 	build/engines/bin/python -m pytest -q -m engines
@@ -30,6 +33,7 @@ test-matrix: $(MATRIX:%=build/matrix/%/.ready)  # what stands on transformers, o
 build/engines/.ready: build/engines/.base
 	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		sglang torchao onnx onnx_ir onnxruntime onnxscript flatbuffers ml_dtypes protobuf
+	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers
 	@touch $@
 
 build/matrix/%/.ready: build/matrix/%/.base
@@ -85,6 +89,12 @@ study-overedit: $(READY)  # the same from a base that edits a lot; goes on where
 
 study-correction: $(READY)  # an hour on one core; goes on where it stopped
 	$(BIN)/python benchmarks/correction.py --output build/correction --save build/correction/results
+
+bases: $(READY)  # of the study of edits: an hour on one core; goes on where it stopped
+	$(BIN)/python -m recipes.edits --output build/edits/bases --resume
+
+study-edits: bases  # some hours on one core; goes on where it stopped
+	$(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
 
 policies: $(READY)  # ten minutes on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/policies.py --output build/policies --save build/policies/results

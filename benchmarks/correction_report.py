@@ -11,6 +11,7 @@ from typing import Any
 
 from conftest import markdown
 from correction_arms import ARMS, DECIDING, DECISION, RELEASED, TASKS, paces
+from curves import Curve, panels
 from study import interval
 
 
@@ -96,44 +97,19 @@ def shown(line: dict[str, Any]) -> str:
 
 def figure(lines: list[dict[str, Any]], folder: Path) -> None:
     """Exact answers over tokens per forward, a curve per arm, a panel per task."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    drawing, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharey=True)
-    for axis, task in zip(axes, TASKS, strict=True):
-        for number_, arm in enumerate(ARMS):
-            those = [
-                line
-                for line in lines
-                if (line["part"], line["task"], line["arm"]) == ("reported", task, arm)
-            ]
-            those.sort(key=lambda line: line["tokens_per_forward"])
-            exact = [100 * line["accuracy"] for line in those]
-            spread = [
-                [max(0.0, 100 * (line["accuracy"] - line["interval"][0])) for line in those],
-                [max(0.0, 100 * (line["interval"][1] - line["accuracy"])) for line in those],
-            ]
-            axis.errorbar(
-                [line["tokens_per_forward"] for line in those],
-                exact,
-                yerr=spread,
-                marker="osv^D<P*Xd>"[number_],
-                linestyle="--" if arm in ("no correction", "confidence", "T2T") else "-",
-                linewidth=1.2,
-                elinewidth=0.5,
-                markersize=5,
-                label=arm,
+    drawn: dict[str, list[Curve]] = {}
+    for task in TASKS:
+        those = [line for line in lines if (line["part"], line["task"]) == ("reported", task)]
+        drawn[task] = [
+            Curve(
+                arm,
+                [
+                    (line["tokens_per_forward"], line["accuracy"], *line["interval"])
+                    for line in those
+                    if line["arm"] == arm
+                ],
+                dashed=arm in ("no correction", "confidence", "T2T"),
             )
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_title(task)
-        axis.set_xlabel("tokens per forward, the head's share included")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("exact answers, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    drawing.legend(handles, labels, fontsize=8, loc="outside right center")
-    for kind in ("png", "svg"):
-        drawing.savefig(folder / f"correction.{kind}", dpi=150)
+            for arm in ARMS
+        ]
+    panels(drawn, "tokens per forward, the head's share included", folder / "correction")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import machine, markdown
+from curves import Curve, panels
 from study import keep_settings
 
 from fastedit.files.jsonl import parse
@@ -124,48 +125,15 @@ def table(rows: list[dict[str, Any]], task: str) -> str:
 
 def figure(rows: list[dict[str, Any]], folder: Path) -> None:
     """Exact answers over forwards per answer, a curve per policy, a panel per task."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    drawing, axes = plt.subplots(1, 2, figsize=(13, 5), layout="constrained", sharey=True)
-    colours, markers = plt.get_cmap("tab10").colors, "os^vD<>P*XphdH"  # type: ignore[attr-defined]
-    for axis, task in zip(axes, TASKS, strict=True):
+    drawn: dict[str, list[Curve]] = {}
+    for task in TASKS:
+        drawn[task] = []
         for number, curve in enumerate(CURVES):
             those = [row for row in rows if (row["curve"], row["task"]) == (curve, task)]
-            those.sort(key=forwards)
-            exact = [100 * row["accuracy"] for row in those]
-            ends = [[100 * end for end in row["interval"]] for row in those]
-            spread = [
-                [value - low for value, (low, _) in zip(exact, ends, strict=True)],
-                [high - value for value, (_, high) in zip(exact, ends, strict=True)],
-            ]
-            axis.errorbar(
-                [forwards(row) for row in those],
-                exact,
-                yerr=[[max(0.0, side) for side in sides] for sides in spread],
-                color=colours[number % len(colours)],
-                marker=markers[number],
-                linestyle="-" if number < len(colours) else "--",
-                markersize=5,
-                linewidth=1.2,
-                elinewidth=0.5,
-                label=curve + ("*" if those[0]["needs_training"] else ""),
-            )
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.set_title(task)
-        axis.set_xlabel("forwards per answer, in blocks of rows")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("exact answers, %")
-    handles, labels = axes[0].get_legend_handles_labels()
-    drawing.legend(
-        handles, labels, fontsize=8, loc="outside right center", title="* needs training"
-    )
-    for kind in ("png", "svg"):
-        drawing.savefig(folder / f"policies.{kind}", dpi=150)
+            label = curve + ("*" if those[0]["needs_training"] else "")
+            points = [(forwards(row), row["accuracy"], *row["interval"]) for row in those]
+            drawn[task].append(Curve(label, points, dashed=number >= 10))
+    panels(drawn, "forwards per answer, in blocks of rows", folder / "policies", "* needs training")
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 // What blocks hold, choosing positions by score, and writing what a rule decided, with counts.
-// Contracts: fastedit/ops/contents, fastedit/ops/highest and fastedit/ops/write_blocks.
+// Contracts: fastedit/ops/contents, fastedit/ops/highest, fastedit/ops/within_budget, fastedit/ops/write_blocks.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -78,6 +79,30 @@ int32_t fe_highest(const fe_highest_args* args) {
         };
         std::partial_sort(order.begin(), order.begin() + wanted, order.end(), better);
         for (int64_t i = 0; i < wanted; ++i) out[order[size_t(i)]] = 1;
+    }
+    return 0;
+}
+
+int32_t fe_within_budget(const fe_within_budget_args* args) {
+    std::vector<int64_t> order;
+    for (int64_t block = 0; block < args->blocks; ++block) {
+        const float* cost = args->cost + block * args->length;
+        const uint8_t* among = args->among + block * args->length;
+        uint8_t* taken = args->taken + block * args->length;
+        order.clear();
+        for (int64_t place = 0; place < args->length; ++place) {
+            taken[place] = 0;
+            if (among[place] && std::isfinite(cost[place])) order.push_back(place);
+        }
+        std::sort(order.begin(), order.end(), [&](int64_t a, int64_t b) {
+            return cost[a] < cost[b] || (cost[a] == cost[b] && a < b);
+        });
+        double sum = 0.0;
+        for (int64_t place : order) {
+            sum += cost[place];
+            taken[place] = float(sum) - cost[place] <= args->budget[block];  // as the reference does
+        }
+        args->total[block] = float(sum);
     }
     return 0;
 }

@@ -9,7 +9,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 7
+#define FASTEDIT_ABI 8
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -143,6 +143,16 @@ typedef struct {
     uint8_t* out;
 } fe_highest_args;
 
+/* Per position, [blocks, length], but for budget and total [blocks]. */
+typedef struct {
+    int64_t blocks, length;
+    const float* cost;
+    const uint8_t* among;
+    const float* budget;
+    uint8_t* taken;
+    float* total;
+} fe_within_budget_args;
+
 /* A buffer and its new contents, of `row` bytes per block, end to end. */
 typedef struct {
     void* old;
@@ -218,6 +228,13 @@ typedef struct {
     float* out;
 } fe_uniform_args;
 
+/* For `blocks` times `length` elements, out [blocks, length]; forbidden -1: no id is. */
+typedef struct {
+    fe_integers seed, position, forward;
+    int64_t blocks, length, purpose, vocab, forbidden;
+    int64_t* out;
+} fe_random_ids_args;
+
 /* Texts end to end; cu [pairs + 1]. current has the size of noisy, next one more per pair. */
 typedef struct {
     int64_t pairs;
@@ -254,12 +271,14 @@ int32_t fe_joint_threshold_step(const fe_step_args* args, int32_t threads);
 int32_t fe_joint_threshold_indel_step(const fe_indel_args* args, int32_t threads);
 int32_t fe_draft_and_corrupt(const fe_draft_args* args, int32_t threads);
 int32_t fe_uniform(const fe_uniform_args* args);
+int32_t fe_random_ids(const fe_random_ids_args* args);
 
 /* First word of Philox4x32-10 under `seed` at counter (c0, c1, c2, c3). */
 uint32_t fe_philox(uint64_t seed, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3);
 
 int32_t fe_contents(const fe_contents_args* args);
 int32_t fe_highest(const fe_highest_args* args);
+int32_t fe_within_budget(const fe_within_budget_args* args);
 int32_t fe_write_blocks(const fe_write_blocks_args* args);
 int32_t fe_levenshtein_labels(const fe_levenshtein_labels_args* args, int32_t threads);
 int32_t fe_lcs_labels(const fe_lcs_labels_args* args, int32_t threads);

@@ -8,9 +8,10 @@ namespace fastedit {
 namespace {
 
 struct Candidate {
+    int64_t row = -1;    // among those that were read
     int64_t token = -1;  // the best id
     float prob = 0.0f;
-    bool read = false, bad = false;
+    bool bad = false;
     int64_t other = -1;  // the best that is not the mask, where a mask that was there at first would
     float other_prob = 0.0f;  // be filled by one
     int64_t text = -1;  // the best that stands for itself, where `token` does not
@@ -21,25 +22,44 @@ struct Emitted {
     int64_t token, source;
 };
 
-// The rows once more, without some ids.
-std::vector<RowState> read_without(const fe_indel_args& args, const std::vector<Place>& rows,
-                                   std::vector<int64_t> ids, int threads) {
-    if (rows.empty()) return {};
-    ids.erase(std::remove_if(ids.begin(), ids.end(),
-                             [&](int64_t id) { return id < 0 || id >= args.logits.vocab; }),
-              ids.end());
-    fe_logits logits = args.logits;
-    logits.forbid = ids.data();
-    logits.forbid_count = int64_t(ids.size());
-    return read_rows(logits, rows, Reading{}, threads);
-}
+// The rows of a step, as they were read.
+struct Rows {
+    const fe_logits& logits;
+    std::vector<Place> places;
+    int64_t splits = 0;
+    std::vector<RowState> parts{};  // `splits` of each row
+
+    void read(int threads) {
+        splits = parts_of_row(logits);
+        parts = read_parts(logits, places, Reading{}, threads);
+    }
+
+    // With the best id that is none of `ids`. Parts whose best is one of them are read once more.
+    RowState state(size_t row, const std::vector<int64_t>& ids = {}) const {
+        fe_logits others = logits;
+        others.forbid = ids.data();
+        others.forbid_count = int64_t(ids.size());
+        RowState whole;
+        for (int64_t split = 0; split < splits; ++split) {
+            RowState part = parts[row * size_t(splits) + size_t(split)];
+            if (part.best > -kInf && forbidden(others, part.index)) {
+                const int64_t begin = split * kSplit;
+                part = row_reader().read(row_at(logits, places[row].block, places[row].place), others,
+                                         begin, std::min(begin + kSplit, logits.vocab),
+                                         float(kLog2e), false, nullptr);
+            }
+            whole.merge(part);
+        }
+        return whole;
+    }
+};
 
 // One block and its decision; every number is of a place in it.
 struct Decision {
     const fe_indel_args& args;
     const int64_t block;
     const std::vector<Candidate>& candidates;
-    const int threads;
+    const Rows& rows;
 
     int64_t at(int64_t i) const { return block * args.length + i; }
     int64_t id(int64_t i) const { return args.ids[at(i)]; }
@@ -66,7 +86,7 @@ struct Decision {
         write.assign(size_t(length), false);
         for (int64_t i : fills(masks, firsts)) write[size_t(i)] = true;
         for (int64_t i = 0; i < length; ++i)
-            if (free(i) && !masked(i) && candidates[size_t(i)].read && token[size_t(i)] != id(i) &&
+            if (free(i) && !masked(i) && candidates[size_t(i)].row >= 0 && token[size_t(i)] != id(i) &&
                 prob[size_t(i)] > args.editing_threshold[block])
                 write[size_t(i)] = true;
         if (final)
@@ -139,7 +159,7 @@ struct Decision {
         }
         if (!again) return;
         if (first(least)) banned.push_back(args.mask_token_id);
-        const RowState state = read_without(args, {{block, least}}, banned, threads).front();
+        const RowState state = rows.state(size_t(candidates[size_t(least)].row), banned);
         if (state.best > -kInf) token[size_t(least)] = state.index;
     }
 
@@ -209,48 +229,36 @@ struct Decision {
     std::vector<bool> write{};
 };
 
-std::vector<Candidate> choose(const fe_indel_args& args, const std::vector<Place>& rows, int threads) {
+Candidate candidate(const fe_indel_args& args, const Rows& rows, size_t row) {
     const int64_t mask = args.mask_token_id;
-    const auto states = read_rows(args.logits, rows, Reading{}, threads);
-    std::vector<Candidate> out(rows.size());
-    std::vector<Place> no_text, masks;  // seldom any
-    std::vector<size_t> of_no_text, of_masks;
-    for (size_t r = 0; r < rows.size(); ++r) {
-        const RowState& state = states[r];
-        const int64_t at = rows[r].block * args.length + rows[r].place;
-        const bool exists = state.best > -kInf;
-        Candidate& c = out[r];
-        c.read = true;
-        c.bad = state.bad || !exists;
-        c.token = exists ? state.index : args.ids[at];
-        c.prob = exists ? probability(state, state.best, kLog2e) : 0.0f;
-        if (c.token != mask && c.token != args.delete_token_id && c.token != args.insert_token_id)
-            continue;
-        no_text.push_back(rows[r]), of_no_text.push_back(r);
-        const bool began = args.forwards[rows[r].block] == 0 || args.original[at];
-        if (c.token == mask && args.ids[at] == mask && began)
-            masks.push_back(rows[r]), of_masks.push_back(r);
+    const Place place = rows.places[row];
+    const int64_t at = place.block * args.length + place.place;
+    const RowState state = rows.state(row);
+    const bool exists = state.best > -kInf;
+    Candidate c;
+    c.row = int64_t(row);
+    c.bad = state.bad || !exists;
+    c.token = exists ? state.index : args.ids[at];
+    c.prob = exists ? probability(state, state.best, kLog2e) : 0.0f;
+    if (c.token != mask && c.token != args.delete_token_id && c.token != args.insert_token_id)
+        return c;
+    const RowState text = rows.state(row, {mask, args.delete_token_id, args.insert_token_id});
+    if (text.best > -kInf)
+        c.text = text.index;
+    else
+        c.bad = true;
+    const bool began = args.forwards[place.block] == 0 || args.original[at];
+    if (c.token != mask || args.ids[at] != mask || !began) return c;
+    const RowState other = rows.state(row, {mask});
+    if (other.best > -kInf) {
+        c.other = other.index;
+        c.other_prob = probability(other, other.best, kLog2e);
     }
-    const auto texts =
-        read_without(args, no_text, {mask, args.delete_token_id, args.insert_token_id}, threads);
-    for (size_t i = 0; i < texts.size(); ++i) {
-        Candidate& c = out[of_no_text[i]];
-        if (texts[i].best > -kInf)
-            c.text = texts[i].index;
-        else
-            c.bad = true;
-    }
-    const auto others = read_without(args, masks, {mask}, threads);
-    for (size_t i = 0; i < others.size(); ++i) {
-        if (!(others[i].best > -kInf)) continue;
-        out[of_masks[i]].other = others[i].index;
-        out[of_masks[i]].other_prob = probability(others[i], others[i].best, kLog2e);
-    }
-    return out;
+    return c;
 }
 
 void step(const fe_indel_args& args, int threads) {
-    std::vector<Place> rows;  // those that could change: no other is read
+    Rows rows{args.logits, {}};  // those that could change: no other is read
     std::vector<int64_t> active;
     for (int64_t block = 0; block < args.blocks; ++block) {
         if (args.done[block]) {
@@ -266,16 +274,16 @@ void step(const fe_indel_args& args, int threads) {
         for (int64_t i = 0; i < args.length; ++i) {
             const int64_t at = block * args.length + i;
             if (args.editable[at] && (edits || args.ids[at] == args.mask_token_id))
-                rows.push_back({block, i});
+                rows.places.push_back({block, i});
         }
     }
-    const auto read = choose(args, rows, threads);
+    rows.read(threads);
     size_t next = 0;
     for (int64_t block : active) {
         std::vector<Candidate> candidates(size_t(args.length), Candidate{});
-        for (; next < rows.size() && rows[next].block == block; ++next)
-            candidates[size_t(rows[next].place)] = read[next];
-        Decision{args, block, candidates, threads}.run();
+        for (; next < rows.places.size() && rows.places[next].block == block; ++next)
+            candidates[size_t(rows.places[next].place)] = candidate(args, rows, next);
+        Decision{args, block, candidates, rows}.run();
     }
 }
 

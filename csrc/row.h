@@ -14,6 +14,7 @@ constexpr float kLargest = std::numeric_limits<float>::max();
 constexpr double kLog2e = 1.44269504088896341, kLn2 = 0.693147180559945309;
 
 constexpr int64_t kTile = 2048;    // fits the first-level cache, so its second pass is free
+constexpr int64_t kChunk = 64;     // of a draw: ids whose weights are added up in one go
 constexpr int64_t kSplit = 16384;  // unit of parallel work; a function of nothing but this constant
 
 // Exponents are powers of two: t = x * scale - reference with scale = log2(e) / temperature. The
@@ -90,8 +91,15 @@ struct RowReader {
                      float scale, bool entropy, Ranking* ranking);
     // 2^(x * scale - reference), with the very bits that `read` adds up: equal logits share evenly.
     float (*power)(float x, float scale, double reference);
-    // z[i] = (z[i] - max) / temperature, and out[i] = exp of that; no z is above `max`.
-    void (*weigh)(float* z, int64_t count, float max, float temperature, float* out);
+    // z = (x - max) / temperature of `count` ids from `begin` on, none above 0, and exp(z); -inf and 0
+    // of what may not be chosen, and behind the last one up to a whole chunk. `max`: largest logit
+    // that may be chosen.
+    void (*weigh)(const void* row, const fe_logits& logits, int64_t begin, int64_t count, float max,
+                  float temperature, float* z, float* out);
+    // Sums of the weights of so many chunks, in double.
+    void (*masses)(const float* weight, int64_t chunks, double* out);
+    // The places of the numbers from `least` to `highest`, among `count` of them; how many they are.
+    int64_t (*between)(const float* x, int64_t count, float least, float highest, int32_t* out);
 };
 
 extern const RowReader kPortable, kAvx2, kAvx512;

@@ -25,10 +25,11 @@ struct Avx2 {
     static void store(float* p, F x) { _mm256_storeu_ps(p, x); }
     static F add(F a, F b) { return _mm256_add_ps(a, b); }
     static F sub(F a, F b) { return _mm256_sub_ps(a, b); }
-    static F div(F a, F b) { return _mm256_div_ps(a, b); }
+    static F mul(F a, F b) { return _mm256_mul_ps(a, b); }
     static F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static F fms(F a, F b, F c) { return _mm256_fmsub_ps(a, b, c); }
     static F max(F a, F b) { return _mm256_max_ps(a, b); }  // b where a is NaN
+    static F min(F a, F b) { return _mm256_min_ps(a, b); }
     static F where_above(F x, F limit, F value) {
         return _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_GT_OQ), value);
     }
@@ -56,6 +57,6 @@ private:
 }  // namespace
 
 const RowReader kAvx2 = {"avx2", Reader<Avx2>::read, Reader<Avx2>::power,
-                         Reader<Avx2>::weigh};
+                         Reader<Avx2>::weigh, Reader<Avx2>::masses, Reader<Avx2>::between};
 
 }  // namespace fastedit

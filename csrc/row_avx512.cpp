@@ -25,10 +25,11 @@ struct Avx512 {
     static void store(float* p, F x) { _mm512_storeu_ps(p, x); }
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
     static F sub(F a, F b) { return _mm512_sub_ps(a, b); }
-    static F div(F a, F b) { return _mm512_div_ps(a, b); }
+    static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static F fms(F a, F b, F c) { return _mm512_fmsub_ps(a, b, c); }
     static F max(F a, F b) { return _mm512_max_ps(a, b); }  // b where a is NaN
+    static F min(F a, F b) { return _mm512_min_ps(a, b); }
     static F where_above(F x, F limit, F value) {
         return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_GT_OQ), value);
     }
@@ -52,6 +53,6 @@ private:
 }  // namespace
 
 const RowReader kAvx512 = {"avx512", Reader<Avx512>::read, Reader<Avx512>::power,
-                           Reader<Avx512>::weigh};
+                           Reader<Avx512>::weigh, Reader<Avx512>::masses, Reader<Avx512>::between};
 
 }  // namespace fastedit

@@ -38,7 +38,7 @@ struct Portable {
     static void store(float* p, F x) { std::memcpy(p, x.lane, sizeof x.lane); }
     static F add(F a, F b) { return each([&](int i) { return a.lane[i] + b.lane[i]; }); }
     static F sub(F a, F b) { return each([&](int i) { return a.lane[i] - b.lane[i]; }); }
-    static F div(F a, F b) { return each([&](int i) { return a.lane[i] / b.lane[i]; }); }
+    static F mul(F a, F b) { return each([&](int i) { return a.lane[i] * b.lane[i]; }); }
     // In double, whose product of floats is exact: as good as fused.
     static F fma(F a, F b, F c) {
         return each([&](int i) { return float(double(a.lane[i]) * b.lane[i] + c.lane[i]); });
@@ -47,6 +47,7 @@ struct Portable {
         return each([&](int i) { return float(double(a.lane[i]) * b.lane[i] - c.lane[i]); });
     }
     static F max(F a, F b) { return each([&](int i) { return a.lane[i] > b.lane[i] ? a.lane[i] : b.lane[i]; }); }
+    static F min(F a, F b) { return each([&](int i) { return a.lane[i] < b.lane[i] ? a.lane[i] : b.lane[i]; }); }
     static F where_above(F x, F limit, F value) {
         return each([&](int i) { return x.lane[i] > limit.lane[i] ? value.lane[i] : 0.0f; });
     }
@@ -78,7 +79,7 @@ struct Portable {
 }  // namespace
 
 const RowReader kPortable = {"portable", Reader<Portable>::read, Reader<Portable>::power,
-                             Reader<Portable>::weigh};
+                             Reader<Portable>::weigh, Reader<Portable>::masses, Reader<Portable>::between};
 #if !defined(__x86_64__)
 const RowReader kAvx2 = {}, kAvx512 = {};  // not in this build
 #endif

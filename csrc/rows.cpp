@@ -49,23 +49,37 @@ int useful_threads(int64_t elements, int threads) {
     return elements < kWorthwhile ? 1 : threads;
 }
 
+std::vector<RowState> read_parts(const fe_logits& logits, const std::vector<Place>& rows,
+                                 const Reading& reading, int threads,
+                                 std::vector<Ranking>* rankings) {
+    const int64_t splits = parts_of_row(logits), count = int64_t(rows.size());
+    std::vector<RowState> parts(size_t(count * splits));
+    if (reading.ranks) rankings->assign(parts.size(), Ranking{reading.ranks});
+    const RowReader& reader = row_reader();
+    threads = useful_threads(count * logits.vocab, threads);
+    // What a thread fetches ahead is its own where it reads several parts on end.
+    const int64_t run = std::clamp<int64_t>(count * splits / (4 * threads), 1, splits);
+    const int64_t runs = (splits + run - 1) / run;
+    parallel_for(count * runs, threads, [&](int64_t piece) {
+        const int64_t row = piece / runs, first = piece % runs * run;
+        const Place at = rows[size_t(row)];
+        for (int64_t split = first; split < std::min(first + run, splits); ++split) {
+            const size_t part = size_t(row * splits + split);
+            const int64_t begin = split * kSplit;
+            parts[part] = reader.read(row_at(logits, at.block, at.place), logits, begin,
+                                      std::min(begin + kSplit, logits.vocab), reading.scale_of(row),
+                                      reading.entropy, reading.ranks ? &(*rankings)[part] : nullptr);
+        }
+    });
+    return parts;
+}
+
 std::vector<RowState> read_rows(const fe_logits& logits, const std::vector<Place>& rows,
                                 const Reading& reading, int threads,
                                 std::vector<Ranking>* rankings) {
-    const int64_t splits = (logits.vocab + kSplit - 1) / kSplit, count = int64_t(rows.size());
-    std::vector<RowState> parts(size_t(count * splits));
-    std::vector<Ranking> ranked(reading.ranks ? parts.size() : 0, Ranking{reading.ranks});
-    const RowReader& reader = row_reader();
-    threads = useful_threads(count * logits.vocab, threads);
-    parallel_for(count * splits, threads, [&](int64_t piece) {
-        const int64_t row = piece / splits;
-        const Place at = rows[size_t(row)];
-        const int64_t begin = piece % splits * kSplit;
-        parts[size_t(piece)] = reader.read(row_at(logits, at.block, at.place), logits, begin,
-                                           std::min(begin + kSplit, logits.vocab),
-                                           reading.scale_of(row), reading.entropy,
-                                           reading.ranks ? &ranked[size_t(piece)] : nullptr);
-    });
+    const int64_t splits = parts_of_row(logits), count = int64_t(rows.size());
+    std::vector<Ranking> ranked;
+    std::vector<RowState> parts = read_parts(logits, rows, reading, threads, &ranked);
     if (splits == 1) {
         if (reading.ranks) *rankings = std::move(ranked);
         return parts;

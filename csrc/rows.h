@@ -20,6 +20,13 @@ struct Reading {
     float scale_of(int64_t row) const { return scales ? scales[row] : scale; }
 };
 
+// States of the parts of each of `rows`, kSplit ids long, row after row, and their rankings.
+std::vector<RowState> read_parts(const fe_logits& logits, const std::vector<Place>& rows,
+                                 const Reading& reading, int threads,
+                                 std::vector<Ranking>* rankings = nullptr);
+
+inline int64_t parts_of_row(const fe_logits& logits) { return (logits.vocab + kSplit - 1) / kSplit; }
+
 // State of each of `rows`, and its ranking where one is read. Splits follow from the vocabulary
 // alone, so company changes no bits.
 std::vector<RowState> read_rows(const fe_logits& logits, const std::vector<Place>& rows,

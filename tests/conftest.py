@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from triton_interpreter import patch_once_per_launch
 
 if not torch.cuda.is_available():  # before anything imports Triton: it looks when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -26,6 +28,12 @@ def ctrl_c_arrives():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quick_interpreter():
+    if os.environ.get("TRITON_INTERPRET") == "1" and importlib.util.find_spec("triton"):
+        patch_once_per_launch()
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,11 @@ PRINTS = {
 }
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 PAGES = [page for folder in (ROOT, ROOT / "docs") for page in sorted(folder.glob("*.md"))]
-MARKS = {"torchao": pytest.mark.engines, "fastedit.evaluation.tuning": pytest.mark.slow}
+MARKS = {
+    "torchao": pytest.mark.engines,
+    "diffusers": pytest.mark.engines,
+    "fastedit.evaluation.tuning": pytest.mark.slow,
+}
 
 
 def code_of(page):

@@ -15,6 +15,9 @@ NUMBERS = {
     "errors above 0.5": "errors with p > 0.5",
     "errors above 0.7": "errors with p > 0.7",
     "ece": "calibration error (ECE)",
+    "replaced": "tokens replaced",
+    "deleted": "tokens deleted",
+    "inserted": "masks inserted",
 }
 LEGEND = (
     "divergence: Jensen-Shannon in bits, or total variation; each from 0 to 1.",
@@ -43,7 +46,7 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield from _shifts(drafts["all"])
     if report["decoding"]:
         yield ""
-        yield "Decoding in quality mode: a token that was edited later is an error"
+        yield f"Decoding {report['decoding']['rule']}: a token that was edited later is an error"
         yield from _comparison(report["decoding"])
         yield ""
         yield from _shifts(report["decoding"])
@@ -52,7 +55,8 @@ def report_lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _comparison(part: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'':<26}{'before':>10}{'after':>10}"
     for key, label in NUMBERS.items():
-        yield _pair(label, part["before"], part["after"], key)
+        if key in part["before"]:  # of edits in decoding alone
+            yield _pair(label, part["before"], part["after"], key)
     errors, jaccard = part["errors"], part["jaccard"]
     relative = "" if math.isnan(errors["relative"]) else f", {errors['relative']:+.1%}"
     low, high = errors["interval"]

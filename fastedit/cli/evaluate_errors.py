@@ -39,6 +39,9 @@ def errors_command(
     decode: Annotated[
         bool, option("Also tokens edited in decoding.", None, "--decode/--no-decode")
     ] = True,
+    policy: Annotated[
+        str, option("Of decoding, as of `fastedit generate`.", metavar="NAME")
+    ] = "joint_threshold",
     draft_mode: Annotated[
         str, option("The best id, or a draw.", metavar="argmax|sample")
     ] = "argmax",
@@ -84,6 +87,7 @@ def errors_command(
             draft_mode=draft_mode,
             draft_temperature=draft_temperature,
             decode=decode,
+            policy=policy,
             batch_size=batch_size,
             max_length=max_length,
             on_bad_line=on_bad_line,

@@ -42,6 +42,15 @@ def train_command(
             metavar="none|random|self",
         ),
     ] = None,
+    labels: Annotated[
+        str | None,
+        option(
+            "What drafts are taught: plain, the data's tokens; lcs, to insert and delete in blocks "
+            "(block-causal); levenshtein, the same in texts (full attention).",
+            _RUN,
+            metavar="plain|lcs|levenshtein",
+        ),
+    ] = None,
     head: Annotated[
         str | None,
         option(
@@ -116,7 +125,8 @@ def train_command(
         "save_every": save_every,
         "eval_every": eval_every,
     }
-    values = _merged(config, {n: v for n, v in given.items() if v is not None}, set or [], t2t)
+    flags = {n: v for n, v in given.items() if v is not None}
+    values = _merged(config, flags, set or [], {"t2t": t2t, "labels": labels})
     _train(_run_options(values), resume, named=bool(values.get("output")))
 
 
@@ -127,9 +137,9 @@ def _rank(lora_rank: int | None, full: bool) -> int | None:
 
 
 def _merged(
-    config: Path | None, flags: dict[str, Any], settings: list[str], t2t: str | None
+    config: Path | None, flags: dict[str, Any], settings: list[str], edit: dict[str, str | None]
 ) -> dict[str, Any]:
-    """The file, then --set, then flags."""
+    """The file, then --set, then flags; `edit` holds the flags of the step."""
     import yaml
 
     from fastedit.training.runs.settings import PARTS
@@ -162,8 +172,7 @@ def _merged(
             raise UserError(
                 f"--set {setting!r}: the value is not YAML: {as_line(error)}"
             ) from error
-    if t2t is not None:
-        values["edit"]["t2t"] = t2t
+    values["edit"] |= {name: value for name, value in edit.items() if value is not None}
     return {**values, **flags}
 
 
@@ -221,12 +230,15 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise UserError(as_line(error)) from error
     progress.say(f"result in {result}")
+    if options.edit.labels == "levenshtein":  # the run has said how, as it takes ids
+        return
     base, way = f"--checkpoint {options.checkpoint}", " --adapter"
     if options.head:
         way = " --policy correction --head"
     elif not options.lora_rank:
         base, way = "", "--checkpoint"
-    progress.say(f"try it: fastedit generate {base}{way} {result} ...")
+    rule = " --policy joint_threshold_indel" if options.edit.labels == "lcs" else ""
+    progress.say(f"try it: fastedit generate {base}{way} {result}{rule} ...")
 
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:
@@ -244,7 +256,7 @@ def _memory_advice(options: RunOptions, error: Exception) -> str:
     advice.append(f"in a new run: a smaller --max-length (now {length})")
     if not options.lora_rank:
         advice.append("in a new run: LoRA instead of all weights, --lora-rank 16")
-    if not options.head:  # whose model is whole in every process
+    if not options.head and options.edit.labels != "levenshtein":  # else a model is whole
         advice.append("in a new run: more devices, with the FSDP2 file, see docs/training.md")
     lines = "\n  ".join(advice)
     return f"out of memory: {str(error).splitlines()[0]}\n  {lines}"

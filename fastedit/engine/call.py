@@ -57,6 +57,11 @@ class ModelCall:
                 self.options[name] = plain
         # What a model may be told of a cache that lays keys by position; see `LLaDA2MoeModelLM`.
         self.told = [name for name in ("keys_by_position", "key_lengths") if name in forward]
+        # Whether texts of any lengths may stand end to end in one row; see `DiffusionModel`.
+        # Under `torch.compile` every list of lengths would be compiled anew.
+        compiled = hasattr(model, "_orig_mod") or getattr(model, "_compiled_call_impl", None)
+        packs = None if compiled else getattr(_unwrapped(model), "packs_texts", None)
+        self.packs: Callable[[], bool] = packs or (lambda: False)
         # Whether its attention reads keys where they are, and copies none for a row.
         self.in_place = "key_lengths" in self.told
         if getattr(getattr(model, "config", None), "return_dict", True) is False:
@@ -74,7 +79,7 @@ class ModelCall:
     def __call__(
         self,
         ids: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         positions: Tensor,
         cache: Any,
         seen: tuple[Tensor, Tensor] | None = None,
@@ -128,21 +133,23 @@ class ModelCall:
     def rows(
         self,
         ids: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         positions: Tensor,
         wanted: Tensor,
         cache: Any = None,
         seen: tuple[Tensor, Tensor] | None = None,
         following: bool = False,
+        **options: Any,
     ) -> Forward:
         """Logits [B, W, V] of the rows `wanted` [B, W] alone, and hidden states of all rows.
 
         Where the model has an output embedding, only these rows reach it. following: whether the
         head for the next token is called, too; a model gives what it has of its own in any case.
+        options: of the model, such as `text_lengths` where it `packs`.
         """
         output = getattr(self.model, "get_output_embeddings", lambda: None)()
         if output is None:
-            out = self(ids, mask, positions, cache, seen)
+            out = self(ids, mask, positions, cache, seen, **options)
             behind = None if out.following is None else chosen(out.following, wanted)
             return Forward(chosen(out.logits, wanted), out.hidden, behind)
         cut: list[Tensor] = []  # stays empty for a model that does not call its head as a module
@@ -153,7 +160,7 @@ class ModelCall:
 
         hook = output.register_forward_pre_hook(only_wanted)
         try:
-            logits, hidden, behind = self(ids, mask, positions, cache, seen)
+            logits, hidden, behind = self(ids, mask, positions, cache, seen, **options)
         finally:
             hook.remove()
         if behind is not None:

@@ -168,9 +168,11 @@ class Lane:
                 continue
             request.step = record.step
             if request.on_draft and record.logits is not None:
-                ids = record.row(row)[self.slots.earlier :]
+                ids, logits = record.row(row)[self.slots.earlier :], record.logits[row]
                 request.moves = None if record.moves is None else record.moves[:, row]
-                request.on_draft(request, ids, record.logits[row][-len(ids) :])
+                if record.lengths is None:
+                    logits = logits[-len(ids) :]
+                request.on_draft(request, ids, logits)
             if record.bad[row] and request.bad is None:
                 request.bad = self._bad_logits(request, record, row)
             if request.follow(record, row):
@@ -189,21 +191,22 @@ class Lane:
 
         Where those of the step are gone, a forward of the blocks as they stand now has the next.
         """
-        logits, ids = record.logits, record.ids
-        if logits is None:
+        rows, ids = record.logits, record.ids
+        if rows is None:
             row, ids = request.slot, self.slots.blocks.ids
             self.slots.select(len(self.live), draws=False)
             # Rows behind this one are yet to be followed.
             reach = self.plan.reach(self.live, self.steps.delay + 1)
             self.plan.place(reach)
-            logits = self.plan.forward().block
+            rows = self.plan.forward().block
+        logits = rows[row]
         forbid = self.slots.blocks.no_text(logits.shape[-1])
-        width = logits.shape[1]  # of the block, or with what stands before it
+        width = len(logits)  # of the block, or with what stands before it
         columns, first = slice(-width, None), self.slots.width - width
         if record.lengths is not None:  # or of what there is of the block
             columns, first = slice(width), 0
         current = ids[row][columns].to(logits.device)
-        bad = ops.row_stats(logits[row].contiguous(), current, forbid=forbid).bad
+        bad = ops.row_stats(logits.contiguous(), current, forbid=forbid).bad
         matters = self.slots.blocks.may_change()[request.slot][columns].to(bad.device)
         place = int((bad & matters).int().argmax()) + first
         return BadLogitsError(request.index, max(request.base + place, len(request.prompt)))

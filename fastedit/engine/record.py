@@ -25,7 +25,8 @@ class Record:
 
     done, dirty, bad, capped, reopened  per row, as in `policies.State`
     ids                       [n, L], maybe a view that holds until the slots change
-    logits                    [n, L, V], or None where they are gone
+    logits                    [n, L, V], or of each row those that it had positions for; None where
+                              they are gone
     lengths                   how many of the L positions there are; None: all
     moves                     [3, n, L] as in `policies.State`, or None
     """
@@ -37,7 +38,7 @@ class Record:
         ids: Tensor,
         flags: list[list[bool]],
         counts: list[list[int]] | Tensor,
-        logits: Tensor | None,
+        logits: Tensor | Sequence[Tensor] | None,
         moves: Tensor | None,
         lengths: list[int] | None = None,
     ) -> None:

@@ -38,7 +38,7 @@ class Steps:
         flags = blocks.flags.tolist()
         lengths = None if blocks.lengths is None else blocks.lengths.tolist()
         counts, moves = blocks.count_rows, blocks.moves
-        held = blocks.ids, flags, counts, logits.block, moves, lengths
+        held = blocks.ids, flags, counts, logits.each(), moves, lengths
         return Record(number, requests, *held)
 
     def ahead(self, number: int, live: list[Request]) -> Record | None:
@@ -81,7 +81,7 @@ class Steps:
 def _decide(blocks: State, logits: Logits) -> None:
     """With logits of the blocks alone, or of what stands before them as well; where lengths vary,
     of as many positions as the longest has."""
-    width = logits.block.shape[1]
+    width = logits.width
     if blocks.lengths is not None:
         those = blocks.first(width)
         those.wants_next = logits.following is not None

@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 
-from fastedit.models.adapters import Adapter, adapted_tokenizer, merge_adapter, read_adapter
+from fastedit.models.adapters import (
+    Adapter,
+    adapted_tokenizer,
+    merge_adapter,
+    read_adapter,
+    tell_control_tokens,
+)
 from fastedit.models.checkpoint_files import check_folder
 from fastedit.models.families import Checkpoints, known_kinds, row_of
 from fastedit.models.places import folder_or_id, named
@@ -63,6 +69,7 @@ def load(
     if found is not None:
         tokenizer = adapted_tokenizer(found, tokenizer, model.config)
         model = merge_adapter(model, found, tokenizer)
+        tell_control_tokens(model.config, found.folder, found.name)
     return model.eval(), tokenizer
 
 

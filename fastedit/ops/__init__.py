@@ -11,9 +11,10 @@
 | `edit_labels` | labels of models that delete and insert, from drafts and targets |
 | `contents` | which positions of blocks hold masks, which tokens |
 | `highest` | the positions of each block that a rule chooses by score |
+| `within_budget` | those that cost the least, as many as a budget allows |
 | `write_blocks` | what a rule decided, into its blocks, with counts of what changed |
 | `compact` | inserts and deletes: what positions emit, in blocks or packed sequences |
-| `uniform` | random numbers that follow from seed, position, forward and purpose |
+| `uniform` | random numbers and ids that follow from seed, position, forward and purpose |
 
 In each, `__init__.py` is the contract: arguments, results, checks. `reference.py` is the operation
 in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs it on the CPU in C++
@@ -46,7 +47,8 @@ from fastedit.ops.row_partials import (
 )
 from fastedit.ops.row_stats import RowStats, row_stats
 from fastedit.ops.sampling import RowDraws, Sampling
-from fastedit.ops.uniform import uniform
+from fastedit.ops.uniform import random_ids, uniform
+from fastedit.ops.within_budget import within_budget
 from fastedit.ops.write_blocks import write_blocks_
 
 # Where a folder and a function have one name, it is the function here.
@@ -74,11 +76,13 @@ __all__ = [
     "lcs_labels",
     "levenshtein_labels",
     "merge_partials",
+    "random_ids",
     "rewrite_blocks",
     "row_partials",
     "row_stats",
     "serves",
     "uniform",
     "use_backend",
+    "within_budget",
     "write_blocks_",
 ]

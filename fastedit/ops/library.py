@@ -16,7 +16,7 @@ from torch import Tensor
 from fastedit.ops.logits import LOGIT_DTYPES
 
 DEVICES = ("cpu",)
-ABI = 7
+ABI = 8
 NO_MEMORY = -2  # FE_NO_MEMORY
 LIBRARY = Path(__file__).with_name(
     "libfastedit_cpu.dylib" if sys.platform == "darwin" else "libfastedit_cpu.so"

@@ -60,6 +60,22 @@ def row_sum(rows: Tensor) -> Tensor:
     return rows.reshape(1, -1).expand(2, -1).sum(-1)[0].reshape(rows.shape[:-1])
 
 
+def running_sums(values: Tensor) -> Tensor:
+    """Inclusive sums along the last dimension, fp32 [n, L], in an order that n does not change."""
+    if values.device.type == "cpu":
+        return values.cumsum(-1)  # row by row; on a GPU the order depends on the shape
+    return doubling_sums(values)
+
+
+def doubling_sums(values: Tensor) -> Tensor:
+    """Inclusive sums by partial sums of 1, 2, 4, ... values, along the last dimension."""
+    shift = 1
+    while shift < values.shape[-1]:
+        values = values + torch.nn.functional.pad(values[:, :-shift], (shift, 0))
+        shift *= 2
+    return values
+
+
 def heated_(scores: Tensor, temperature: Tensor) -> Tensor:
     """Relative to the best and divided by the temperature, of which a small one makes no ties."""
     scores -= scores.amax(-1, keepdim=True)

@@ -36,7 +36,7 @@ class Policy:
     judges_tokens  whether tokens may change as well as masks; where False, the logits of a position
              that holds a token are not read, and do not matter if they are bad
     reads_tokens  whether the rule looks at the statistics of positions that hold a token; where
-             False, their logits are not read either
+             False, their logits are not read either, but for those of shadow rows
     noise    whether blocks start from random ids, so that it has to be known how many there are
     wide     whether a decision may write all generated positions up to the end of the active block,
              and not only those of the block. Statistics and buffers are then of all of them, with

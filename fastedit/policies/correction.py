@@ -220,7 +220,7 @@ class Correction(Policy):
         wrong = tokens & (error > p.tau[:, None]) & (turn < turns - p.ring[:, None])
         remask = highest(error, wrong, p.budget * ((forwards % p.stride == 0) & ~ends))
 
-        turn = torch.where(remask, turns + remask.cumsum(-1) - 1, turn)
+        turn = torch.where(remask, turns - 1 + remask.cumsum(-1, dtype=turn.dtype), turn)
         written = {"turn": turn, **{FILL + name: value for name, value in kept.items()}}
         return Write(ids.masked_fill(remask, view.mask_token_id), ends, written)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import HOTTEST, integer, number
-from fastedit.policies.primitives import random_ids, running_sums
+from fastedit.policies.primitives import random_ids, within_budget
 from fastedit.policies.registry import register
 
 
@@ -69,21 +69,18 @@ class EntropyBound(Policy):
         assert stats.entropy is not None and stats.sample is not None
         p, kept, may = view.parameters, view.buffers, view.may_change()
         forwards = view.counts.forwards + 1
+        _, _, masks, held = view.contents()
+        positions = masks + held
 
-        ranked, order = stats.entropy.masked_fill(~may, torch.inf).sort(dim=-1, stable=True)
-        entropy = ranked.masked_fill(ranked == torch.inf, 0.0)
-        sums = running_sums(entropy)
-        low = sums - entropy <= p.bound[:, None]
-        accepted = torch.zeros_like(low).scatter(1, order, low)
+        accepted, total = within_budget(stats.entropy, may, p.bound)
         canvas = torch.where(accepted, stats.sample, self._noise(view, forwards, stats.vocab))
 
-        same = (stats.token == kept.best).logical_or(~may).all(-1)
-        stable = torch.where(same, kept.stable + 1, 0)
-        mean = sums[:, -1] / may.sum(-1)
-        settled = (stable >= p.stability) & (mean < p.confidence)
+        other = ((stats.token != kept.best) & may).any(-1)
+        stable = (kept.stable + 1).masked_fill_(other, 0)
+        settled = (stable >= p.stability) & (total / positions < p.confidence)
         ids = torch.where(settled[:, None], stats.token, canvas)
         # A block of which nothing may change has no mean, and nothing to wait for.
-        done = settled | (forwards >= p.steps) | ~may.any(-1)
+        done = settled | (forwards >= p.steps) | (positions == 0)
         return Write(ids, done, {"best": stats.token, "stable": stable})
 
     def most_forwards(self, length: int) -> int:

@@ -75,7 +75,7 @@ class JointThreshold(Policy):
         """`ops.joint_threshold_step_` on the tensors of `view`."""
         ids, editable, sampling, counts = view.ids, view.editable, view.sampling, view.counts
         strict, mask = view.strict, view.mask_token_id
-        settings: dict[str, Any] = dict(view.parameters)
+        settings: Any = {name: view.parameters[name] for name in JointThreshold.parameters()}
         state = ops.StepState(
             view.buffers.post_steps,
             counts.forwards,

@@ -168,9 +168,7 @@ class MEDLM(Policy):
             first = (pads == stats.logit) & (token > self.pad_token_id)  # the lowest id on ties
             pad = (pads > stats.logit) | first
             token, score = torch.where(pad, self.pad_token_id, token), score.masked_fill(pad, 0.0)
-        count = masks // p.mask_steps + (step < masks % p.mask_steps)
-        fill = highest(score, masked, count)
-        ids = torch.where(fill, token, view.ids)
+        ids = torch.where(self.filled(score, masks, view), token, view.ids)
 
         last = (step + 1 >= p.mask_steps) & filling
         keep = (masked | tokens) & last[:, None]
@@ -184,6 +182,13 @@ class MEDLM(Policy):
         done = last & (empty | (p.edit_steps == 0))
         done_step = torch.where(done & empty, p.edit_steps.clamp(max=1), 0)
         return Write(ids, done, {"done_step": done_step}, keep=keep | ~last[:, None])
+
+    def filled(self, score: Tensor, masks: Tensor, view: View) -> Tensor:
+        """Masks [n, L] that this forward fills: of `masks` [n] at the start an even share, those
+        with the highest `score` [n, L]."""
+        steps = view.parameters.mask_steps
+        count = masks // steps + (view.counts.forwards < masks % steps)
+        return highest(score, view.contents().masked, count)
 
     def _edit(self, stats: Stats, view: View, masks: Tensor) -> Write:
         p, ids, (masked, tokens, _, _) = view.parameters, view.ids, view.contents()

@@ -6,15 +6,17 @@ Source: arXiv 2607.22663, without released code; the idea is in the LLaDA2.1 rep
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from torch import Tensor
 
 from fastedit.policies.base import Buffer, Stats, View, Write
 from fastedit.policies.fields import integer, probability
 from fastedit.policies.joint_threshold import JointThreshold
+from fastedit.policies.planes import Planes
 from fastedit.policies.primitives import highest
 from fastedit.policies.registry import register
 
@@ -55,14 +57,16 @@ class MultiBlock(JointThreshold):
     def window(self) -> int:  # type: ignore[override]
         return self.blocks
 
+    def reads(self, view: View, following: bool) -> Tensor:
+        return view.may_change()  # not what stands before blocks that are not reopened
+
     def rule(self, stats: Stats, view: View) -> Write:
         assert stats.entropy is not None
         p, reopened = view.parameters, view.reopened
         ids, done, buffers = super().rule(stats, view)[:3]
         may = view.may_change()
         masks = ((ids == view.mask_token_id) & may).any(-1)
-        wanted = may.any(-1) & (p.rounds > 0) & (p.editing_threshold < math.inf)
-        reopen = done & wanted & ~(masks | reopened)
+        reopen = done & _wanted(p, may) & ~(masks | reopened)
 
         _, tokens, _, held = view.contents()
         most = (held * p.share).ceil().long()
@@ -82,5 +86,23 @@ class MultiBlock(JointThreshold):
     def most_forwards(self, length: int) -> int:
         return super().most_forwards(length) + self.rounds
 
-    def twin(self, view: View) -> None:  # type: ignore[override]
-        return None
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:  # type: ignore[override]
+        """While no block is reopened: joint threshold's, and reopening of what it is done with."""
+        if not view.alone:
+            return None
+        p, fused = view.parameters, super().twin(view)
+
+        def step_(logits: Tensor, draws: bool) -> bool:
+            before = ~view.done
+            fused(logits, draws)
+            reopen = view.done & before & _wanted(p, view.may_change())
+            view.done.logical_xor_(reopen)
+            view.reopened.logical_or_(reopen)
+            return True
+
+        return step_
+
+
+def _wanted(p: Planes, may: Tensor) -> Tensor:
+    """Blocks [n] that have something to edit, under parameters that allow it."""
+    return may.any(-1) & (p.rounds > 0) & (p.editing_threshold < math.inf)

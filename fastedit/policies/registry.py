@@ -45,7 +45,7 @@ def parse(text: str) -> Policy:
     Values are read as their field's type, `none` as None. Raises ValueError for an unknown name or
     field, with the known ones, and for values out of range.
     """
-    name, _, settings = text.strip().partition(":")
+    name, _, settings = str(text).strip().partition(":")
     if name not in POLICIES:
         raise ValueError(f"policy must be one of {', '.join(sorted(POLICIES))}; got {text!r}")
     kind = POLICIES[name]

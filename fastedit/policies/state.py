@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -39,7 +42,8 @@ class State:
     earlier     int            of the L positions, those that stand before the block
 
     `state[a:b]` is a view of some blocks: steps on it show in the whole. So do steps on `block`,
-    which leaves out what stands before.
+    which leaves out what stands before, and is for steps in which no block is reopened: it is
+    `alone`.
     """
 
     def __init__(
@@ -72,12 +76,15 @@ class State:
         self.draws = False  # whether a block of these has a temperature
         self.wants_next = True  # whether one may need statistics of the next token
         self.vocab: int | None = None  # how many ids there are, where it is known before a forward
-        self.twin = policy.twin(self)
-        self.now: ops.Contents | None = None  # while a decision is taken
+        self.alone = False
+        self._views: tuple[Tensor, tuple[Tensor, Tensor, Tensor]] | None = None
+        self.may: Tensor | None = None  # as is the next, while a decision is taken
+        self.now: ops.Contents | None = None
         self.earlier, self.block = earlier, self
         if earlier:
             self.block = self._columns(slice(earlier, None))
-            self.own = torch.arange(self.length, device=ids.device) >= earlier
+            self.block.alone = True
+            self.own = self.places >= 0
 
     @classmethod
     def new(
@@ -159,6 +166,11 @@ class State:
             raise ValueError(f"most_forwards of policy {policy} must be at least 1; got {most!r}")
         self.limit[rows] = min(most, 2**31 - 1)
 
+    @functools.cached_property
+    def twin(self) -> Callable[[Tensor, bool], bool] | None:
+        """The fused step of the policy on these blocks, if it has one."""
+        return self.policy.twin(self)
+
     @property
     def length(self) -> int:
         """L, the positions of a block and of what stands before it."""
@@ -166,9 +178,25 @@ class State:
 
     def positions(self) -> Tensor:
         """Of the request, int64 [N, L]: what draws are keyed by."""
-        start = self.sampling.start
-        place = torch.arange(-self.earlier, self.length - self.earlier, device=start.device)
-        return start[:, None] + place
+        return self.sampling.start[:, None] + self.places
+
+    @property
+    def places(self) -> Tensor:
+        """Of the positions, counted from the block's first one, int64 [L]."""
+        return self._kept()[0]
+
+    def draw_keys(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Seed, top-k and top-p of `sampling`, as views [N, L]."""
+        return self._kept()[1]
+
+    def _kept(self) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """What is made once for all steps, until L changes, where lengths vary."""
+        if self._views is None or len(self._views[0]) != self.length:
+            place = torch.arange(-self.earlier, self.length - self.earlier, device=self.ids.device)
+            draws = self.sampling.seed, self.sampling.top_k, self.sampling.top_p
+            seed, top_k, top_p = (field[:, None].expand(self.ids.shape) for field in draws)
+            self._views = place, (seed, top_k, top_p)
+        return self._views
 
     def first(self, length: int) -> State:
         """The first `length` positions of blocks with variable lengths; no block has more."""
@@ -272,21 +300,24 @@ class State:
 
         The released loop commits a literal mask of the prompt, and never edits it.
         """
+        if self.may is not None:
+            return self.may
         may = self.editable
+        if self.earlier:
+            may = may & (self.own | self.reopened[:, None])
         if self.strict and not self.policy.chooses_mask:
-            may = may | (self.ids == self.mask_token_id)
+            masks = self.ids == self.mask_token_id
+            may = may | (masks & self.own if self.earlier else masks)
         if self.opened is not None:
             may = may & self.opened
         if self.lengths is not None:
             may = may & self.exists()
-        if self.earlier:
-            may = may & self.own | self.editable & self.reopened[:, None]
         return may
 
     def exists(self) -> Tensor:
         """Where there is a position, bool [N, L], of blocks with variable lengths."""
         assert self.lengths is not None
-        return torch.arange(self.length, device=self.ids.device) < self.lengths[:, None]
+        return self.places < self.lengths[:, None]
 
     def shown(self) -> Tensor:
         """What the next forward takes for `ids`, int64 [N, L]."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastedit.policies.base import Policy
 from fastedit.policies.fields import HEAT, checked
 from fastedit.policies.registry import parse
+from fastedit.policies.rows import Rows
 from fastedit.policies.state import State
 from fastedit.policies.statistics import statistics, without
 from fastedit.policies.writing import apply_
@@ -42,7 +43,7 @@ def open(
     Sequences of such a policy (`me_dlm`) shrink and grow. `state.ids` [B, W] is as wide as the
     longest of them is by now, so that of one sequence it holds exactly its ids; in general
     `state.ids[b, : state.lengths[b]]` does, and what is behind means nothing. The next logits are
-    of these W positions. Each row is a whole sequence, its prompt in front.
+    of these W positions, or packed. Each row is a whole sequence, its prompt in front.
 
     Raises TypeError and ValueError for wrong shapes and types, and for an unknown policy.
     """
@@ -106,10 +107,12 @@ def step_(
 ) -> None:
     """One decision in place: `state.ids`, `state.done`, `state.counts`, `state.buffers`.
 
-    logits         [B, L, V] fp32, bf16 or fp16: logits[b, i] predicts ids[b, i], no shift
+    logits         [B, L, V] fp32, bf16 or fp16: logits[b, i] predicts ids[b, i], no shift; of a
+                   policy that inserts and deletes they may be packed, [N, V]: the rows of the
+                   positions that there are, sequence after sequence
     scores         [B, L] of a head, for policies that need "score": floats, read as fp32
-    next_logits    [B, L, V] of a head that predicts the next token, for those that need it; None
-                   while no block does, as in the mask phase of `me_dlm`
+    next_logits    of a head that predicts the next token, shaped alike, for those that need it;
+                   None while no block does, as in the mask phase of `me_dlm`
     shadow_logits  [B, L, V] of rows that see a mask at their own position, for plan "shadow"
     draws          [B, L] int64: tokens to use in place of what would be drawn
 
@@ -123,23 +126,36 @@ def step_(
     twin = state.twin
     if twin and draws is None and logits is not None and twin(logits, state.draws):
         return  # it has checked for itself
-    _check_given(state, logits, scores, next_logits, shadow_logits, draws)
+    rows = Rows(state, logits)
+    _check_given(state, rows, logits, scores, next_logits, shadow_logits, draws)
+    state.may = state.may_change()
     state.now = state.contents()
     try:
-        with without(logits, state.policy.excluded(state)) as (left, excluded):
-            stats = statistics(state, left, draws)
-        stats.scores, stats.excluded = scores if scores is None else scores.float(), excluded
+        ids = state.policy.excluded(state)
+        if ids is None:
+            stats = statistics(state, logits, draws, rows)
+        else:
+            with without(logits, ids, rows) as (left, excluded):
+                stats = statistics(state, left, draws, rows)
+            stats.excluded = excluded
+        stats.scores = scores if scores is None else scores.float()
         if shadow_logits is not None:
-            stats.shadow = statistics(state, shadow_logits, None)
+            stats.shadow = statistics(state, shadow_logits, None, rows, shadow=True)
         if next_logits is not None:
-            stats.following = statistics(state, next_logits, None, following=True)
+            stats.following = statistics(state, next_logits, None, rows, following=True)
         apply_(state, state.policy.decide(stats, state), stats)
     finally:
-        state.now = None
+        state.may = state.now = None
 
 
 def _check_given(
-    state: State, logits: Tensor, scores: Any, next_logits: Any, shadow_logits: Any, draws: Any
+    state: State,
+    rows: Rows,
+    logits: Tensor,
+    scores: Any,
+    next_logits: Any,
+    shadow_logits: Any,
+    draws: Any,
 ) -> None:
     policy, shape = state.policy, state.ids.shape
     for needed, name, value in (
@@ -153,11 +169,12 @@ def _check_given(
             raise ValueError(f"{policy.name or type(policy).__name__} needs {name}")
         if value is None:
             continue
-        if not isinstance(value, Tensor) or value.shape[:2] != shape:
+        among = rows.shape if name in ("logits", "next_logits") else shape
+        if not isinstance(value, Tensor) or value.shape[: len(among)] != among:
             found = list(value.shape) if isinstance(value, Tensor) else f"{value!r:.80}"
+            alike = "as the ids of the state are" if among == shape else "its positions, packed"
             raise ValueError(
-                f"{name} must be [{shape[0]}, {shape[1]}, ...] as the ids of the state are; "
-                f"got {found}"
+                f"{name} must be [{', '.join(map(str, among))}, ...], {alike}; got {found}"
             )
     if scores is not None and not (scores.ndim == 2 and scores.is_floating_point()):
         raise ValueError(

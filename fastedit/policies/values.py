@@ -19,6 +19,7 @@ class View(Protocol):
     ids, editable        int64, bool [n, L]  what they hold, and what is not prompt or padding
     done                 bool [n]            blocks whose decision will be discarded
     reopened             bool [n]            whether the blocks before it may change too, again
+    alone                                    whether it is known that none is reopened
     counts               int32 [n] each      `forwards` before this one, and what has changed
     parameters, buffers                      of the policy, by name
     moves                int64 [3, n, L]     of the last decision, as of `State`; or None
@@ -37,6 +38,7 @@ class View(Protocol):
     dirty: Tensor
     bad: Tensor
     reopened: Tensor
+    alone: bool
     counts: Planes
     parameters: Planes
     buffers: Planes

@@ -36,6 +36,7 @@ class Wino(Policy):
     verify_threshold: float = probability(0.9)
 
     plan = "shadow"
+    reads_tokens = False  # but in their shadows
     buffers: ClassVar[Mapping[str, Buffer]] = {
         "filled": Buffer(torch.int32, initial=30, per_position=False)  # in the forward before
     }

@@ -34,6 +34,7 @@ def apply_(state: State, write: Write, stats: Stats) -> None:
         fallback=stats.token if bounded else None,
     )
     if active is not None:
+        state.may = None  # which masks of a prompt may change depends on the ids
         _rewrite(state, write, active)
     if write.reopen is not None:
         # Keys and values of a forward in which blocks saw those behind them are stale in any case.

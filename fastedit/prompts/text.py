@@ -19,15 +19,16 @@ def check_unicode(text: str) -> None:
         ) from None
 
 
-def spell_out(ids: list[int], tokenizer: Any, mask_token_id: int) -> list[int]:
-    """Replace the mask token by the ordinary tokens of its text: no text can inject masks."""
-    if mask_token_id not in ids:
-        return ids
-    text = tokenizer.convert_ids_to_tokens(mask_token_id)
-    pieces = (text[:1], text[1:])  # no tokenizer finds an added token in two halves of it
-    plain = [
-        token
-        for piece in pieces
-        for token in tokenizer(piece, add_special_tokens=False)["input_ids"]
-    ]
-    return [piece for i in ids for piece in (plain if i == mask_token_id else [i])]
+def spell_out(ids: list[int], tokenizer: Any, *never: int) -> list[int]:
+    """Replace the tokens `never`, such as the mask, by the ordinary tokens of their texts: no text
+    can inject masks."""
+    for token in set(never).intersection(ids):
+        text = tokenizer.convert_ids_to_tokens(token)
+        pieces = (text[:1], text[1:])  # no tokenizer finds an added token in two halves of it
+        plain = [
+            part
+            for piece in pieces
+            for part in tokenizer(piece, add_special_tokens=False)["input_ids"]
+        ]
+        ids = [part for i in ids for part in (plain if i == token else [i])]
+    return ids

@@ -7,8 +7,12 @@ from typing import Any
 from .chain_sum import ChainSum
 from .leg_counting import LegCounting
 from .task import Problem, Score, Task, is_held_out
+from .text_repair import TextRepair
+from .word_sequence_reversal import WordSequenceReversal
 
-_TASKS: dict[str, type[Task]] = {task.name: task for task in (ChainSum, LegCounting)}
+_TASKS: dict[str, type[Task]] = {
+    task.name: task for task in (ChainSum, LegCounting, TextRepair, WordSequenceReversal)
+}
 
 
 def task_names() -> list[str]:

@@ -120,6 +120,19 @@ class Task:
             raise ImportError(
                 "tasks come from reasoning-gym: pip install 'fastedit-dlm[eval]'"
             ) from error
-        return reasoning_gym.create_dataset(
-            self.name, seed=seed, size=_ENTRIES_PER_SEED, **self.options
-        )
+        return self._open(reasoning_gym, seed)
+
+    def _open(self, gym: Any, seed: int) -> Any:
+        """The data set of one seed; `gym` is the package reasoning_gym."""
+        return gym.create_dataset(self.name, seed=seed, size=_ENTRIES_PER_SEED, **self.options)
+
+
+class PlainAnswer(Task):
+    """A task whose answer stands alone: it is its own solution, and all of a text is an answer."""
+
+    def solve(self, entry: dict[str, Any]) -> str:
+        return entry["answer"]
+
+    def extract(self, text: str) -> str | None:
+        """All of a text, without blanks around it."""
+        return text.strip() or None

@@ -7,6 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastedit.heads.base import Head
+from fastedit.policies import Policy
+
 
 class Step(nn.Module):
     """A step is called with a batch and returns sums: `loss`, to be divided by what `settled` says,
@@ -16,10 +19,13 @@ class Step(nn.Module):
     wrap this module, not the model.
     """
 
+    model: Any  # wrapped by peft, or not
+
     @property
-    @abstractmethod
     def base(self) -> Any:
         """The model itself, adapters inside, without a wrapper around it."""
+        unwrap = getattr(self.model, "get_base_model", None)
+        return self.model if unwrap is None else unwrap()
 
     @property
     @abstractmethod
@@ -31,8 +37,21 @@ class Step(nn.Module):
     def seen_size(self) -> int:
         """Numbers in `seen`."""
 
-    def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """A batch of the collator as `forward` takes it, made once all of a step are read."""
+    @property
+    def policy(self) -> Policy | None:
+        """The rule by which examples are decoded; None: that of the family."""
+        return None
+
+    @property
+    def beside(self) -> Head | None:
+        """A head that is trained with it, and saved in a folder of its own."""
+        return None
+
+    def prepared(self, batch: dict[str, Any], done: float | None = None) -> dict[str, Any]:
+        """A batch of the collator as `forward` takes it, made once all of a step are read.
+
+        done  share of the steps of the run that are done; None: it is a batch of a validation
+        """
         return batch
 
     @abstractmethod
@@ -53,6 +72,10 @@ class Step(nn.Module):
     def advice(self, seen: list[float]) -> str | None:
         """What to change, where the `seen` of a whole run says that nothing could be learnt."""
         return None
+
+    def seconds(self) -> dict[str, float]:
+        """Time that the host spent on parts of the step, by name, since this was last asked."""
+        return {}
 
     def report_judged(self, judged: list[Any]) -> dict[str, float | None]:
         """Metrics of what all batches of a validation judged."""

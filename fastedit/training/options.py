@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fastedit.ops.draft_and_corrupt import DRAFT_MODES, LOSS_REGIONS, RANDOM_SCOPES
@@ -14,6 +14,7 @@ from fastedit.training.typed import set_types
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "t2t": ("none", "random", "self"),
+    "labels": ("plain", "lcs", "levenshtein"),
     "mask_weight": ("1", "1/t"),
     "denominator": ("supervised", "maskable", "sequence"),
     "draft_mode": DRAFT_MODES,
@@ -32,6 +33,8 @@ _AT_LEAST: dict[str, float] = {
     "lambda_keep": 0,
     "n_drafts": 1,
     "turns": 1,
+    "turn_steps": 1,
+    "wildcard_rounds": 0,
     "turn_threshold": 0,
     "turn_editing_threshold": 0,
     "cap_beta": 0,
@@ -54,6 +57,22 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "denominator": "sequence",
     },
 }
+# Sources of wrong tokens that labels of edits go with, and the attention of the models that take
+# such labels: LLaDA2.2's blocks keep their length, ME-DLM's texts do not.
+_EDITS: dict[str, tuple[tuple[str, ...], str]] = {
+    "lcs": (("self",), "block_causal"),
+    "levenshtein": (("none", "self"), "full"),
+}
+# Options that the step of labels="levenshtein" reads; `RefinementOptions` has its others.
+_OF_TEXTS = frozenset(
+    "t2t labels noise mask_weight w_max draft_share turn_editing_threshold delete_token_id".split()
+)
+_READERS = {"block_causal": "block-causal models", "full": "models with full attention"}
+# Rounds of an example where they are not given.
+_ROUNDS: dict[str, dict[str, Any]] = {
+    "plain": {"turns": 1, "grad_rounds": "last"},
+    "lcs": {"turns": 3, "grad_rounds": "all"},
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +81,9 @@ class EditOptions:
 
     t2t            where visible wrong tokens come from: "self", the model's own drafts
                    (arXiv 2606.17175); "random", the vocabulary; "none", there are none
+    labels         "plain", the clean ids; "lcs", from the second round on edits of the draft that
+                   the model has decoded so far, deletes and inserts among them (LLaDA2.2; fixed
+                   blocks); "levenshtein", the edits of ME-DLM (full attention)
     noise          mask rates: see `schedule.Schedule`
     mask_weight    w(t) of masked positions: "1" or "1/t", the latter at most `w_max`
     lambda_edit    weight of visible wrong positions
@@ -86,9 +108,15 @@ class EditOptions:
     confirm_share  share of the samples that stay clean: right tokens are to be kept
     share_clean    compute the clean half once for all passes: "auto", where that is valid; "on",
                    raise where it is not; "off"
-    turns          rounds of an example (MTF): before each but the first the ids advance by one
-                   decoding step at `turn_threshold` and `turn_editing_threshold`
-    grad_rounds    rounds with a loss: the "last", or "all", whose mean is the loss
+    turns          rounds of an example (MTF): before each but the first the ids advance by
+                   `turn_steps` decoding steps at `turn_threshold` and `turn_editing_threshold`.
+                   None: 1, or 3 with labels="lcs"
+    grad_rounds    rounds with a loss: the "last", or "all", whose mean is the loss. None: "last",
+                   or "all" with labels="lcs"
+    wildcard_rounds  "lcs": rounds from the second on in which a mask may become any token of the
+                   target; None: all of them
+    delete_token_id, insert_token_id  "lcs", "levenshtein": ids, or texts of tokens, that say so;
+                   None: see `fastedit.training.runs.control_tokens`
     cap_beta       weight of the mean entropy of rows whose argmax is the label (CAP; 2.0 in
                    dParallel); 0 is off
     cap_region     those rows: masked ones ("m2t"), or "all"
@@ -100,6 +128,7 @@ class EditOptions:
     """
 
     t2t: str = "self"
+    labels: str = "plain"
     noise: str | None = None
     mask_weight: str | None = None
     w_max: float | None = None
@@ -125,15 +154,22 @@ class EditOptions:
     complementary: bool = False
     confirm_share: float = 0.0
     share_clean: str = "auto"
-    turns: int = 1
+    turns: int | None = None
+    turn_steps: int = 1
     turn_threshold: float = 0.7
     turn_editing_threshold: float = 0.5
-    grad_rounds: str = "last"
+    grad_rounds: str | None = None
+    wildcard_rounds: int | None = None
+    delete_token_id: str | None = None
+    insert_token_id: str | None = None
     cap_beta: float = 0.0
     cap_region: str = "m2t"
 
     def __post_init__(self) -> None:
         set_types(self)
+        for name, value in _ROUNDS.get(self.labels, _ROUNDS["plain"]).items():
+            if self._value(name) is None:
+                object.__setattr__(self, name, value)
         for name, choices in _CHOICES.items():
             if self._said(name) and self._value(name) not in choices:
                 raise ValueError(
@@ -153,6 +189,7 @@ class EditOptions:
             )
         if self.noise is not None:
             Schedule.parse(self.noise)
+        self._check_labels()
         if self.lambda_keep == 0:
             warnings.warn(
                 "lambda_keep=0: nothing keeps right tokens in place, and a decoder that edits at "
@@ -165,10 +202,57 @@ class EditOptions:
 
     def _said(self, name: str) -> bool:
         """Whether it is not left to `for_attention`."""
-        return name not in OBJECTIVES["full"] or self._value(name) is not None
+        optional = name in OBJECTIVES["full"] or name == "wildcard_rounds"
+        return not optional or self._value(name) is not None
+
+    def _check_labels(self) -> None:
+        """Raises ValueError for labels without their source of wrong tokens, and for options that
+        say nothing of them."""
+        sources, _ = _EDITS.get(self.labels, (_CHOICES["t2t"], ""))
+        if self.t2t not in sources:
+            raise ValueError(
+                f"labels={self.labels} are edits of the model's own drafts: take "
+                f"t2t={' or '.join(reversed(sources))}, not t2t={self.t2t}"
+            )
+        if self.labels == "lcs":
+            if self.turns == 1:
+                raise ValueError(
+                    "turns=1 has no labels of edits, which begin with the second round: raise "
+                    "turns, or take labels=plain"
+                )
+            if self.loss_region != "response":
+                raise ValueError(
+                    f"loss_region={self.loss_region} leaves out positions that labels=lcs has "
+                    "edits for: take loss_region=response"
+                )
+        unread = {"wildcard_rounds": ("lcs",), "insert_token_id": ("lcs",)}
+        for name, readers in (unread | {"delete_token_id": tuple(_EDITS)}).items():
+            if self._value(name) is not None and self.labels not in readers:
+                raise ValueError(
+                    f"{name} says nothing with labels={self.labels}: leave it out, or take "
+                    f"labels={' or '.join(readers)}"
+                )
+        if self.labels == "levenshtein":
+            for field in fields(self):
+                default = _ROUNDS["plain"].get(field.name, field.default)
+                if field.name not in _OF_TEXTS and self._value(field.name) != default:
+                    raise ValueError(
+                        f"{field.name} says nothing with labels=levenshtein: leave it out; the "
+                        f"options that do are refinement.NAME and {', '.join(sorted(_OF_TEXTS))}"
+                    )
 
     def for_attention(self, attention: str) -> EditOptions:
-        """These, with what is None as models of this attention were trained: `OBJECTIVES`."""
+        """These, with what is None as models of this attention were trained: `OBJECTIVES`.
+
+        Raises ValueError for labels that models of this attention are not trained on.
+        """
+        _, fitting = _EDITS.get(self.labels, ((), attention))
+        if attention != fitting:
+            other = next(name for name, (_, needed) in _EDITS.items() if needed == attention)
+            raise ValueError(
+                f"labels={self.labels} are for {_READERS[fitting]}, and this checkpoint is one of "
+                f"the {_READERS[attention]}: take labels={other} or plain, or another checkpoint"
+            )
         settled = copy.copy(self)  # without the warnings of a new one
         for name, value in OBJECTIVES[attention].items():
             if self._value(name) is None:
@@ -183,4 +267,4 @@ class EditOptions:
     @property
     def rounds(self) -> int:
         """Supervised passes per copy."""
-        return self.turns if self.grad_rounds == "all" else 1
+        return self.turns or 1 if self.grad_rounds == "all" else 1

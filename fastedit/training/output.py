@@ -19,6 +19,7 @@ class StepOutput(NamedTuple):
     tally                counts of `metrics.Tally`
     drafted  int64 [10]  drafts, by bucket of the mask rate
     errors   int64 [10]  those that were wrong
+    operations  int64 [7, 4]  counts of `operations.tally_operations`; None: no edits were counted
     """
 
     loss: Tensor
@@ -26,6 +27,7 @@ class StepOutput(NamedTuple):
     tally: Tally
     drafted: Tensor
     errors: Tensor
+    operations: Tensor | None = None
 
     @property
     def hits(self) -> Tensor:
@@ -39,8 +41,11 @@ class StepOutput(NamedTuple):
 
     @property
     def seen(self) -> Tensor:
-        """All counts in a row, as `metrics.report` takes them, int64 [SEEN]."""
-        return torch.cat([*self.tally, self.drafted, self.errors])
+        """All counts in a row, int64: the [SEEN] of `metrics.report`, then those of operations."""
+        counts = [*self.tally, self.drafted, self.errors]
+        if self.operations is not None:
+            counts.append(self.operations.flatten())
+        return torch.cat(counts)
 
     @property
     def judged(self) -> None:
@@ -49,9 +54,10 @@ class StepOutput(NamedTuple):
 
 def total(outputs: Sequence[StepOutput]) -> StepOutput:
     """Field by field, the sums over copies and rounds."""
-    loss, labels, tallies, drafted, errors = zip(*outputs, strict=True)
+    loss, labels, tallies, drafted, errors, operations = zip(*outputs, strict=True)
     counted = Tally(*(_sum(field) for field in zip(*tallies, strict=True)))
-    return StepOutput(_sum(loss), _sum(labels), counted, _sum(drafted), _sum(errors))
+    edits = None if operations[0] is None else _sum(operations)
+    return StepOutput(_sum(loss), _sum(labels), counted, _sum(drafted), _sum(errors), edits)
 
 
 def _sum(tensors: Sequence[Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,13 +12,20 @@ from torch import Tensor
 
 from fastedit.models.families import Family
 from fastedit.training.base import Step
+from fastedit.training.control import ControlTokens
 from fastedit.training.loss.head import (
     entropy_of_right,
     predictions,
     vocabulary,
     weighted_cross_entropy,
 )
-from fastedit.training.loss.metrics import SEEN, Tally, kinds_of, no_tally, report, tally
+from fastedit.training.loss.metrics import SEEN, kinds_of, no_tally, report, tally
+from fastedit.training.loss.operations import (
+    OPERATIONS,
+    no_operations,
+    report_operations,
+    tally_operations,
+)
 from fastedit.training.loss.weights import confident_rows, denominator, position_weights
 from fastedit.training.noise.corruption import Noisy, corrupt
 from fastedit.training.noise.drafts import (
@@ -37,6 +44,10 @@ from fastedit.training.passes.layout import Tokens
 from fastedit.training.passes.passes import Passes, passes_over
 from fastedit.training.passes.sharing import why_not_shared, without_dropout
 from fastedit.training.reading import Reading
+
+# A noisy copy of a batch, and how many drafts and wrong drafts were made for it, see
+# `drafts.fill_with_drafts`.
+Round = tuple[Noisy, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,7 @@ class EditStep(Step):
     mask_token_id  the mask
     forbid_ids     ids that are never random wrong tokens, such as special ids
     family         how the model reads its rows; None: what it is known as
+    control        what deletes and inserts, for labels that say so; never a draft or a wrong token
 
     All passes of a step lie inside `forward`. Raises ValueError where options and model do not go
     together.
@@ -77,11 +89,19 @@ class EditStep(Step):
         mask_token_id: int,
         forbid_ids: Sequence[int] = (),
         family: Family | None = None,
+        control: ControlTokens | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.reading = Reading.of(self.base, family)
-        self.options = options = options.for_attention(self.reading.attention)
+        options = options.for_attention(self.reading.attention)
+        if control is None and options.labels != "plain":
+            raise ValueError(f"labels={options.labels} need control tokens, and there are none")
+        self.control, said = control, control.ids if control else ()
+        if said:
+            options = replace(options, draft_forbid=(*options.draft_forbid, *said))
+        self.options = options
+        self.turns = options.turns or 1
         self.seed, self.mask_token_id = seed, mask_token_id
         vocab = self.vocab
         if not 0 <= mask_token_id < vocab:
@@ -91,7 +111,7 @@ class EditStep(Step):
         if options.draft_adapter == "off" and not hasattr(model, "disable_adapter"):
             raise ValueError('draft_adapter="off" needs a model wrapped by peft; this one is not')
         allowed = torch.ones(vocab, dtype=torch.bool)
-        allowed[[mask_token_id, *forbid_ids]] = False
+        allowed[[mask_token_id, *said, *forbid_ids]] = False
         if options.t2t != "none" and int(allowed.sum()) < 2:
             raise ValueError("forbid_ids leaves fewer than two ids for random wrong tokens")
         self.register_buffer("candidates", allowed.nonzero().squeeze(1), persistent=False)
@@ -105,15 +125,11 @@ class EditStep(Step):
 
     @property
     def seen_size(self) -> int:
-        return SEEN
+        return SEEN if self.control is None else SEEN + OPERATIONS
 
     def report(self, seen: list[float]) -> dict[str, float | None]:
-        return report(seen)
-
-    @property
-    def base(self) -> Any:
-        unwrap = getattr(self.model, "get_base_model", None)
-        return self.model if unwrap is None else unwrap()
+        edits = {} if self.control is None else report_operations(seen[SEEN:])
+        return report(seen[:SEEN]) | edits
 
     @property
     def _no_split_modules(self) -> list[str]:
@@ -147,13 +163,12 @@ class EditStep(Step):
         passes = self._passes(batch)
         outputs = []
         for copy in range(self.options.copies):
-            noisy, drafted, errors = self._copy(batch, copy, passes)
-            for turn in range(self.options.turns):
-                if turn:
-                    noisy = self._advance(batch, noisy, passes)
-                if turn == self.options.turns - 1 or self.options.grad_rounds == "all":
-                    loss, labels, counted = self._supervise(batch, noisy, passes, measure)
-                    outputs.append(StepOutput(loss, labels, counted, drafted, errors))
+            drafted, errors = no_drafts(input_ids.device)
+            for turn, (noisy, *drafts) in enumerate(self._rounds(batch, copy, passes)):
+                drafted, errors = drafted + drafts[0], errors + drafts[1]
+                if turn == self.turns - 1 or self.options.grad_rounds == "all":
+                    output = self._supervise(batch, noisy, turn, passes, measure)
+                    outputs.append(output._replace(drafted=drafted, errors=errors))
                     drafted, errors = no_drafts(input_ids.device)
         return total(outputs)
 
@@ -196,7 +211,16 @@ class EditStep(Step):
             return "with full attention there is no clean half"
         return why_not_shared(self.model, self.options)
 
-    def _copy(self, batch: Batch, copy: int, passes: Passes) -> tuple[Noisy, Tensor, Tensor]:
+    def _rounds(self, batch: Batch, copy: int, passes: Passes) -> Iterator[Round]:
+        """Noisy copy number `copy` as it is in each round, with the counts of its new drafts."""
+        noisy, drafted, errors = self._copy(batch, copy, passes)
+        yield noisy, drafted, errors
+        for _ in range(self.turns - 1):
+            for _ in range(self.options.turn_steps):
+                noisy = self._advance(batch, noisy, passes)
+            yield noisy, *no_drafts(batch.clean.device)
+
+    def _copy(self, batch: Batch, copy: int, passes: Passes) -> Round:
         """Noisy copy number `copy`, drafted where it is to be, and the counts of drafts."""
         noisy = self._corrupted(batch, copy)
         if self.options.t2t != "self":
@@ -218,9 +242,7 @@ class EditStep(Step):
             candidates=self.candidates,
         )
 
-    def _filled(
-        self, batch: Batch, noisy: Noisy, copy: int, logits: Logits
-    ) -> tuple[Noisy, Tensor, Tensor]:
+    def _filled(self, batch: Batch, noisy: Noisy, copy: int, logits: Logits) -> Round:
         return fill_with_drafts(
             noisy,
             batch.clean,
@@ -234,7 +256,7 @@ class EditStep(Step):
         )
 
     def _advance(self, batch: Batch, noisy: Noisy, passes: Passes) -> Noisy:
-        """The next round of a copy: its ids after one decoding step of the model."""
+        """A copy, its ids after one decoding step of the model."""
         size = self.reading.block_size
         where = batch.response.unflatten(1, (-1, size)).any(-1).repeat_interleave(size, dim=1)
         with self._drafting():
@@ -262,16 +284,23 @@ class EditStep(Step):
         # Autocast keeps the casts of weights; those made here have no gradient.
         torch.clear_autocast_cache()
 
+    def _targets(self, batch: Batch, noisy: Noisy, turn: int) -> Callable[[], Tensor]:
+        """Gives the labels of round `turn`, int64 [B, L], once the device has its next pass to
+        work on."""
+        return lambda: batch.clean
+
     def _supervise(
-        self, batch: Batch, noisy: Noisy, passes: Passes, measure: bool
-    ) -> tuple[Tensor, Tensor, Tally]:
+        self, batch: Batch, noisy: Noisy, turn: int, passes: Passes, measure: bool
+    ) -> StepOutput:
         """Loss, denominator and counts of one noisy copy."""
         where, options, head = noisy.labelled, self.options, self.base.lm_head
-        kinds = kinds_of(noisy.ids, batch.clean, self.mask_token_id)
-        weights = position_weights(noisy, kinds, batch.response, batch.example, options)
-        kind, labels, current = kinds[where], batch.clean[where], noisy.ids[where]
-
+        targets = self._targets(batch, noisy, turn)
         hidden = passes.hidden(noisy.ids, where)
+
+        target = targets()
+        kinds = kinds_of(noisy.ids, target, self.mask_token_id)
+        weights = position_weights(noisy, kinds, batch.response, batch.example, options)
+        kind, labels, current = kinds[where], target[where], noisy.ids[where]
         loss = weighted_cross_entropy(hidden, head, labels, weights[where])
         count = denominator(where, batch.response, batch.example, options)
         if options.cap_beta:
@@ -281,7 +310,13 @@ class EditStep(Step):
                 hidden[rows], head, labels[rows]
             )
         counted = no_tally(kind)
+        operations = None if self.control is None else no_operations(count.device)
         if measure:
+            tau = options.turn_editing_threshold
             token, prob = predictions(hidden.detach(), head, current, self.mask_token_id)
-            counted = tally(kind, current, labels, token, prob, options.turn_editing_threshold)
-        return loss, count, counted
+            counted = tally(kind, current, labels, token, prob, tau)
+            if self.control is not None:
+                operations = tally_operations(
+                    kind, current, labels, token, prob > tau, self.control
+                )
+        return StepOutput(loss, count, counted, *no_drafts(count.device), operations=operations)

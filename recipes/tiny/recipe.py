@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from fastedit.training.data.problems import parse_task
 from fastedit.training.options import EditOptions
@@ -74,8 +75,13 @@ def second_stage(output: Path, seed: int) -> RunOptions:
 def build_start(folder: Path, data: Sequence[str], seed: int, width: int = 160) -> None:
     """A tokenizer of the texts of `data` and an untrained model, as a checkpoint on the Hub."""
     tokenizer = build_tokenizer(_texts(data))
+    save(build_model(tokenizer, seed, width), tokenizer, folder)
+
+
+def save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """As a checkpoint on the Hub, which is there once it is whole."""
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    build_model(tokenizer, seed, width).save_pretrained(unfinished)
+    model.save_pretrained(unfinished)
     tokenizer.save_pretrained(unfinished)
     publish(unfinished, folder)
 

@@ -1,11 +1,11 @@
-"""The tokenizer of the embedded checkpoint: byte-level BPE in which each digit is a token."""
+"""Tokenizers of the recipes: byte-level BPE in which each digit is a token, or characters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-EOS, MASK = "<|endoftext|>", "<|mask|>"
+EOS, MASK, PAD = "<|endoftext|>", "<|mask|>", "<|pad|>"
 SPECIAL = [
     EOS,
     MASK,
@@ -36,15 +36,31 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> Any:
 
     Any UTF-8 text can be encoded: all 256 bytes are tokens. eos = pad, as in LLaDA2.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, pre_tokenizers
+
+    return _finished(_trained(texts, vocab_size, pre_tokenizers.Split(Regex(_PIECES), "isolated")))
+
+
+def character_tokenizer(phrases: Sequence[str], control: Sequence[str]) -> Any:
+    """A tokenizer whose tokens are single bytes: characters, in English texts.
+
+    phrases  texts that are one token each wherever they occur, the longest first
+    control  special tokens beside those of a chat; `<|pad|>` among them becomes the padding
+    """
+    from tokenizers import AddedToken, pre_tokenizers
+
+    each = pre_tokenizers.Split("", "isolated")
+    tokenizer = _finished(_trained((), len(SPECIAL) + 256, each), control)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in phrases])
+    return tokenizer
+
+
+def _trained(texts: Iterable[str], vocab_size: int, split: Any) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PIECES), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -54,12 +70,18 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> Any:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _finished(tokenizer: Any, control: Sequence[str] = ()) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS,
-        pad_token=EOS,
+        pad_token=PAD if PAD in control else EOS,
         mask_token=MASK,
-        additional_special_tokens=SPECIAL[2:],
+        additional_special_tokens=[*SPECIAL[2:], *control],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

@@ -123,7 +123,8 @@ def test_results_are_those_of_the_released_loops(name, rule, cache):
     args = (cache, CHOICES[rule], loaded(name).family.shift, model.config.mask_token_id)
     want = [released(model, prompt, *args) for prompt in PROMPTS]
     decoder = decoder_of(name, cache=cache, policy=RULES[rule])
-    assert [results(decoder.generate(prompt))[0] for prompt in PROMPTS] == want
+    for prompt, one in zip(PROMPTS[:2], want, strict=False):
+        assert results(decoder.generate(prompt)) == [one]
     assert results(decoder.generate(PROMPTS)) == want
     assert results(decoder.generate(PROMPTS[::-1], max_batch=2)) == want[::-1]
 

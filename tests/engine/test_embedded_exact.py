@@ -50,7 +50,6 @@ def test_alone_in_a_batch_cached_or_not_it_is_the_released_rule(decoder, prompts
     together = decoder.generate(prompts, **options)
     assert [ids.tolist() for ids in together.sequences] == expected
     assert sum(stats.t2t_edits for stats in together.stats) > 0
-    for prompt, ids in zip(prompts[::2], expected[::2], strict=True):
-        for use_cache in (True, False):
-            out = decoder.generate(prompt, use_cache=use_cache, **options)
-            assert out.sequences[0].tolist() == ids
+    for use_cache in (True, False):
+        out = decoder.generate(prompts[0], use_cache=use_cache, **options)
+        assert out.sequences[0].tolist() == expected[0]

@@ -61,7 +61,7 @@ def test_together_as_alone_in_every_order_and_padding(name):
     made, prompts = decoder(name), prompts_of(name)
     want = alone(made, prompts, max_new_tokens=NEW)
     assert len({tuple(row) for row in want}) > 1
-    for options in ({}, {"max_batch": 2}, {"lookahead": True}):
+    for options in ({"max_batch": 2}, {"lookahead": True}):
         assert ids(made.generate(prompts, max_new_tokens=NEW, **options)) == want, options
     for left in (False, True):  # what is padded may be anything, a mask too
         filled, mask = padded(prompts, mask_of(name), left)

@@ -47,8 +47,8 @@ def taped(monkeypatch):
 )
 def test_same_results_and_stats(model, taped, rule, max_batch):
     """Slots change hands, rows outnumber requests, and the cache grows under the graphs."""
-    options = GOLDEN | rule | {"max_batch": max_batch}
-    got = results(Decoder(model).generate(PROMPTS, **options))
+    options = GOLDEN | rule
+    got = results(Decoder(model).generate(PROMPTS, max_batch=max_batch, **options))
     assert sum(tape.replays for tape in taped.made) > 20
     tapes = len(taped.made)
     want = results(Decoder(model).generate(PROMPTS, cuda_graphs=False, **options))

@@ -66,7 +66,7 @@ def run(living, program):
     return added, events
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     delay=st.sampled_from([0, 1]),
     program=PROGRAM,

@@ -1,14 +1,17 @@
 """Decoding on a device: golden cases, graphs, key lengths, and no call that waits inside a step."""
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from cases import DRAWN, ENDS, GOLDEN, PROMPTS, results
 
 from fastedit import Decoder
 from fastedit.engine import graphs as graph
 from fastedit.engine.step import Steps
+from fastedit.models import packed
 from fastedit.models.llada2 import varlen
 
 pytestmark = [
@@ -136,7 +139,25 @@ def test_key_lengths_stand_in_for_the_mask():
     got = varlen.attention(query, key, value, varlen.lengths(keys, starts, 80, 32), 0.125)
     for row in range(3):
         seen = slice(int(starts[row]), int(starts[row] + keys[row]))
-        want = torch.nn.functional.scaled_dot_product_attention(
+        want = F.scaled_dot_product_attention(
             query[row].float(), key[0, :, seen].float(), value[0, :, seen].float(), scale=0.125
         )
         assert (got[row].float() - want.transpose(0, 1)).abs().max() < 0.02
+
+
+def test_texts_end_to_end_are_attended_to_apart():
+    """Of any lengths, with fewer heads of keys than of queries; bf16, so against fp32."""
+    if not packed.serves(torch.device("cuda"), torch.bfloat16, "sdpa"):
+        pytest.skip("no flash attention here")
+    lengths, generator = [8, 80, 33, 1], torch.Generator("cuda").manual_seed(0)
+    query, key, value = (
+        torch.randn(1, heads, 122, 64, generator=generator, device="cuda", dtype=torch.bfloat16)
+        for heads in (4, 2, 2)
+    )
+    layer = SimpleNamespace(num_key_value_groups=2)
+    with packed.packing(lengths):
+        got, _ = packed._attention(layer, query, key, value, None, scaling=0.125)
+    texts = (x[0].float().split(lengths, dim=1) for x in (query, key, value))
+    for text, output in zip(zip(*texts, strict=True), got[0].split(lengths), strict=True):
+        want = F.scaled_dot_product_attention(*text, scale=0.125, enable_gqa=True)
+        assert (output.float() - want.transpose(0, 1)).abs().max() < 0.02

@@ -73,7 +73,7 @@ def test_requests_of_any_length_come_and_go_for_long(golden_model, seed):
         events = []
         for _ in range(3 * KEPT):
             length, new = (
-                int(torch.randint(1, most, (), generator=generator)) for most in (60, 30)
+                int(torch.randint(1, most, (), generator=generator)) for most in (60, 20)
             )
             options = OPTIONS | {"max_new_tokens": new}
             want[engine.add(prompt(length), **options)] = (prompt(length), options)

@@ -116,7 +116,7 @@ OTHERS = {
 def test_what_one_forward_cannot_serve_decodes_in_turn(golden_model):
     assert OTHERS.keys() == {*prepare.SHARED, "policy"}
     decoder = Decoder(golden_model)
-    options = GOLDEN | {"max_new_tokens": 17}
+    options = GOLDEN | {"max_new_tokens": 10}
     del options["max_post_steps"]  # a parameter of one of the policies
     first = DecodeConfig(**options, cache="none")
     configs = [first, *(first.replace(**{name: other}) for name, other in OTHERS.items()), first]
@@ -125,9 +125,7 @@ def test_what_one_forward_cannot_serve_decodes_in_turn(golden_model):
         results(decoder.generate(prompt, config=config))[0]
         for prompt, config in zip(prompts, configs, strict=True)
     ]
-    for max_batch in (3, 32):
-        out = decoder.generate(prompts, config=configs, max_batch=max_batch)
-        assert results(out) == alone
+    assert results(decoder.generate(prompts, config=configs, max_batch=3)) == alone
     ended = {r.index: r for r in decoder.as_completed(iter(prompts), config=iter(configs))}
     assert [ended[i].sequence.tolist() for i in range(len(prompts))] == [ids for ids, _ in alone]
 

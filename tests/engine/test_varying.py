@@ -19,7 +19,7 @@ from two_heads import DEL, EOS, MASK, PAD, TwoHeads
 from fastedit import DecodeConfig, Decoder
 from fastedit.cli.canvas import Canvas
 from fastedit.heads import NextTokenHead
-from fastedit.models import Family
+from fastedit.models import Family, packed
 from fastedit.policies import MEDLM
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "medlm" / "decode.jsonl.gz"
@@ -32,9 +32,9 @@ with gzip.open(GOLDEN, "rt") as file:
     CASES = [json.loads(line) for line in file]
 
 
-def scripted(policy: MEDLM, model: dict = SCRIPT, **options) -> Decoder:
-    options = {"eos_token_id": [], "seed": 1} | options
-    return Decoder(TwoHeads(model), config=DecodeConfig(policy=policy, **options), family=FULL)
+def scripted(policy: MEDLM, script: dict = SCRIPT, packs: bool = False, **options) -> Decoder:
+    config = DecodeConfig(policy=policy, **{"eos_token_id": [], "seed": 1} | options)
+    return Decoder(TwoHeads(script, packs), config=config, family=FULL)
 
 
 def lists(out) -> list[list[int]]:
@@ -44,15 +44,17 @@ def lists(out) -> list[list[int]]:
 @pytest.mark.parametrize("case", CASES[2::7], ids=lambda case: f"{case['id']}-{case['kind']}")
 def test_golden_traces(case):
     """What the model is shown is every state of the released loop, and nothing else; a sequence
-    stops at its fixed point. In any company the same."""
+    stops at its fixed point. In any company the same, padded or packed."""
     steps = {name: case[name] for name in ("mask_steps", "edit_steps")}
     policy = MEDLM(**steps, max_length=case["max_len"], **IDS)
     decoder = scripted(policy, case["model"], max_new_tokens=case["n0"])
     prompts = [torch.tensor(prompt) for prompt in case["prompts"]]
     out = decoder.generate(prompts)
     assert lists(out) == case["out"]
-    together = decoder.generate(prompts[::-1], max_batch=2)
-    assert lists(together) == case["out"][::-1] and together.stats[::-1] == out.stats
+    packed = scripted(policy, case["model"], packs=True, max_new_tokens=case["n0"])
+    for way, most in ((decoder, 2), (packed, "auto")):
+        together = way.generate(prompts[::-1], max_batch=most)
+        assert lists(together) == case["out"][::-1] and together.stats[::-1] == out.stats
     masks = min(case["mask_steps"], case["n0"])
     for q, (prompt, stats) in enumerate(zip(prompts, out.stats, strict=True)):
         decoder.model.calls.clear()
@@ -205,8 +207,8 @@ PROMPTS = [torch.arange(5, 5 + length) for length in (3, 40, 1, 17)]
 
 
 @pytest.mark.parametrize("draws", [{}, {"temperature": 1.0}], ids=str)
-def test_a_real_model_decodes_a_batch_as_alone(llada, draws):
-    """Requests that want other lengths decode in the same lane."""
+def test_a_real_model_decodes_a_batch_as_alone(llada, draws, monkeypatch):
+    """Requests that want other lengths decode in the same lane; packed and padded are the same."""
     decoder = real(llada, **draws)
     alone = [decoder.generate(prompt, max_new_tokens=20 - i) for i, prompt in enumerate(PROMPTS)]
     configs = [decoder.config.replace(max_new_tokens=20 - i) for i in range(len(PROMPTS))]
@@ -218,10 +220,14 @@ def test_a_real_model_decodes_a_batch_as_alone(llada, draws):
     assert len(decoder._kept.engine.lanes) == 1
     plain = decoder.generate(PROMPTS, config=configs, cache="none")
     assert lists(plain) == lists(out)
+    monkeypatch.setattr(packed, "serves", lambda *_: False)
+    padded = decoder.generate(PROMPTS, config=configs, max_batch=4)
+    assert lists(padded) == lists(out) and padded.stats == out.stats
 
 
 def test_forwards_take_the_rows_that_there_are(llada):
-    """As wide as the longest text is by now; the second head is called in the edit phase alone."""
+    """One row, as long as the texts are by now, and of these the heads have what may change; the
+    second one is called in the edit phase alone."""
     model, head = llada
     widths, called = [], []
     hooks = [
@@ -231,12 +237,19 @@ def test_forwards_take_the_rows_that_there_are(llada):
         head.register_forward_hook(lambda _, args, out: called.append(out.shape[:2])),
     ]
     events = list(real(llada).stream(PROMPTS[0], drafts=True))
+    real(llada).generate(PROMPTS)
     for hook in hooks:
         hook.remove()
     drafts = [event for event in events if event.kind == "draft"]
     begins = [20, *(len(draft.ids) for draft in drafts[:-1])]
-    assert widths == [(1, 3 + length) for length in begins]
-    assert called == [(1, 1 + length) for length in begins[4:]]
+    alone, edits = len(begins), len(begins) - 4
+    assert widths[:alone] == [(1, 3 + length) for length in begins]
+    assert called[:edits] == [(1, 1 + length) for length in begins[4:]]
+    prompts = sum(map(len, PROMPTS))
+    assert widths[alone : alone + 4] == [(1, prompts + 4 * 20)] * 4
+    # Of a prompt, the last token is among them, since it says what comes first.
+    assert widths[alone + 4][1] - called[edits][1] == prompts - 4
+    assert {rows for rows, _ in widths + called} == {1}
 
 
 KINDS = [
@@ -301,6 +314,31 @@ def test_any_request_gives_what_it_gives_alone(llada, alone, program, max_batch)
             assert ids_of(own[number]) in ([], ids)
         else:
             assert ids_of(own[number]) == ids and end == stats
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_bad_logits_end_the_texts_that_have_them(packs):
+    """In the second forward of the edit phase, where a 9 stands behind the prompt."""
+    decoder = scripted(MEDLM(mask_steps=4, edit_steps=6, **IDS), packs=packs, max_new_tokens=18)
+    taken = []
+
+    def spoil(model, args, named, out):
+        taken.append(out)
+        if len(taken) == 6:
+            out.logits[..., 5].masked_fill_(named["input_ids"] == 9, torch.nan)
+
+    hook = decoder.model.register_forward_hook(spoil, with_kwargs=True)
+    with decoder.engine() as living:
+        for prompt in ([7], [7, 9, 11, 12, 4], [8, 8]):
+            living.add(torch.tensor(prompt))
+        ends = []
+        while not living.idle:
+            ends += [event for event in living.step() if event.kind == "end"]
+    hook.remove()
+    errors = [str(event.error).partition(";")[0] for event in ends if event.error]
+    bad = "bad logits (NaN, +inf or nothing finite) at position"
+    assert errors == [f"request 0: {bad} 6", f"request 1: {bad} 18"]
+    assert [event.stats.finish_reason for event in ends] == ["error", "error", "length"]
 
 
 def test_a_shortage_of_memory_changes_nothing(llada):

@@ -13,13 +13,13 @@ HERE = Path(__file__).parent
 KERNELS = str(HERE.parents[1] / "kernels")
 
 
-@pytest.fixture(scope="session")
-def code() -> list[dict]:
+@pytest.fixture(scope="session", params=["--quick", pytest.param("--json", marks=pytest.mark.slow)])
+def code(request) -> list[dict]:
     """One process for all: kernels that are interpreted here are compiled there."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")
     done = subprocess.run(
-        [sys.executable, HERE / "aot.py", "--json"],
+        [sys.executable, HERE / "aot.py", "--json", request.param],
         env=os.environ | {"PYTHONPATH": KERNELS},
         capture_output=True,
         text=True,

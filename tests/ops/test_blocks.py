@@ -1,6 +1,7 @@
 """Choosing positions by score, and writing into blocks: one set of cases for every back end."""
 
 import itertools
+import math
 import operator
 
 import pytest
@@ -66,6 +67,37 @@ def test_highest_equals_a_sort_of_lists(data, blocks, length, known, kind):
             assert ops.highest(*given_, **options).tolist() == want, backend
 
 
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), blocks=st.integers(0, 3), length=st.integers(1, 9))
+def test_a_budget_is_spent_on_the_lowest_costs(data, blocks, length):
+    """Costs are small multiples of 1/8, so that sums are exact and ties are common."""
+    costs = st.sampled_from([*(i / 8 for i in range(5)), float("inf"), float("nan")])
+    cost, among = (
+        data.draw(st.lists(st.lists(each, min_size=length, max_size=length), min_size=blocks))
+        for each in (costs, st.booleans())
+    )
+    blocks = min(len(cost), len(among))
+    budget = [data.draw(st.integers(-1, 12)) / 8 for _ in range(blocks)]
+    want, totals = [], []
+    for row, places, least in zip(cost, among, budget, strict=False):
+        spent, taken = 0.0, [False] * length
+        there = [i for i in range(length) if places[i] and math.isfinite(row[i])]
+        for i in sorted(there, key=lambda i: row[i]):
+            taken[i] = spent <= least
+            spent += row[i]
+        want.append(taken)
+        totals.append(spent)
+    given_ = (
+        torch.tensor(cost[:blocks], dtype=torch.float32).reshape(blocks, length),
+        torch.tensor(among[:blocks], dtype=torch.bool).reshape(blocks, length),
+        torch.tensor(budget, dtype=torch.float32),
+    )
+    for backend in BACKENDS:
+        with ops.use_backend(backend):
+            taken, total = ops.within_budget(*given_)
+        assert (taken.tolist(), total.tolist()) == (want, totals), backend
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_count_serves_all_blocks_and_tensors_may_be_strided(backend):
     score = torch.rand(6, 8, generator=torch.Generator().manual_seed(0)).t()[:, ::2]
@@ -89,6 +121,8 @@ def test_arguments_that_do_not_fit_are_named():
         ops.highest(score, among, 1, judged=score[:1])
     with pytest.raises(ValueError, match=r"count must be .*\[2\]"):
         ops.highest(score, among, torch.ones(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"budget must be float32 \[2\]"):
+        ops.within_budget(score, among, torch.ones(3))
     with pytest.raises(ValueError, match="finished"):
         ops.write_blocks_(
             *(torch.zeros(2, 3, dtype=torch.int64),) * 2,

@@ -47,6 +47,25 @@ def test_a_number_is_what_a_row_draws_with(backend):
     assert sample.equal((u >= 0.5).long())
 
 
+@pytest.mark.parametrize("forbidden", [None, 0, 3, 6, 7, -1])
+def test_random_ids_are_numbers_times_ids_and_never_what_is_forbidden(backend, forbidden):
+    seed, position, forward = keys(2000)
+    with ops.use_backend(backend):
+        number = ops.uniform(seed, position, forward, purpose=NOISE)
+        ids = ops.random_ids(seed, position, forward, purpose=NOISE, vocab=7, forbidden=forbidden)
+    there = [i for i in range(7) if i != forbidden]
+    assert ids.equal(torch.tensor(there)[(number * len(there)).long()])
+    assert ids.unique().tolist() == there
+
+
+def test_there_has_to_be_an_id():
+    zero = torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"vocab=1 .*forbidden=0"):
+        ops.random_ids(zero, zero, zero, purpose=NOISE, vocab=1, forbidden=0)
+    with pytest.raises(TypeError, match=r"seed .*float32"):
+        ops.random_ids(zero.float(), zero, zero, purpose=NOISE, vocab=4)
+
+
 @pytest.mark.parametrize(
     ("change", "error", "named"),
     [

@@ -148,6 +148,27 @@ def test_steps_equal_the_oracle(script, options, fused):
         assert not set(ids[free].tolist()) & set(names)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_large_vocabulary_is_read_in_parts(seed):
+    """Controls and mask stand in several of them, and what is chosen in their place in any."""
+    vocab, mask, places, generator = 40_000, 17_000, 12, torch.Generator().manual_seed(seed)
+    policy = JointThresholdInDel(0.2, 0.2, 3, delete_token_id=5, insert_token_id=39_000)
+    turns = torch.randint(64, (3, 1, places, vocab), generator=generator) / 8.0
+    listed = torch.tensor([mask, 5, 39_000, 7, 16_383, 16_384, 32_768, vocab - 1])
+    heights = torch.randint(72, 160, (3, 1, places, len(listed)), generator=generator) / 8.0
+    turns[..., listed] = heights
+    both = [policies.open(policy, torch.full((1, places), mask), mask_token_id=mask) for _ in "ab"]
+    both[1].twin = None
+    for step in range(policy.most_forwards(places)):
+        for state in both:
+            policies.step_(state, turns[step % 3])
+        fused, plain = both
+        assert fused.ids.equal(plain.ids) and fused.done.equal(plain.done)
+        assert all(fused.buffers[name].equal(plain.buffers[name]) for name in policy.buffers)
+        assert fused.count_rows.equal(plain.count_rows)
+    assert fused.done.all() and fused.counts.inserts > 0 and fused.counts.deletes > 0
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_confidence_at_the_threshold_is_not_above_it(fused):
     """Two ids at exactly one half: of equal masks the first commits alone, with the lower id."""

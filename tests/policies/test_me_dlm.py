@@ -44,7 +44,10 @@ def sequences(state: policies.State) -> list[list[int]]:
 
 
 def step(state: policies.State, model: dict) -> None:
+    """Every other one is given packed logits."""
     one, two = logits(model, state.ids, state.lengths)
+    if state.counts.forwards.sum() % 2:
+        one, two = one[state.exists()], two[state.exists()]
     held = one.clone()
     policies.step_(state, one, next_logits=two)
     assert one.equal(held)
@@ -262,6 +265,12 @@ def test_what_does_not_fit_is_refused():
         policies.open("me_dlm", ids, mask_token_id=MASK, lengths=[1, 2, 3])
     with pytest.raises(ValueError, match="from 0 to 3"):
         policies.open("me_dlm", ids, mask_token_id=MASK, lengths=[1, 4])
+    state = policies.open(MEDLM(**IDS), ids, mask_token_id=MASK, lengths=[3, 1])
+    for wrong in ((2, 2, 8), (3, 8), (6, 8)):
+        with pytest.raises(ValueError, match=r"logits must be \[(2, 3|4), ...\]"):
+            policies.step_(state, torch.zeros(wrong))
+    with pytest.raises(ValueError, match=r"next_logits must be \[4, ...\], its positions, packed"):
+        policies.step_(state, torch.zeros(4, 8), next_logits=torch.zeros(2, 3, 8))
     with pytest.raises(ValueError, match="insert and delete"):
         policies.open("saber", ids, mask_token_id=MASK, lengths=[1, 2])
     for wrong in ({"mask_steps": 0}, {"edit_steps": -1}, {"max_length": 0}, {"pad_token_id": -1}):

@@ -53,10 +53,9 @@ def results(out) -> list[tuple]:
 @pytest.mark.parametrize("draws", [False, True])
 @pytest.mark.filterwarnings("ignore:temperature")
 def test_a_batch_gives_every_request_its_own_result(decoder, name, prompts, draws):
-    """Two at a time as well: the others wait and take over used slots. A cache changes no token."""
+    """Two at a time: the third waits and takes over a used slot. A cache changes no token."""
     options = drawing(name) if draws else {}
     alone = [results(decoder.generate(prompt, **options))[0] for prompt in prompts]
-    assert results(decoder.generate(prompts, **options)) == alone
     assert results(decoder.generate(prompts[::-1], max_batch=2, **options)) == alone[::-1]
     plain = decoder.generate(prompts, cache="none", **options)
     assert [ids.tolist() for ids in plain.sequences] == [ids for ids, _, _ in alone]

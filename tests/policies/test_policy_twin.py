@@ -84,3 +84,29 @@ def test_the_twin_is_the_rule(name, strict, temperature, backend):
                 state.counts.remasks.zero_()
             for mine, its in zip(fused.fields(), plain.fields(), strict=True):
                 assert mine.equal(its), (name, seed, step)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("settings", ["", ":rounds=0", ":editing_threshold=none,max_post_steps=1"])
+def test_while_no_block_is_reopened_multi_block_has_a_twin(settings, strict):
+    """It is joint threshold's, and reopens what that is done with; here that is done for good."""
+    reopened = 0
+    for seed in range(6):
+        fused, plain = pair("multi_block" + settings, 0.0, strict, seed)
+        assert fused.twin is None
+        del fused.twin
+        fused.alone = True
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(8):
+            logits = torch.randint(-2, 5, (4, L, V), generator=generator).float() * 1.37
+            for state in (fused, plain):
+                policies.step_(state, logits)
+                state.counts.t2t_edits.add_(state.counts.remasks)
+                state.counts.remasks.zero_()
+            for mine, its in zip(fused.fields(), plain.fields(), strict=True):
+                assert mine.equal(its), seed
+            reopened += int(plain.reopened.sum())
+            for state in (fused, plain):
+                state.done.logical_or_(state.reopened)
+                state.reopened.zero_()
+    assert bool(reopened) == (not settings)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastedit.policies.primitives import doubling_sums, running_sums
+from fastedit.ops.plain import doubling_sums, running_sums
 
 
 @pytest.mark.parametrize("length", [1, 2, 7, 32, 33])

@@ -7,12 +7,15 @@ import torch
 from plain_masks import doubled_block_mask
 
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
+from fastedit.training.control import ControlTokens
+from fastedit.training.indel import InDelStep
 from fastedit.training.noise.corruption import corrupt
 from fastedit.training.noise.draws import Draws
 from fastedit.training.options import EditOptions
 from fastedit.training.step import EditStep
 
 MASK, SPECIAL, BLOCK, SEED = 1, 0, 4, 3
+CONTROL = ControlTokens(delete=22, insert=23)
 RECIPES = {
     "none": {"t2t": "none"},
     "random": {"t2t": "random", "r_edit": 0.5},
@@ -21,6 +24,7 @@ RECIPES = {
     "sampled": {"draft_mode": "sample", "keep_mask": 0.3, "loss_region": "formerly_masked"},
     "rounds": {"turns": 3, "grad_rounds": "all"},
     "complementary": {"t2t": "none", "complementary": True, "mask_weight": "1/t"},
+    "edits": {"labels": "lcs", "draft_share": 0.5, "turn_threshold": 0.07, "turn_steps": 2},
     "confident": {"t2t": "random", "cap_beta": 2.0, "denominator": "sequence"},
 }
 
@@ -71,9 +75,10 @@ def adapted(dropout: float = 0.0, head: bool = False):
 
 
 def edit_step(model, **options):
-    return EditStep(
-        model, EditOptions(**options), seed=SEED, mask_token_id=MASK, forbid_ids=(SPECIAL,)
-    )
+    given = {"seed": SEED, "mask_token_id": MASK, "forbid_ids": (SPECIAL,)}
+    if options.get("labels") == "lcs":
+        return InDelStep(model, EditOptions(**options), **given, control=CONTROL)
+    return EditStep(model, EditOptions(**options), **given)
 
 
 def packed(vocab: int = 24, block: int = BLOCK, seed: int = 1) -> dict[str, torch.Tensor]:

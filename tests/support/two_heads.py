@@ -87,15 +87,20 @@ def logits(model: dict[str, Any], ids: Tensor, lengths: Tensor | None = None):
 
 
 class TwoHeads(nn.Module):
-    """The model contract over the scripted logits; what a row of the batch may see is a sequence.
+    """The model contract over the scripted logits; what a row of the batch may see is a sequence,
+    or a row is several, end to end.
 
     calls  input ids of every forward, cut to what is seen of each row
+    packs  whether it may be given several
     """
 
-    def __init__(self, model: dict[str, Any]) -> None:
+    def __init__(self, model: dict[str, Any], packs: bool = False) -> None:
         super().__init__()
-        self.model, self.calls = model, []
+        self.model, self.packs, self.calls = model, packs, []
         self.config = SimpleNamespace(vocab_size=model["V"])
+
+    def packs_texts(self) -> bool:
+        return self.packs
 
     def forward(
         self,
@@ -104,11 +109,23 @@ class TwoHeads(nn.Module):
         position_ids: Tensor | None = None,
         past_key_values: None = None,
         use_cache: bool = False,
+        text_lengths: list[int] | None = None,
     ) -> SimpleNamespace:
-        assert attention_mask is not None and past_key_values is None and not use_cache
+        assert past_key_values is None and not use_cache
+        if text_lengths is not None:
+            assert self.packs and attention_mask is None and len(input_ids) == 1
+            return self.packed(input_ids[0].split(text_lengths), position_ids[0])
         lengths = attention_mask[:, 0, 0].sum(-1)
         self.calls += [
             row[:length].tolist() for row, length in zip(input_ids, lengths, strict=True)
         ]
         one, two = logits(self.model, input_ids, lengths)
+        return SimpleNamespace(logits=one, next_logits=two)
+
+    def packed(self, texts: tuple[Tensor, ...], positions: Tensor) -> SimpleNamespace:
+        """Of texts that stand end to end."""
+        assert positions.equal(torch.cat([torch.arange(len(text)) for text in texts]))
+        self.calls += [text.tolist() for text in texts]
+        both = [logits(self.model, text[None]) for text in texts]
+        one, two = (torch.cat(each, dim=1) for each in zip(*both, strict=True))
         return SimpleNamespace(logits=one, next_logits=two)

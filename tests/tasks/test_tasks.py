@@ -34,6 +34,51 @@ def test_chain_sum_lines_add_up():
         assert terms_of(problem.question) == terms
 
 
+def test_words_are_given_from_last_to_first():
+    task, lengths = get_task("word_sequence_reversal"), set()
+    for problem in itertools.islice(task.training(seed=4), 500):
+        words = problem.question.strip().rpartition(": ")[2]
+        assert problem.solution.split(", ") == words.split(", ")[::-1]
+        assert len(words) <= 31 or words.count(", ") == 1
+        lengths.add(len(words))
+    assert len(lengths) > 12
+    loose = get_task("word_sequence_reversal", max_length=500)
+    assert len(loose.problem(7).solution) > 31 >= len(task.problem(7).solution)
+    for length in (0, 9.5, True):
+        with pytest.raises(ValueError, match=f"max_length={length}"):
+            get_task("word_sequence_reversal", max_length=length)
+
+
+def test_damage_is_what_it_says_and_repairs_are_of_all_lengths():
+    task, seen, lengths = get_task("text_repair"), set(), set()
+    for problem in itertools.islice(task.training(seed=4), 500):
+        damaged = problem.question.removeprefix("Repair this text: ")
+        done = problem.entry["metadata"]["operations"]
+        more = done.count("double") - done.count("drop")
+        assert damaged != problem.solution and len(damaged) - len(problem.solution) == more <= 3
+        assert 16 <= len(problem.solution) <= 27
+        assert not task.score(damaged, problem).exact
+        seen |= set(done)
+        lengths.add(more)
+    assert seen == {"drop", "double", "replace"} and {-2, -1, 0, 1, 2} <= lengths
+    assert task.problem(5, seed=3) == get_task("text_repair").problem(5, seed=3)
+    one = get_task("text_repair", rate=0.0).problem(1)
+    assert len(one.entry["metadata"]["operations"]) == 1
+    for options, word in (
+        ({"rate": 1.5}, "rate=1.5"),
+        ({"min_length": 3}, "min_length=3"),
+        ({"max_length": 20}, "max_length=20"),
+        ({"max_length": 40.5}, "max_length=40.5"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            get_task("text_repair", **options)
+
+
+def test_all_of_a_text_answers_a_task_without_a_mark():
+    task = get_task("text_repair")
+    assert task.extract(" has been\n") == "has been" and task.extract(" \n") is None
+
+
 def terms_of(question: str) -> list[int]:
     expression = question.partition(": ")[2].removesuffix(" =")
     return [int(term) for term in re.findall(r"[+-]?\d+", expression.replace(" ", ""))]

@@ -42,7 +42,9 @@ from fastedit.training.options import EditOptions
         {"noise": "0.5"},
         {"n_drafts": 1.5},
         {"n_drafts": True},
-        {"turns": None},
+        {"turns": "many"},
+        {"turn_steps": 0},
+        {"wildcard_rounds": -1},
         {"r_edit": None},
         {"complementary": 1},
         {"draft_forbid": 5},
@@ -54,6 +56,45 @@ def test_wrong_values_are_named(wrong):
     name = next(iter(wrong))
     with pytest.raises(ValueError, match=name):
         EditOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"labels": "edits"}, "labels must be one of plain, lcs, levenshtein"),
+        ({"labels": "lcs", "t2t": "random"}, "take t2t=self, not t2t=random"),
+        ({"labels": "lcs", "t2t": "none"}, "take t2t=self, not t2t=none"),
+        ({"labels": "levenshtein", "t2t": "random"}, "take t2t=self or none, not t2t=random"),
+        ({"labels": "lcs", "turns": 1}, "turns=1 has no labels of edits"),
+        ({"labels": "lcs", "loss_region": "formerly_masked"}, "take loss_region=response"),
+        ({"delete_token_id": 7}, "delete_token_id says nothing with labels=plain"),
+        ({"labels": "levenshtein", "insert_token_id": 7}, "leave it out, or take labels=lcs"),
+        ({"labels": "levenshtein", "wildcard_rounds": 1}, "wildcard_rounds says nothing"),
+        ({"labels": "levenshtein", "turns": 2}, "turns says nothing with labels=levenshtein"),
+        ({"labels": "levenshtein", "n_drafts": 2}, "that do are refinement.NAME and delete_token"),
+    ],
+)
+def test_labels_of_edits_refuse_what_does_not_go_with_them(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        EditOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("labels", "attention", "other"),
+    [("lcs", "full", "levenshtein"), ("levenshtein", "block_causal", "lcs")],
+)
+def test_labels_of_edits_are_for_one_attention(labels, attention, other):
+    options = EditOptions(labels=labels)
+    with pytest.raises(ValueError, match=f"labels={labels} are for .* take labels={other}"):
+        options.for_attention(attention)
+    fitting = "full" if attention == "block_causal" else "block_causal"
+    assert options.for_attention(fitting).labels == labels
+
+
+def test_edits_take_rounds():
+    assert (EditOptions().turns, EditOptions().grad_rounds) == (1, "last")
+    assert EditOptions(labels="lcs").rounds == 3
+    assert EditOptions(labels="lcs", turns=5, grad_rounds="last").rounds == 1
 
 
 def test_nothing_keeps_right_tokens_is_a_warning():

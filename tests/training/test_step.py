@@ -181,6 +181,8 @@ def test_what_does_not_go_together_is_refused():
         EditStep(model, EditOptions(), seed=0, mask_token_id=24)
     with pytest.raises(ValueError, match="forbid_ids"):
         EditStep(model, EditOptions(t2t="random"), seed=0, mask_token_id=1, forbid_ids=range(2, 24))
+    with pytest.raises(ValueError, match="labels=lcs need control tokens"):
+        EditStep(model, EditOptions(labels="lcs"), seed=0, mask_token_id=1)
     batch = {name: tensor[:, :14] for name, tensor in packed().items()}
     with pytest.raises(ValueError, match="14 tokens"):
         edit_step(model)(**batch)

@@ -7,7 +7,7 @@
 | `Window` | now and then also the last few blocks | each other, in both directions |
 | `Shadow` | also a mask for each of its positions | the same, but not the row at its own position |
 | `Full` | everything, without a cache | by the family: all blocks up to its own, or all there are |
-| `Varying` | everything that there is by now of texts that shrink and grow | everything |
+| `Varying` | all of texts that shrink and grow, end to end where the model can | its text |
 | `Approximate` | everything, then the block alone or from it on | everything, not all of it fresh |
 """
 

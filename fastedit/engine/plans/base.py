@@ -18,7 +18,10 @@ from fastedit.engine.slots import Live, Slots
 class Logits(NamedTuple):
     """Of one forward, [n, L, V] each: the active blocks, their shadows, the blocks behind them.
 
-    The first may begin with what stands before the blocks: then it is [n, earlier + L, V].
+    The first may begin with what stands before the blocks: then it is [n, earlier + L, V]. Of
+    blocks that vary in length, it has as many positions as the longest.
+    lengths: of the blocks, where `block` and `following` are packed, [N, V]: the rows that there
+    are, block after block.
     scores, ahead_scores: error probabilities [n, L] by a head, of the active blocks and of those
     behind them. following: logits of the next token of the active blocks.
     """
@@ -29,6 +32,16 @@ class Logits(NamedTuple):
     scores: Tensor | None = None
     ahead_scores: Tensor | None = None
     following: Tensor | None = None
+    lengths: list[int] | None = None
+
+    @property
+    def width(self) -> int:
+        """Positions of a block, or of the longest."""
+        return self.block.shape[1] if self.lengths is None else max(self.lengths)
+
+    def each(self) -> Tensor | Sequence[Tensor]:
+        """Of one block after another, [L, V]."""
+        return self.block if self.lengths is None else self.block.split(self.lengths)
 
 
 class Piece(NamedTuple):

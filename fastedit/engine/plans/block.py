@@ -148,8 +148,9 @@ class Block(Plan):
 
     def _extra_mask(self, relative: Tensor) -> Tensor:
         """What the shadow rows see, bool [n, L, T]: all before, the others of the block, itself."""
-        column, own = relative[:, None, :], self.columns(self.length)[None, :, None]
-        return ((column < self.length) & (column != own)) | (column == self.length + own)
+        own = (self.columns(self.length) - relative[:, :1])[..., None]  # column of each position
+        seen = (relative < self.length)[:, None, :].repeat(1, self.length, 1)
+        return seen.scatter_(2, own, False).scatter_(2, own + self.length, True)
 
     def _extra_positions(self, stored: Tensor) -> Tensor:
         """A shadow has the position of its row; its keys and values lie behind the block."""

@@ -23,6 +23,7 @@ class Full(Plan):
     ) -> None:
         super().__init__(call, slots, shadow)
         self.everything, self.shift = everything, shift
+        self.mask: Tensor | None = None
 
     def reach(self, live: Sequence[Request], unread: int) -> int:
         if self.everything or self.slots.width > self.length:

@@ -56,10 +56,13 @@ class Window(Block):
         places = begin + self.slots.offsets
         self.positions = places.clamp(min=0)
         # First positions behind what each row sees.
-        ends = self.columns(width) // self.length * self.length + self.length - self.earlier
-        causal = live.held[:, None] & ~outside
+        blocks = width // self.length
+        ends = (1 + self.columns(blocks)) * self.length - self.earlier
+        causal = live.held[:, None] & ~outside[:, :: self.length]
         ends = begin + torch.where(causal, ends, self.length)
-        self.mask = (self.columns(visible) < ends[..., None])[:, None]
+        seen = self.columns(visible) < ends[..., None]  # by block
+        seen = seen[:, :, None].expand(-1, -1, self.length, -1)
+        self.mask = seen.reshape(len(begin), 1, width, visible)
 
     def forward(self) -> Logits:
         if not self.wide:

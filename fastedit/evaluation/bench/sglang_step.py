@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -43,9 +45,10 @@ class _StandIn(ModuleType):
         return (lambda: False) if name == "is_npu" else object
 
 
-@cache
-def algorithm(name: str) -> Any:
-    """The module of that name, with `Algorithm` and, as `DllmConfig`, what it is configured with.
+@contextmanager
+def loaded(*names: str) -> Iterator[None]:
+    """While it lasts, these modules of SGLang are run as they are, in this order, and can be
+    imported; what they import is a stand-in where it is not among them.
 
     Raises ImportError without SGLang, and whatever another release's files may raise.
     """
@@ -53,21 +56,38 @@ def algorithm(name: str) -> Any:
     if found is None or not found.submodule_search_locations:
         raise ImportError("needs sglang: pip install --no-deps sglang")
     root = Path(found.submodule_search_locations[0]).parent
-    run = (*RUN, f"sglang.srt.dllm.algorithm.{name}")
-    names = (*STAND_INS, *run)
-    before = {name: sys.modules[name] for name in names if name in sys.modules}
+    before = {name: module for name, module in sys.modules.items() if _is_sglang(name)}
     try:
         sys.modules.update({name: _StandIn(name) for name in STAND_INS})
-        for each in run:
+        for name in names:
+            path = root.joinpath(*name.split("."))
+            package = path.is_dir()
+            file = path / "__init__.py" if package else path.with_suffix(".py")
+            places = [str(path)] if package else None
             spec = importlib.util.spec_from_file_location(
-                each, root / Path(*each.split(".")).with_suffix(".py")
+                name, file, submodule_search_locations=places
             )
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
-            sys.modules[each] = module
+            sys.modules[name] = module
             spec.loader.exec_module(module)
-        return sys.modules[run[-1]]
+        yield
     finally:
-        for each in names:
-            sys.modules.pop(each, None)
+        for name in [name for name in sys.modules if _is_sglang(name)]:
+            del sys.modules[name]
         sys.modules.update(before)
+
+
+def _is_sglang(name: str) -> bool:
+    return name.split(".")[0] == "sglang"
+
+
+@cache
+def algorithm(name: str) -> Any:
+    """The module of that name, with `Algorithm` and, as `DllmConfig`, what it is configured with.
+
+    Raises what `loaded` raises.
+    """
+    name = f"sglang.srt.dllm.algorithm.{name}"
+    with loaded(*RUN, name):
+        return sys.modules[name]

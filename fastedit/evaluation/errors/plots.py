@@ -31,7 +31,7 @@ def draw(report: dict[str, Any], folder: Path) -> list[Path]:
     asked = f"{report['samples']} samples of {report['source']}"
     parts = {"drafts": (report["drafts"]["all"], f"Drafts, {report['draft_mode']}, {asked}")}
     if report["decoding"]:
-        parts["decoding"] = (report["decoding"], f"Decoding in quality mode, {asked}")
+        parts["decoding"] = (report["decoding"], f"Decoding {report['decoding']['rule']}, {asked}")
     written = []
     for name, (part, title) in parts.items():
         figure = _figure(part, title)

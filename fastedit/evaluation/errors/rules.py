@@ -50,6 +50,13 @@ class Rules:
         """
         return KINDS.index(self._name(wrong, right, left, behind))
 
+    def surplus(self, token: int, left: int, behind: int) -> int:
+        """The same of a token that should not stand between `left` and `behind`: special, repeat or
+        other."""
+        special = token in self.special or token >= self.size
+        name = "special" if special else "repeat" if token in (left, behind) else "other"
+        return KINDS.index(name)
+
     def _name(self, wrong: int, right: int, left: int, behind: int) -> str:
         if any(token in self.special or token >= self.size for token in (wrong, right)):
             return "special"

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from fastedit.evaluation.errors.decoded import decoded
+from fastedit.evaluation.errors.decoded import QUALITY, Decoded, decoded
 from fastedit.evaluation.errors.drafted import BATCH, RATES, drafted
 from fastedit.evaluation.errors.held_out import HeldOut, read_held_out
 from fastedit.evaluation.errors.report import REPORT_VERSION, compare
 from fastedit.evaluation.errors.rules import RULES_VERSION, Rules
 from fastedit.evaluation.errors.written import Written
+from fastedit.policies import JointThresholdInDel, parse
 from fastedit.training.options import EditOptions
+from fastedit.training.runs.control_tokens import control_tokens
 from fastedit.training.typed import set_types
 
 
@@ -22,7 +24,7 @@ class Answers(NamedTuple):
     held: HeldOut
     drafts: Written
     again: Written | None  # drafts with other draft keys
-    decoding: Written | None
+    decoding: Decoded | None
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,11 @@ class Survey:
     samples      how many, the first ones
     seed         of masks, draws and intervals
     draft_mode   "argmax", or "sample" at `draft_temperature`
-    decode       let them decode the prompts too
+    decode       let them decode the prompts too, by `policy`
     batch_size   samples in a draft pass; changes nothing but memory and rounding
 
     The others are those of `settings.RunOptions`. Raises ValueError, naming the option, for a draft
-    mode or temperature that is none.
+    mode or temperature that is none, and a policy that is not of blocks one by one.
     """
 
     source: str
@@ -47,6 +49,7 @@ class Survey:
     draft_mode: str = "argmax"
     draft_temperature: float = 1.0
     decode: bool = True
+    policy: str = QUALITY
     batch_size: int = BATCH
     max_length: int | None = None
     on_bad_line: str = "stop"
@@ -58,6 +61,12 @@ class Survey:
     def __post_init__(self) -> None:
         set_types(self)
         EditOptions(draft_mode=self.draft_mode, draft_temperature=self.draft_temperature)
+        rule = parse(self.policy)
+        if rule.wide or rule.variable or rule.plan == "window":
+            raise ValueError(
+                f"policy={self.policy} goes back to earlier blocks, and tokens are followed in one "
+                "block after another: take joint_threshold, joint_threshold_indel or another such"
+            )
 
     @property
     def draws(self) -> bool:
@@ -92,12 +101,19 @@ class Survey:
                 on_batch=on_samples,
             )
 
-        return Answers(
-            held,
-            draft(0),
-            draft(1) if twice and self.draws else None,
-            decoded(model, held, rules, on_done=on_samples) if self.decode else None,
-        )
+        drafts, again = draft(0), draft(1) if twice and self.draws else None
+        decoding = None
+        if self.decode:
+            self._give_control_tokens(model, tokenizer, held)
+            decoding = decoded(model, held, rules, policy=self.policy, on_done=on_samples)
+        return Answers(held, drafts, again, decoding)
+
+    def _give_control_tokens(self, model: Any, tokenizer: Any, held: HeldOut) -> None:
+        """Where the policy leaves its ids to a model that has none, rows for them, as training
+        begins with: of the mean of all tokens, which never is the best."""
+        rule = parse(self.policy)
+        if isinstance(rule, JointThresholdInDel) and rule.delete_token_id is None:
+            control_tokens(EditOptions(labels="lcs"), model, tokenizer, held.mask_token_id)
 
     def passes(self, twice: bool = False) -> int:
         """How often `ask` goes over all samples."""
@@ -127,7 +143,11 @@ class Survey:
             )
         decoding = None
         if before.decoding is not None and after.decoding is not None:
-            decoding = compare(before.decoding, after.decoding, **form)
+            decoding = compare(before.decoding.written, after.decoding.written, **form)
+            quality = self.policy == QUALITY
+            decoding["rule"] = "in quality mode" if quality else f"by {self.policy}"
+            decoding["before"] |= before.decoding.edits
+            decoding["after"] |= after.decoding.edits
         return {
             "version": REPORT_VERSION,
             "rules_version": RULES_VERSION,

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from fastedit.models import packed
 from fastedit.models.families import Checkpoints
 
 from .by_row import ByRow
@@ -31,6 +32,11 @@ class PublishedConfig(PreTrainedConfig):
     """
 
     row: ClassVar[Checkpoints]
+    # While texts are packed, the model's layers look up the attention that keeps them apart.
+    _attn_implementation = property(
+        packed.implementation,
+        PreTrainedConfig._attn_implementation.fset,  # type: ignore[attr-defined]
+    )
 
     def __init__(self, **given: Any) -> None:
         _check(self.row, given)

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.core_model_loading import WeightRenaming, revert_weight_conversion
 
+from fastedit.models import packed
 from fastedit.models.adapters.experts import adapted_modules
 from fastedit.models.families import NEXT_HEAD, Checkpoints, block_length
 from fastedit.models.llada2.arguments import check_labels
@@ -43,6 +44,9 @@ class DiffusionModel(StrictLoading):
     position_ids    where they begin again in a row, so does a document, which sees only itself;
                     not so beside a 4-D mask or a cache
     labels          int64 [B, Q], -100 = none: of position i, whichever row predicts it
+    text_lengths    integers: the row of `input_ids` [1, Q] is texts of these lengths, end to end,
+                    of which each sees all of itself; `packs_texts` says whether they may be given.
+                    With full attention, `position_ids`, and neither a mask nor a cache
     """
 
     row: ClassVar[Checkpoints]
@@ -56,6 +60,11 @@ class DiffusionModel(StrictLoading):
         self.base_model.register_forward_pre_hook(_see, with_kwargs=True)
         if self.row.next_head and getattr(config, NEXT_HEAD, False):
             self.next_token_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def packs_texts(self) -> bool:
+        """Whether this model, as it is now, takes `text_lengths`."""
+        full = self.row.family.attention == "full"
+        return full and packed.serves(self.device, self.dtype, self.config._attn_implementation)
 
     @property
     def generation_config(self) -> GenerationConfig:
@@ -188,9 +197,35 @@ def _forward(native: type[PreTrainedModel]) -> Callable[..., Any]:
             if isinstance(keep, int):
                 keep = slice(-keep, None)
             given["labels"] = labels[:, keep].contiguous()
-        return native.forward(**given)
+        del given["self"]  # transformers 5.24 wants it by position
+        lengths = given.pop("text_lengths", None)
+        if lengths is None:
+            return native.forward(self, **given)
+        given["attention_mask"] = _unread(self, given, lengths)
+        with packed.packing(lengths):
+            return native.forward(self, **given)
 
     return forward
+
+
+def _unread(model: Any, given: dict[str, Any], lengths: Sequence[int]) -> torch.Tensor:
+    """A mask of the shape that transformers passes on; refuses what is not for packed texts."""
+    tokens = given["input_ids"]
+    if not model.packs_texts():
+        raise ValueError(
+            f"text_lengths: a {model.row.name} model in {model.dtype} on {model.device}, with "
+            f"{model.config._attn_implementation!r} attention, packs no texts: pad them, a row each"
+        )
+    if any(given.get(name) is not None for name in ("attention_mask", "past_key_values", "cache")):
+        raise ValueError("text_lengths come without an attention_mask and without a cache")
+    if len(tokens) != 1 or sum(lengths) != tokens.shape[1] or given.get("position_ids") is None:
+        raise ValueError(
+            f"text_lengths {list(lengths)} are of one row of {sum(lengths)} tokens with "
+            f"position_ids; got input_ids {list(tokens.shape)}"
+        )
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device).expand(
+        -1, -1, tokens.shape[1], tokens.shape[1]
+    )
 
 
 def _by_name(kind: Any, args: tuple, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -78,10 +78,6 @@ class CorrectionStep(Step):
         self.drafts.settings(vocabulary(model.lm_head))  # raises
 
     @property
-    def base(self) -> Any:
-        return self.model
-
-    @property
     def trained(self) -> CorrectionHead:
         return self.head
 
@@ -96,7 +92,7 @@ class CorrectionStep(Step):
         return self
 
     @torch.no_grad()
-    def prepared(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def prepared(self, batch: dict[str, Any], done: float | None = None) -> dict[str, Any]:
         """n canvases of m tokens, each of which the head reads by itself, as `forward` takes them.
 
         batch  as of `Collator`

@@ -25,12 +25,16 @@ EOS_TAIL_CAP = 32  # `eos_tail_cap` of czg1225/DMax: EOS tokens that are learnt 
 
 
 class Form(NamedTuple):
-    """What documents are made for: tokens per block and per row, and the ids of a model."""
+    """What documents are made for: tokens per block and per row, and the ids of a model.
+
+    control_ids  no text spells them, nor the mask
+    """
 
     block_size: int
     max_length: int
     eos_token_id: int
     mask_token_id: int
+    control_ids: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, max_length: int | None) -> Form:
@@ -137,7 +141,7 @@ def tokenise(
     response token left goes to `bad`. Text that spells the mask token is read as plain text, as in
     a prompt. Raises ValueError where nothing is left.
     """
-    block_size, max_length, _, mask_token_id = form
+    block_size, max_length = form.block_size, form.max_length
     if max_length < block_size or max_length % block_size:
         fitting = max(1, max_length // block_size) * block_size
         raise ValueError(
@@ -147,7 +151,7 @@ def tokenise(
     examples = list(examples)
     documents: list[Document] = []
     truncated = 0
-    tokenised = _tokenised(examples, tokenizer, mask_token_id)
+    tokenised = _tokenised(examples, tokenizer, form)
     for example, parts in zip(examples, tokenised, strict=True):
         ids = np.concatenate(parts)
         response = np.repeat([part.response for part in example.parts], [len(p) for p in parts])
@@ -166,17 +170,14 @@ def tokenise(
     return Documents(documents, truncated)
 
 
-def _tokenised(
-    examples: Sequence[Example], tokenizer: Any, mask_token_id: int
-) -> list[list[np.ndarray]]:
+def _tokenised(examples: Sequence[Example], tokenizer: Any, form: Form) -> list[list[np.ndarray]]:
     """Ids of every part of every example; all texts in two calls, which use all cores."""
     texts: dict[bool, list[str]] = {False: [], True: []}
     for example in examples:
         for number, part in enumerate(example.parts):
             texts[example.special_tokens and number == 0].append(part.text)
     encoded = {
-        special: iter(_encoded(batch, tokenizer, special, mask_token_id))
-        for special, batch in texts.items()
+        special: iter(_encoded(batch, tokenizer, special, form)) for special, batch in texts.items()
     }
     return [
         [
@@ -187,9 +188,7 @@ def _tokenised(
     ]
 
 
-def _encoded(
-    texts: list[str], tokenizer: Any, special_tokens: bool, mask_token_id: int
-) -> list[list[int]]:
+def _encoded(texts: list[str], tokenizer: Any, special_tokens: bool, form: Form) -> list[list[int]]:
     if not texts:
         return []
     encoded = tokenizer(
@@ -198,7 +197,8 @@ def _encoded(
         return_attention_mask=False,  # a list of ones per text, a tenth of the time
         return_token_type_ids=False,
     )
-    return [spell_out(ids, tokenizer, mask_token_id) for ids in encoded["input_ids"]]
+    never = form.mask_token_id, *form.control_ids
+    return [spell_out(ids, tokenizer, *never) for ids in encoded["input_ids"]]
 
 
 def _document(
@@ -207,7 +207,7 @@ def _document(
     response: np.ndarray,
     form: Form,
 ) -> Document:
-    block_size, max_length, eos_token_id, _ = form
+    block_size, max_length, eos_token_id = form[:3]
     ids, response = ids[:max_length], response[:max_length]
     tail = min(max_length, -(-(len(ids) + 1) // block_size) * block_size) - len(ids)
     learnt = np.arange(tail) < EOS_TAIL_CAP

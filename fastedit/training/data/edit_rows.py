@@ -12,6 +12,19 @@ from fastedit import ops
 from fastedit.ops.edit_labels import UNLABELLED
 
 
+def lay_out(
+    prompts: Sequence[Tensor], drafts: Sequence[Tensor], *, row_length: int, pad_token_id: int
+) -> tuple[Tensor, Tensor]:
+    """`input_ids` and `cu_seqlens` of `edit_row`, for drafts without padding."""
+    ids, starts = torch.full((row_length,), pad_token_id), [0]
+    for prompt, draft in zip(prompts, drafts, strict=True):
+        starts.append(starts[-1] + len(prompt) + len(draft))
+        ids[starts[-2] : starts[-1]] = torch.cat((prompt, draft))
+    if starts[-1] < row_length:
+        starts.append(row_length)
+    return ids, torch.tensor(starts, dtype=torch.int32)
+
+
 def edit_row(
     prompts: Sequence[Tensor],
     drafts: Sequence[Tensor],
@@ -69,25 +82,23 @@ def edit_row(
         eos_token_id=eos_token_id,
         **options,
     )
+    ids, begins = lay_out(prompts, drafts, row_length=row_length, pad_token_id=pad_token_id)
     row = {
-        "input_ids": torch.full((row_length,), pad_token_id),
+        "input_ids": ids,
         "current_labels": torch.full((row_length,), UNLABELLED),
         "next_labels": torch.full((row_length,), UNLABELLED),
+        "cu_seqlens": begins,
     }
-    starts = [0]
+    starts = begins.tolist()
     for number, (prompt, draft) in enumerate(zip(prompts, drafts, strict=True)):
-        response, end = starts[-1] + len(prompt), starts[-1] + lengths[number]
-        row["input_ids"][starts[-1] : end] = torch.cat((prompt, draft))
+        response, end = starts[number] + len(prompt), starts[number] + lengths[number]
         if len(draft):
             of_noisy = slice(*noisy_cu[number : number + 2].tolist())
             of_gaps = slice(of_noisy.start + number, of_noisy.stop + number + 1)
             row["current_labels"][response : end - 1] = current[of_noisy]
             row["current_labels"][end - 1] = eos_token_id
             row["next_labels"][response - 1 : end - 1] = following[of_gaps]
-        starts.append(end)
-    if starts[-1] < row_length:
-        starts.append(row_length)
-    return {**row, "cu_seqlens": torch.tensor(starts, dtype=torch.int32)}
+    return row
 
 
 def _packed(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -101,18 +101,26 @@ def predictions(
     hidden: Tensor, head: nn.Module, current: Tensor, mask_token_id: int
 ) -> tuple[Tensor, Tensor]:
     """Argmax that is not the mask, and its probability, of `hidden` [N, H]: int64, fp32 [N]."""
-    token = torch.empty_like(current)
-    prob = torch.empty(current.shape, device=current.device)
-    for rows in chunks(len(current), vocabulary(head)):
-        logits = readable(head(hidden[rows]))
-        stats = ops.row_stats(logits, current[rows], forbid=(mask_token_id,))
-        token[rows], prob[rows] = stats.token, stats.prob
+    token, prob, _ = likelihoods(hidden, head, current, (mask_token_id,))
     return token, prob
+
+
+@torch.no_grad()
+def likelihoods(
+    hidden: Tensor, head: nn.Module, ids: Tensor, forbid: tuple[int, ...]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Argmax that is none of `forbid`, its probability and that of `ids` [N]: int64, fp32, fp32."""
+    token = torch.empty_like(ids)
+    prob, of_ids = torch.empty(2, len(ids), device=ids.device)
+    for rows in chunks(len(ids), vocabulary(head)):
+        stats = ops.row_stats(readable(head(hidden[rows])), ids[rows], forbid=forbid)
+        token[rows], prob[rows], of_ids[rows] = stats.token, stats.prob, stats.prob_current
+    return token, prob, of_ids
 
 
 def vocabulary(head: Any) -> int:
     """Number of ids of an output head, wrapped by an adapter or not."""
-    return head.out_features
+    return getattr(head, "original_module", head).out_features
 
 
 def readable(logits: Tensor) -> Tensor:

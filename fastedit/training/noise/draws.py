@@ -14,7 +14,7 @@ from fastedit.ops import DraftKey
 from fastedit.ops.sampling import example_words, unit
 
 # Purposes keep the words of different uses apart; 0 and 3 are those of drafts and decoding.
-MASK, EDIT, RATE, SAMPLE = 1, 2, 4, 5
+MASK, EDIT, RATE, SAMPLE, ORDER = 1, 2, 4, 5, 6
 
 
 @dataclass(frozen=True)

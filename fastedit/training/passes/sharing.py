@@ -17,7 +17,7 @@ def why_not_shared(model: nn.Module, options: EditOptions) -> str | None:
     """The reason why passes need a clean half each, or None where they may share one."""
     if any(isinstance(module, FSDPModule) for module in model.modules()):
         return "FSDP frees a layer's weights before the gradient of its shared keys comes back"
-    drafts = options.t2t == "self" or options.turns > 1
+    drafts = options.t2t == "self" or options.turns != 1
     if drafts and options.draft_adapter == "off":
         return 'draft_adapter="off" drafts with other weights than those in training'
     if any(module.training for module in _dropouts(model)):

@@ -16,17 +16,17 @@ from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
-from fastedit.heads import CorrectionHead, CorrectionHeadConfig
+from fastedit.heads import NextTokenHead
 from fastedit.models.identity import identity
 from fastedit.models.load import load
 from fastedit.prompts.tokens import special_ids
-from fastedit.training.base import Step
-from fastedit.training.correction.step import CorrectionStep
 from fastedit.training.data.documents import Form
 from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
 from fastedit.training.reading import Reading
+from fastedit.training.refinement.checks import check_reading
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
+from fastedit.training.runs.control_tokens import control_tokens
 from fastedit.training.runs.data import RunData, validates
 from fastedit.training.runs.folder import (
     ADAPTER,
@@ -43,11 +43,11 @@ from fastedit.training.runs.folder import (
     held,
     run_to_go_on,
 )
-from fastedit.training.runs.lora import add_lora, default_targets, trainable
+from fastedit.training.runs.lora import default_targets, trainable
 from fastedit.training.runs.samples import Sample, Samples
 from fastedit.training.runs.settings import RunOptions
+from fastedit.training.runs.steps import step_of
 from fastedit.training.runs.trainer import EditTrainer
-from fastedit.training.step import EditStep
 
 
 def run(
@@ -75,8 +75,11 @@ def run(
     """
     if options.lora_rank and not options.head and find_spec("peft") is None:
         raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
-    if options.head and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    refines = options.edit.labels == "levenshtein"
+    if (options.head or refines) and parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise ValueError("a head trains beside a whole model: use ddp.yaml, not fsdp2.yaml")
+    if options.refinement.start is not None:
+        NextTokenHead.read_config(Path(options.refinement.start) / HEAD)  # raises
     output = Path(options.output)
     check_writable(output)
     with held(output):
@@ -105,6 +108,8 @@ def _run(
     model, tokenizer = _load(options, last, arguments.device)
     form = Form.of(model, tokenizer, options.max_length)
     options = _settled(options, model, tokenizer, form)
+    control = control_tokens(options.edit, model, tokenizer, form.mask_token_id)
+    form = form._replace(control_ids=control.ids if control else ())
     data = RunData.read(options, tokenizer, form)
     say(data.describe())
     if options.steps is None:
@@ -119,7 +124,7 @@ def _run(
     if before:
         check_same(before, options, fingerprint, origin)
     torch.manual_seed(options.seed)  # the first weights of an adapter or a head
-    step = (_correction_step if options.head else _edit_step)(options, model, tokenizer, form)
+    step = step_of(options, model, tokenizer, form, control)
     say(str(trainable(step)))
     done = int(last.name.rpartition("-")[2]) if last else 0
     order = RunOrder(data.rows, batch_size=options.batch_size, steps=steps, seed=options.seed)
@@ -154,6 +159,7 @@ def _run(
                 form.mask_token_id,
                 say,
                 show,
+                step.policy,
             )
         )
     if last:
@@ -167,50 +173,35 @@ def _run(
         say(advice)
     result = output / (HEAD if options.head else ADAPTER if options.lora_rank else WEIGHTS)
     trainer.export(result)
+    if step.beside is not None:
+        what = (
+            f"--checkpoint {options.checkpoint} --adapter" if options.lora_rank else "--checkpoint"
+        )
+        how = f"--head {output / HEAD} --policy {step.policy}"
+        say(f"try it: fastedit generate {what} {result} {how} ...")
     if first:
         clean(output)
     return result
 
 
-def _edit_step(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> Step:
-    if options.gradient_checkpointing:
-        _checkpoint_layers(model)
-    if options.lora_rank:
-        model = add_lora(
-            model,
-            rank=options.lora_rank,
-            alpha=options.lora_alpha,
-            targets=options.lora_targets,
-            experts=options.lora_experts,
-        )
-    return EditStep(
-        model,
-        options.edit,
-        seed=options.seed,
-        mask_token_id=form.mask_token_id,
-        forbid_ids=_never_drawn(tokenizer, model.config.vocab_size),
-    )
-
-
-def _correction_step(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> Step:
-    """Around a new head; what is resumed is read into it later."""
-    asked = options.correction
-    sizes = {"depth": asked.depth, "width": asked.width, "layer": asked.layer}
-    config = CorrectionHeadConfig.of(model.config, Reading.of(model).attention, **sizes)
-    head = CorrectionHead(config).to(next(model.parameters()).device)
-    return CorrectionStep(model, head, asked, seed=options.seed, mask_token_id=form.mask_token_id)
-
-
 def _settled(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> RunOptions:
     """`options` with what they leave to the model filled in, as `run.json` holds them."""
-    attention = Reading.of(model).attention
+    reading = Reading.of(model)
     options = replace(options, max_length=form.max_length)
     if options.head:
         banned = sorted(set(special_ids(tokenizer)) - {form.eos_token_id, form.mask_token_id})
-        return replace(options, correction=options.correction.settled(attention, tuple(banned)))
+        return replace(
+            options, correction=options.correction.settled(reading.attention, tuple(banned))
+        )
+    edit = options.edit.for_attention(reading.attention)
+    if edit.labels == "levenshtein":
+        check_reading(reading)  # before the data is read
+        named = [getattr(owner, "pad_token_id", None) for owner in (model.config, tokenizer)]
+        refinement = options.refinement.settled(named, form.eos_token_id)
+        options = replace(options, refinement=refinement)
     return replace(
         options,
-        edit=options.edit.for_attention(attention),
+        edit=edit,
         lora_targets=options.lora_targets or default_targets(model),
     )
 
@@ -256,14 +247,3 @@ def _load(options: RunOptions, last: Path | None, device: torch.device) -> tuple
     dtype = "float32" if options.dtype == "auto" and not options.lora_rank else options.dtype
     whole = last is not None and not options.head and (last / "config.json").exists()
     return load(str(last) if whole else options.checkpoint, None, dtype, device, None)
-
-
-def _checkpoint_layers(model: Any) -> None:
-    """Compute activations again in the backward pass; newer transformers have another name."""
-    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
-    enable({"use_reentrant": False})  # the other kind cuts the gradient of shared clean keys
-
-
-def _never_drawn(tokenizer: Any, vocab_size: int) -> list[int]:
-    """What is no wrong token: special ids, and ids that no token has."""
-    return sorted({*special_ids(tokenizer), *range(len(tokenizer), vocab_size)})

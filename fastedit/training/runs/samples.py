@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from transformers import TrainerCallback
 from fastedit.config import DecodeConfig
 from fastedit.decoder import Decoder
 from fastedit.files.jsonl import as_line
+from fastedit.heads import Head
+from fastedit.policies import Policy
 from fastedit.training.data.documents import Document
 from fastedit.training.runs.checkpoints import StepLog
 
@@ -26,7 +29,8 @@ class Sample(NamedTuple):
 
 
 class Samples(TrainerCallback):
-    """Decodes the prompt of a document every `every` steps, greedily, at most 256 tokens.
+    """Decodes the prompt of a document every `every` steps, greedily, at most 256 tokens, by
+    `policy`, which may read the head that trains beside the model.
 
     What is expected is its first response, in a chat the first turn of the assistant, and as many
     blocks as hold it are decoded.
@@ -45,6 +49,7 @@ class Samples(TrainerCallback):
         mask_token_id: int,
         say: Callable[[str], None],
         show: Callable[[Sample], None],
+        policy: Policy | None = None,
     ) -> None:
         start, length = document.prompt_length, document.answer_length
         self.prompt: Tensor = torch.from_numpy(document.ids[:start]).long()
@@ -53,6 +58,7 @@ class Samples(TrainerCallback):
         self.tokenizer, self.log, self.every = tokenizer, log, every
         self.say, self.show, self._said = say, show, False
         self.config = DecodeConfig(
+            policy=policy,
             mask_token_id=mask_token_id,
             block_length=block_size,
             max_new_tokens=min(256, -(-length // block_size) * block_size),
@@ -63,16 +69,18 @@ class Samples(TrainerCallback):
             return
         base = model.base
         base.eval()
-        text = self._decode(base)
+        text = self._decode(base, model.beside)
         base.train()
         prompt = self.tokenizer.decode(self.prompt, skip_special_tokens=True)
         sample = Sample(state.global_step, prompt, text, self.expected)
         self.log.add(sample._asdict())
         self.show(sample)
 
-    def _decode(self, model: Any) -> str:
+    def _decode(self, model: Any, head: Head | None) -> str:
         try:
-            decoder = Decoder(model, self.tokenizer, self.config)
+            if head is not None and next(head.parameters()).dtype != model.dtype:
+                head = copy.deepcopy(head).to(model.dtype)
+            decoder = Decoder(model, self.tokenizer, self.config, head=head)
             room = model.config.max_position_embeddings - len(self.prompt)
             tokens = min(self.config.max_new_tokens, room)
             return (decoder.generate([self.prompt], max_new_tokens=tokens).texts or [""])[0]

@@ -10,6 +10,7 @@ from typing import Any
 from fastedit.files.jsonl import ON_BAD_LINE
 from fastedit.training.correction.options import CorrectionOptions
 from fastedit.training.options import EditOptions
+from fastedit.training.refinement.options import RefinementOptions
 from fastedit.training.typed import set_types
 
 # May change between a run and its resumption: none of them changes what is computed, other than by
@@ -21,6 +22,7 @@ FREE = frozenset(
 # Options that hold options of their own, and how one writes them.
 PARTS: dict[str, tuple[type, str]] = {
     "edit": (EditOptions, "{t2t: self}"),
+    "refinement": (RefinementOptions, "{edit_steps: 16}"),
     "correction": (CorrectionOptions, "{delta_t: 0.1}"),
 }
 LEARNING_RATES = {None: 1e-4, "correction": 3e-4}
@@ -62,6 +64,7 @@ class RunOptions:
     steps: int | None = None
     seed: int = 0
     edit: EditOptions = field(default_factory=EditOptions)
+    refinement: RefinementOptions = field(default_factory=RefinementOptions)
     head: str | None = None
     correction: CorrectionOptions = field(default_factory=CorrectionOptions)
     on_bad_line: str = "stop"
@@ -137,14 +140,16 @@ class RunOptions:
         """Raises ValueError for an unknown head, and for options that would say nothing."""
         if self.head not in LEARNING_RATES:
             raise ValueError(f"head={self.head!r} must be correction, or left out")
-        unused = ("correction",) if self.head is None else ("edit", *_OF_WEIGHTS)
+        of_edits = dict.fromkeys(("edit", *_OF_WEIGHTS), "of a head's training")
+        unused = {"correction": "without --head correction"} if self.head is None else of_edits
+        if self.edit.labels != "levenshtein":
+            unused["refinement"] = "without --labels levenshtein"
         for option in fields(self):
-            default = PARTS[option.name][0]() if option.name in PARTS else option.default
-            if option.name in unused and getattr(self, option.name) != default:
-                raise ValueError(
-                    f"{option.name} says nothing "
-                    + ("without --head correction" if self.head is None else "of a head's training")
-                )
+            name, value = option.name, getattr(self, option.name)
+            default = PARTS[name][0]() if name in PARTS else option.default
+            if name in unused and value != default:
+                given = f"{name}.{_first_given(value, default)}" if name in PARTS else name
+                raise ValueError(f"{name} says nothing {unused[name]}: leave {given} out")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RunOptions:
@@ -184,6 +189,12 @@ class RunOptions:
         old, new = defaults | _flat(before), _flat(self.facts())
         names = [name for name in old if name not in FREE and old[name] != new.get(name)]
         return [f"{name}={old[name]}, not {new.get(name)}" for name in names]
+
+
+def _first_given(options: Any, defaults: Any) -> str:
+    """The name of the first field in which they differ."""
+    names = (field.name for field in fields(options))
+    return next(name for name in names if getattr(options, name) != getattr(defaults, name))
 
 
 def _flat(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,11 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from fastedit.heads.base import Head
+from fastedit.models.adapters import save_control_tokens
 from fastedit.training.base import Step
 from fastedit.training.data.order import EPOCHS
 from fastedit.training.runs.checkpoints import UNFINISHED, StepLog, checkpoints, discard, publish
+from fastedit.training.runs.folder import HEAD
 
 VALIDATION_EPOCH = EPOCHS  # training does not get there
 
@@ -80,7 +82,8 @@ class EditTrainer(Trainer):
         """The micro-batches of a step, and what the losses of all processes are divided by."""
         batches, _ = super().get_batch_samples(*args, **kwargs)
         with self.accelerator.autocast():
-            batches = [self.step.prepared(batch) for batch in batches]
+            done = self.state.global_step / self.state.max_steps
+            batches = [self.step.prepared(batch, done) for batch in batches]
         counts = sum(self.step.count(batch).to(self.args.device) for batch in batches)
         counts = self.accelerator.reduce(counts, reduction="sum")
         self._labels = float(counts.sum())
@@ -130,10 +133,12 @@ class EditTrainer(Trainer):
         self.seen = [before + more for before, more in zip(self.seen, totals[:-1], strict=True)]
         now = time.perf_counter()
         seconds, self._last_log = now - self._last_log, now
+        parts = self.step.seconds().items()
         return {
             **self.step.report(totals[:-1]),
             "tokens": int(totals[-1]),
             "tokens_per_second": round(totals[-1] / seconds, 1),
+            **{f"{name}_share": round(spent / seconds, 6) for name, spent in parts},
         }
 
     @torch.no_grad()
@@ -166,6 +171,7 @@ class EditTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
+        self.step.seconds()  # nor are its parts
         self._last_log += time.perf_counter() - began  # not part of the speed of training
         return metrics
 
@@ -197,6 +203,8 @@ class EditTrainer(Trainer):
         if self.args.should_save:
             folder = Path(str(output_dir or self.args.output_dir))
             save_weights(self.step.trained, folder, state_dict)
+            if self.step.beside is not None:
+                self.step.beside.save_pretrained(folder / HEAD)
             tokenizer: Any = self.processing_class
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
@@ -207,17 +215,25 @@ class EditTrainer(Trainer):
         elif hasattr(self.step.trained, "peft_config"):
             super()._load_from_checkpoint(resume_from_checkpoint, self.step.trained)
         elif isinstance(head := self.step.trained, Head):
-            head.load_state_dict(head.from_pretrained(resume_from_checkpoint).state_dict())
+            _restore(head, resume_from_checkpoint)
         # A model that trains as a whole was loaded from the checkpoint to begin with.
+        if self.step.beside is not None:
+            _restore(self.step.beside, Path(resume_from_checkpoint) / HEAD)
 
     def export(self, folder: Path) -> None:
-        """The result, as in `_save`, gathered where it is sharded."""
+        """The result, as in `_save`, gathered where it is sharded; a head lies beside it."""
         state_dict = self.accelerator.get_state_dict(self.model) if self.is_fsdp_enabled else None
         if self.args.should_save:
             unfinished = folder.parent / UNFINISHED / folder.name
             self._save(str(unfinished), state_dict)
+            if self.step.beside is not None:
+                publish(unfinished / HEAD, folder.parent / HEAD)
             publish(unfinished, folder)
         self.accelerator.wait_for_everyone()
+
+
+def _restore(head: Head, folder: str | Path) -> None:
+    head.load_state_dict(head.from_pretrained(folder).state_dict())
 
 
 def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -226,5 +242,9 @@ def save_weights(model: Any, folder: Path, state_dict: dict[str, Tensor] | None 
     if state_dict is not None:
         options["state_dict"] = {n.removeprefix("model."): t for n, t in state_dict.items()}
     if hasattr(model, "peft_config"):
-        options["save_embedding_layers"] = False  # never adapted; "auto" may ask the Hub
+        options["save_embedding_layers"] = (
+            False  # rows of new tokens are apart; "auto" may ask the Hub
+        )
     model.save_pretrained(folder, **options)
+    if hasattr(model, "peft_config"):  # else they lie in config.json
+        save_control_tokens(model.config, folder)

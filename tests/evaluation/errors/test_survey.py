@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -127,7 +128,7 @@ def test_bad_logits_are_an_error(held, tiny_model, rules):
 
 def test_decoding_holds_what_the_decoder_commits_and_edits(held, tiny_model, tiny_tokenizer, rules):
     model = spoil(tiny_model)  # which edits more
-    found = decoded(model, held, rules)
+    found, counted = decoded(model, held, rules)
     prompts = [torch.from_numpy(d.ids[: int(d.response.argmax())]).long() for d in held.documents]
     lengths = [len(d.ids) - len(p) for d, p in zip(held.documents, prompts, strict=True)]
     edits = commits = 0
@@ -140,8 +141,68 @@ def test_decoding_holds_what_the_decoder_commits_and_edits(held, tiny_model, tin
         assert mine.relative.min() == 0.0 and mine.relative.max() < 1.0
         final = mine.where(~mine.wrong)  # one token stays in every place
         assert len(set(final.position.tolist())) == len(final.position) >= len(out.sequences[0])
-    assert int(found.wrong.sum()) == edits > 0
+    assert int(found.wrong.sum()) == edits == counted["replaced"] > 0
+    assert counted["deleted"] == counted["inserted"] == 0
     assert len(found.wrong) == edits + commits
+
+
+def test_deletes_and_inserts_of_a_policy_are_counted(held, tiny_model, tiny_tokenizer, rules):
+    """A spoilt model that takes two tokens of its own text for control tokens."""
+    model = spoil(tiny_model)
+    ids = tiny_tokenizer.convert_tokens_to_ids(["4", "5"])
+    policy = "joint_threshold_indel:delete_token_id={},insert_token_id={}".format(*ids)
+    _, counted = decoded(model, held, rules, policy=policy)
+    prompts = [torch.from_numpy(d.ids[: int(d.response.argmax())]).long() for d in held.documents]
+    lengths = [len(d.ids) - len(p) for d, p in zip(held.documents, prompts, strict=True)]
+    decoder = Decoder(model, tiny_tokenizer)
+    stats = [
+        decoder.generate([prompt], max_new_tokens=length, policy=policy).stats[0]
+        for prompt, length in zip(prompts, lengths, strict=True)
+    ]
+    assert counted["deleted"] == sum(each.deletes for each in stats) > 0
+    assert counted["inserted"] == sum(each.inserts for each in stats) > 0
+
+
+def test_a_model_without_control_tokens_is_asked_too(tiny_model, tiny_tokenizer):
+    """As before training: it has rows for them now, and makes nothing of these."""
+    tokenizer, known = copy.deepcopy(tiny_tokenizer), len(tiny_tokenizer)
+    survey = Survey(SOURCE, 2, policy="joint_threshold_indel")
+    plain = survey.ask(tiny_model, tokenizer).decoding.edits
+    assert tiny_model.config.delete_token_id == known == len(tokenizer) - 2
+    assert plain["deleted"] == plain["inserted"] == 0
+
+
+def test_tokens_are_followed_where_edits_move_them(rules, tiny_tokenizer):
+    """a b b c is written, the second b is deleted, then a mask is put before c and becomes a."""
+    mask, (a, b, c) = tiny_tokenizer.mask_token_id, tiny_tokenizer.convert_tokens_to_ids([*"123"])
+
+    class Asked:
+        committed, start, block_length, restarts, moves = False, 4, 4, 0, None
+        prompt = torch.tensor([9, 9, 9, 8])
+
+    watch, logits = Watch(0, mask), torch.zeros(4, len(tiny_tokenizer))
+
+    def step(ids, source, deleted):
+        Asked.moves = torch.tensor([source, [0] * 4, deleted])
+        watch(Asked, torch.tensor(ids), logits)
+
+    step([a, b, b, c], [0, 1, 2, 3], [0, 0, 0, 0])
+    step([a, b, c, mask], [0, 1, 3, -1], [0, 0, 1, 0])
+    step([a, b, mask, c], [0, 1, -1, 2], [0, 0, 0, 0])  # the mask at the end is lost
+    step([a, c, a, c], [0, 1, 2, 3], [0, 0, 0, 0])
+    rows = sorted(watch.rows(prompt=4, block_length=4, rules=rules))
+    found = [(row[2], row[6], row[7]) for row in rows]
+    repeat, digit, none = KINDS.index("repeat"), KINDS.index("digit"), -1
+    assert sorted(found) == sorted(
+        [
+            (4, False, none),
+            (5, True, digit),
+            (5, False, none),
+            (6, True, repeat),
+            (6, False, none),
+            (7, False, none),
+        ]
+    )
 
 
 def test_watch_by_hand(rules, tiny_tokenizer):
@@ -149,7 +210,7 @@ def test_watch_by_hand(rules, tiny_tokenizer):
     mask, (a, b, c) = tiny_tokenizer.mask_token_id, tiny_tokenizer.convert_tokens_to_ids([*"123"])
 
     class Asked:
-        committed, start, block_length, restarts = False, 4, 4, 0
+        committed, start, block_length, restarts, moves = False, 4, 4, 0, None
         prompt = torch.tensor([9, 9, 9, 8, b])
 
     watch = Watch(3, mask)
@@ -246,5 +307,7 @@ def test_models_must_be_asked_the_same(tiny_model, tiny_tokenizer):
     other = one._replace(held=one.held._replace(mask_token_id=7))
     with pytest.raises(ValueError, match="differ in tokenizer, mask token or block size"):
         survey.report(one, other)
+    with pytest.raises(ValueError, match="policy=multi_block goes back to earlier blocks"):
+        Survey(SOURCE, policy="multi_block")
     with pytest.raises(ValueError, match="draft_mode must be one of argmax, sample"):
         Survey(SOURCE, draft_mode="best")

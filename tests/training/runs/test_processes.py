@@ -32,7 +32,7 @@ OPTIONS = {
     "save_every": 2,
     "eval_every": 2,
     "eval_examples": 3,
-    "edit": {"t2t": "self"},
+    "edit": {"t2t": "self", "labels": "lcs", "turns": 2, "noise": "fixed(0.9)"},
 }
 
 

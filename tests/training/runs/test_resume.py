@@ -35,7 +35,7 @@ OPTIONS = {
     "keep": 1,
     "eval_every": 3,
     "eval_examples": 2,
-    "edit": {"t2t": "self", "draft_share": 1.0},
+    "edit": {"t2t": "self", "labels": "lcs", "turns": 2, "noise": "fixed(1)"},
 }
 # Where a process kills itself: owner, name, and the number of the call before which it does.
 MOMENTS = {
@@ -173,7 +173,8 @@ def command(launch, tmp_path):
 def records(output: Path, name: str = "metrics") -> list[dict]:
     """`metrics.jsonl`, or another record, without what a clock decides."""
     lines = [json.loads(line) for line in (output / f"{name}.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines]
+    timed = {"tokens_per_second", "labels_share"}
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
 def assert_equal(output: Path, other: Path) -> None:
@@ -198,6 +199,7 @@ def test_a_run_records_each_step_once(uninterrupted):
     steps = records(uninterrupted)
     assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
     assert len({line["loss"] for line in steps}) == 6
+    assert any(line["delete_labels"] for line in steps)
     for name in ("validation", "samples"):
         assert [line["step"] for line in records(uninterrupted, name)] == [3, 6]
     assert {path.name for path in uninterrupted.iterdir()} == {
@@ -268,13 +270,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(shortage, uninterrupted, comm
 
 
 @pytest.mark.slow
-def test_all_weights_resume_too(finish, tmp_path):
-    full = {"lora_rank": 0, "learning_rate": 1e-3, "steps": 4}
+@pytest.mark.parametrize(
+    "changes",
+    [{"lora_rank": 0, "learning_rate": 1e-3}, {"edit": {"t2t": "self", "draft_share": 1.0}}],
+    ids=["all weights", "plain labels"],
+)
+def test_other_runs_resume_too(changes, finish, tmp_path):
+    changes = changes | {"steps": 4}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert finish(whole, changes=full) == 0
+    assert finish(whole, changes=changes) == 0
     moment = ("trainer.EditTrainer", "_take_totals", 4)
-    assert finish(killed, changes=full, moment=moment) == -signal.SIGKILL
-    assert finish(killed, changes=full, resume=True) == 0
+    assert finish(killed, changes=changes, moment=moment) == -signal.SIGKILL
+    assert finish(killed, changes=changes, resume=True) == 0
     assert_equal(killed, whole)
 
 
@@ -290,8 +297,8 @@ def test_only_the_same_run_is_resumed(uninterrupted, tmp_path):
         again(resume=False)
     with pytest.raises(ValueError, match="was trained with steps=6, not 7"):
         again(steps=7)
-    with pytest.raises(ValueError, match=r"was trained with edit\.t2t=self, not random: "):
-        again(edit={**OPTIONS["edit"], "t2t": "random"})
+    with pytest.raises(ValueError, match=r"was trained with edit\.labels=lcs, not plain; "):
+        again(edit={"t2t": "self", "noise": "fixed(1)"})
     before = weights(uninterrupted)
     facts = json.loads((uninterrupted / "run.json").read_text())
     assert again(save_every=3, micro_batch=2) == uninterrupted / "adapter"  # nothing left to do
