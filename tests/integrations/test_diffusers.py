@@ -148,6 +148,19 @@ def test_the_pipeline_gives_the_tokens_of_the_decoder(pipe, decoder):
         assert decoded(pipe, ids) == [want.sequences[0].tolist()]
 
 
+def test_the_pipeline_leaves_the_edits_of_a_block_with_an_eos(pipe, decoder):
+    """Unless it is told to finish the block."""
+    chat = [{"role": "user", "content": "12 + 34 ="}]
+    ids = decoder.tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).input_ids
+    new = -ids.shape[-1] % 32 + 32
+    want = decoder.generate(ids, max_new_tokens=new, mode="quality", threshold=0.7)
+    tokens = [want.sequences[0].tolist()]
+    assert decoded(pipe, ids, eos_early_stop=False) == tokens
+    assert decoded(pipe, ids) != tokens
+
+
 def test_callbacks_are_told_what_they_ask_for(pipe, decoder):
     seen = []
     keys = ["block_x", "transfer_index", "editing_transfer_index", "sampled_tokens"]

@@ -37,7 +37,8 @@ def register() -> None:
         from fastedit.integrations.sglang.algorithm import FastEdit, replaced_step
     except ImportError as error:
         raise ImportError(
-            f"{NAME} needs an SGLang with srt/dllm/algorithm, such as 0.5.23: {error}"
+            f"{NAME} needs an SGLang with srt/dllm/algorithm, such as 0.5.23, installed with all "
+            f"that it needs itself: {error}"
         ) from error
     algo_name_to_cls[NAME] = FastEdit
     if asked == "replace":
