@@ -43,6 +43,7 @@ from edits_arms import (
     TRAININGS,
     choices,
     policy,
+    register_rules,
 )
 from edits_effects import KINDS, Watched, no_counts
 from edits_report import differences, effects, figure, summary, table
@@ -222,6 +223,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of every training")
     parser.add_argument("--save", type=Path, metavar="DIR", help="edits.json and the figure")
     options = parser.parse_args()
+    register_rules()
     if options.seeds not in {1, *T95}:
         parser.error(f"--seeds {options.seeds}: intervals are there for 1 to {max(T95)}")
     weights = {

@@ -67,7 +67,6 @@ TRAININGS: dict[str, dict[str, tuple[Stage, ...]]] = {
 # Operations are forbidden at decoding, and not by labels: so one editor is compared with itself,
 # seed by seed, and what each operation adds is not mixed with what another training learnt. What
 # an editor that was trained to replace alone is worth, the arm "+ T2T" shows.
-@register("me_dlm_delete")
 @dataclass(frozen=True)
 class MEDLMDelete(MEDLM):
     """ME-DLM that replaces and deletes: its head for the next token, which it has, says nothing."""
@@ -76,7 +75,6 @@ class MEDLMDelete(MEDLM):
         return torch.zeros_like(view.done)
 
 
-@register("me_dlm_replace")
 @dataclass(frozen=True)
 class MEDLMReplace(MEDLMDelete):
     """ME-DLM that replaces: a token that would go stays as it is."""
@@ -87,7 +85,6 @@ class MEDLMReplace(MEDLMDelete):
         return super().rule(dataclasses.replace(stats, token=token), view)
 
 
-@register("indel_delete")
 @dataclass(frozen=True)
 class InDelDelete(JointThresholdInDel):
     """LLaDA2.2's rule without INSERT: a token that asks for it stays as it is, and a mask takes its
@@ -122,13 +119,25 @@ class InDelDelete(JointThresholdInDel):
         """None that forbids."""
 
 
-@register("indel_replace")
 @dataclass(frozen=True)
 class InDelReplace(InDelDelete):
     """LLaDA2.2's rule without DELETE and INSERT."""
 
     def forbidden(self) -> tuple[int, ...]:
         return self.control_ids
+
+
+RULES = {
+    "me_dlm_delete": MEDLMDelete,
+    "me_dlm_replace": MEDLMReplace,
+    "indel_delete": InDelDelete,
+    "indel_replace": InDelReplace,
+}
+
+
+def register_rules() -> None:
+    for name, rule in RULES.items():
+        register(name)(rule)
 
 
 class Arm(NamedTuple):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import edits_arms  # noqa: F401  # registers the rules
+from edits_arms import register_rules
 from edits_effects import Watched, distance, no_counts
 
 from fastedit import policies
@@ -15,6 +15,15 @@ from fastedit.results import Event
 
 EOS, MASK, DELETE, INSERT, PAD = 0, 1, 2, 3, 4
 A, B, C = 5, 6, 7
+
+
+@pytest.fixture(autouse=True)
+def rules():
+    known = dict(policies.POLICIES)
+    register_rules()
+    yield
+    policies.POLICIES.clear()
+    policies.POLICIES.update(known)
 
 
 @pytest.mark.parametrize(
