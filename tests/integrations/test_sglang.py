@@ -193,7 +193,8 @@ def test_the_replaced_step_is_the_built_in_one(
 def test_nothing_happens_before_it_is_asked_for(sglang, decoder, monkeypatch):
     door = importlib.import_module("fastedit.integrations.sglang")
     monkeypatch.delenv("FASTEDIT_SGLANG", raising=False)
-    monkeypatch.setattr(sys, "argv", ["launch_server", "--dllm-algorithm", "JointThreshold"])
+    other = ["launch_server", "--model-path=FastEdit/model", "--dllm-algorithm", "JointThreshold"]
+    monkeypatch.setattr(sys, "argv", other)
     door.register()
     assert "fastedit.integrations.sglang.algorithm" not in sys.modules
     assert "FastEdit" not in sglang.algo_name_to_cls
@@ -204,6 +205,19 @@ def test_nothing_happens_before_it_is_asked_for(sglang, decoder, monkeypatch):
     monkeypatch.setenv("FASTEDIT_SGLANG", "yes")
     with pytest.raises(ValueError, match="'yes' must be add or replace"):
         door.register()
+
+
+def test_releases_that_ask_for_a_tensor_get_one(sglang, decoder, monkeypatch):
+    register(monkeypatch, "add")
+    ours, mask = algorithm(sglang, decoder.model), decoder.model.config.mask_token_id
+    ids = torch.full((ours.block_size,), mask)
+    batch = SimpleNamespace(batch_size=1, input_ids=ids, dllm_prompt_mask=None)
+    logits = torch.randn(ours.block_size, decoder.model.config.vocab_size)
+    states = ours.init_step_state(batch)
+    assert ours.step(batch, logits, states) == [False]
+    monkeypatch.setattr(sys.modules[type(ours).__module__], "RETURNS_TENSOR", True)
+    done = ours.step(batch, logits, states)
+    assert done.dtype == torch.bool and done.shape == (1,)
 
 
 @pytest.mark.parametrize(

@@ -46,9 +46,9 @@ class Varying(Full):
         self, reach: int, extents: Sequence[Extent] | None = None, level: bool = False
     ) -> None:
         live, lengths = self.slots.live, self._lengths()
-        self.lengths = lengths.tolist()
-        columns, own = self.columns(reach), self.columns(max(self.lengths))
         ends = live.base + lengths
+        self.lengths, in_order = torch.stack((lengths, ends.sort().values)).tolist()
+        columns, own = self.columns(reach), self.columns(max(self.lengths))
         there, wanted = columns < ends[:, None], live.base[:, None] + own
         # Columns beyond a row's extent are seen by none of its own.
         where = live.offset[:, None] + torch.minimum(columns, live.size[:, None] - 1)
@@ -59,7 +59,7 @@ class Varying(Full):
             return
         order = ends.argsort()  # those of one length share a call of the attention
         there, sizes = there[order], ends[order]
-        self.packed, self.mask = {"text_lengths": sizes.tolist()}, None
+        self.packed, self.mask = {"text_lengths": in_order}, None
         self.where = where[order][there][None]
         self.positions = columns.expand(len(there), -1)[there][None]
         starts = torch.empty_like(ends).scatter_(0, order, sizes.cumsum(0) - sizes)

@@ -29,7 +29,7 @@ def register() -> None:
     asked = os.environ.get(VARIABLE, "")
     if asked not in ("", "add", "replace"):
         raise ValueError(f"{VARIABLE}={asked!r} must be add or replace, or not be set")
-    if not asked and not any(NAME in argument for argument in sys.argv):
+    if not asked and not any(argument.split("=")[-1] == NAME for argument in sys.argv):
         return
     try:
         from sglang.srt.dllm.algorithm import algo_name_to_cls
