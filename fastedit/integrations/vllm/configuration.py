@@ -1,5 +1,4 @@
-"""What vLLM is told of these models before it loads one: their configs, and how it has to serve them.
-"""
+"""What vLLM is told of these models before it loads one: their configs, and how it has to serve them."""
 
 from __future__ import annotations
 
@@ -63,9 +62,7 @@ class BlockDiffusion(VerifyAndUpdateConfig):
         length = block_length(family_of(_Model(config)), config)
         config.canvas_length = length
         model_config.max_model_len -= model_config.max_model_len % length
-        model_config.override_generation_config = (
-            NEUTRAL | model_config.override_generation_config
-        )
+        model_config.override_generation_config = NEUTRAL | model_config.override_generation_config
         from fastedit.integrations.vllm.settings import RequestSettings
 
         RequestSettings.serve(model_config)

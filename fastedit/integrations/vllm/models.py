@@ -12,7 +12,7 @@ from fastedit.models.llada2.rotary import rope_parameters
 
 
 class Blockwise:
-    """Mixed into a class of vLLM: which positions see each other, and what decides on the logits."""
+    """Mixed into a class of vLLM: what is seen from a block, and what decides on its logits."""
 
     @staticmethod
     def get_model_state_cls() -> type:

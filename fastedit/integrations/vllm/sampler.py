@@ -123,9 +123,7 @@ class BlockSampler:
         state.ids.copy_(torch.where(over[:, None], state.policy.open(state), state.ids))
         state.editable.logical_or_(over[:, None])
         where = torch.tensor([slots[row] for row in lane], device=logits.device)
-        self.drafts[where, : self.length] = self._behind(
-            state.shown(), torch.where(over, 0, tail)
-        )
+        self.drafts[where, : self.length] = self._behind(state.shown(), torch.where(over, 0, tail))
 
     def _behind(self, ids: Tensor, tail: Tensor) -> Tensor:
         """Ids [n, L] without the first `tail` [n] ones, from the left; what is behind is filler."""

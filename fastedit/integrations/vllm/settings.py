@@ -37,7 +37,7 @@ ELSEWHERE = {
     "stop": "give stop to vLLM",
     "eos_token_id": "give stop_token_ids to vLLM",
     "eos_early_stop": "give ignore_eos to vLLM",
-    "mask_token_id": 'start vLLM with --hf-overrides \'{"mask_token_id": ...}\'',
+    "mask_token_id": "start vLLM with --hf-overrides '{\"mask_token_id\": ...}'",
     "cache": "vLLM's own cache is used, which is exact",
     "lookahead": "a forward of vLLM has one block",
     "cuda_graphs": "start vLLM with --enforce-eager",
@@ -111,7 +111,7 @@ class Settings:
         if config.gives("block_length") and config.block_length != length:
             raise ValueError(
                 f"block_length={config.block_length}: this engine decodes blocks of {length}; "
-                f'start one with --hf-overrides \'{{"block_size": {config.block_length}}}\''
+                f"start one with --hf-overrides '{{\"block_size\": {config.block_length}}}'"
             )
         policy, _ = self.settled.rule_and_mask(config)
         needs = policy.needs & {"score", "next_token"}
