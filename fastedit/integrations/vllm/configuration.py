@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import Qwen3Config, Qwen3MoeConfig
+from transformers import Qwen3Config
 from vllm.config.diffusion import DiffusionConfig
 from vllm.logger import init_logger
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
@@ -43,13 +43,9 @@ class SDARConfig(Qwen3Config):
     model_type = "sdar"
 
 
-class SDARMoeConfig(Qwen3MoeConfig):
-    model_type = "sdar_moe"
-
-
 def name_configs(architectures: Iterable[str]) -> None:
     """Let vLLM read the config.json of these models, and set itself up for them."""
-    for config in (LLaDA2MoeConfig, SDARConfig, SDARMoeConfig):
+    for config in (LLaDA2MoeConfig, SDARConfig):
         _CONFIG_REGISTRY[config.model_type] = config
     for architecture in architectures:
         MODELS_CONFIG_MAP[architecture] = BlockDiffusion
