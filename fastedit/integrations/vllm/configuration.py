@@ -61,7 +61,7 @@ class BlockDiffusion(VerifyAndUpdateConfig):
         if getattr(config, "expert_capacity", None) is not None:
             raise ValueError(
                 "expert_capacity (LLaDA2.2) routes whole blocks to experts, which vLLM's layers do "
-                "not: use fastedit.Decoder or `fastedit serve`"
+                "not: use fastedit.Decoder"
             )
         length = block_length(family_of(_Model(config)), config)
         config.canvas_length = length
