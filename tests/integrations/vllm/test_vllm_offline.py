@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from vllm_requests import decoded, engine, inside, mixed, params
+
+from fastedit import DecodeConfig
 
 pytestmark = pytest.mark.engines
 # So few pages of keys and values that requests push each other out, and prompts come in parts.
 TIGHT = {
     "max_num_seqs": 16,
-    "max_num_batched_tokens": 128,
+    "max_num_batched_tokens": 256,
     "max_model_len": 256,
     "num_gpu_blocks_override": 14,
 }
@@ -21,13 +24,27 @@ def llm():
         yield llm
 
 
-def generate(llm, asked):
+def generate(llm, asked, **others):
     prompts = [{"prompt_token_ids": one.prompt} for one in asked]
-    out = llm.generate(prompts, [params(one) for one in asked], use_tqdm=False)
+    out = llm.generate(prompts, [params(one, **others) for one in asked], use_tqdm=False)
     return [one.outputs[0] for one in out]
 
 
-def test_a_hundred_requests(llm, hundred, monkeypatch):
+def test_a_hundred_requests(llm, hundred):
+    got = generate(llm, hundred)
+    assert [list(one.token_ids) for one in got] == [one.ids for one in hundred]
+    assert [one.text for one in got] == [one.text for one in hundred]
+    assert {len(one.prompt) % 32 == 0 for one in hundred} == {True, False}
+    assert {one.finish_reason for one in got} == {"stop", "length"}
+
+
+def test_requests_that_are_pushed_out(llm, decoder, monkeypatch):
+    """Eight that begin with a page and grow to four, where there are thirteen."""
+    asked = mixed(decoder.tokenizer, 8, seed=3)
+    for one in asked:
+        one.prompt, one.max_tokens, one.stop = one.prompt[:20], 97, None
+    configs = [DecodeConfig(max_new_tokens=97, eos_token_id=[], **one.options) for one in asked]
+    want = decoder.generate([torch.tensor(one.prompt) for one in asked], config=configs)
     scheduler, pushed_out = inside(llm).scheduler, []
     preempt = scheduler._preempt_request
 
@@ -36,12 +53,9 @@ def test_a_hundred_requests(llm, hundred, monkeypatch):
         preempt(request, *args, **kwargs)
 
     monkeypatch.setattr(scheduler, "_preempt_request", counted)
-    got = generate(llm, hundred)
-    assert [list(one.token_ids) for one in got] == [one.ids for one in hundred]
-    assert [one.text for one in got] == [one.text for one in hundred]
-    assert {len(one.prompt) % 32 == 0 for one in hundred} == {True, False}
-    assert {one.finish_reason for one in got} == {"stop", "length"}
-    assert len(pushed_out) > 3
+    got = generate(llm, asked, ignore_eos=True)
+    assert [list(one.token_ids) for one in got] == [ids.tolist() for ids in want.sequences]
+    assert pushed_out
 
 
 def step_until(engine, finished, at=None):
