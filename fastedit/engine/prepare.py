@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
+from fastedit.engine.recorder import Recorder
 from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
 from fastedit.heads import Head
@@ -42,7 +43,8 @@ SHARED = (
 def shared(request: Request) -> tuple[Any, ...]:
     """The values that requests of one forward have in common."""
     options = (getattr(request.config, name) for name in SHARED)
-    return *options, request.policy.static(), request.mask_token_id, request.width
+    traced = request.recorder is not None
+    return *options, request.policy.static(), request.mask_token_id, request.width, traced
 
 
 def one_per_prompt(
@@ -154,6 +156,7 @@ def as_requests(
     keep_draft: bool = False,
     head: Head | None = None,
     settled: Settled | None = None,
+    trace: bool = False,
 ) -> Iterator[Request]:
     """A request per prompt, made when it is asked for; with `keep_refused`, bad prompts end with an
     error.
@@ -162,7 +165,7 @@ def as_requests(
     how many there are, where that is known. drafts: one per prompt, or None, as
     `drafts.one_per_prompt` gives them; keep_draft: whether their tokens are protected. A draft says
     `max_new_tokens` where the config does not. head: what policies that need scores have of them;
-    settled: what calls before this one looked up.
+    settled: what calls before this one looked up. trace: whether they are recorded.
     Raises TypeError and ValueError.
     """
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
@@ -222,6 +225,7 @@ def as_requests(
             text=TextTracker(tokenizer, known) if known else None,
             draft=draft,
             keep_draft=keep_draft,
+            recorder=Recorder(_origin(model, tokenizer), tokenizer) if trace else None,
         )
         if refusal is not None:
             request.fail(refusal)
@@ -255,6 +259,19 @@ def _varying(
     unit = max((1 << (room - 1).bit_length()) // 8, SHORTEST)
     length = -(-room // unit) * unit
     return rule.sized(masks, most), draft, config.replace(block_length=length)
+
+
+def _origin(model: Any, tokenizer: Any) -> dict[str, Any]:
+    """What a trace says of where its tokens came from."""
+    config = getattr(model, "config", None)
+    return {
+        "model": {
+            "class": type(model).__name__,
+            "name": getattr(config, "_name_or_path", None) or None,
+            "revision": getattr(config, "_commit_hash", None),
+        },
+        "tokenizer": getattr(tokenizer, "name_or_path", None) or None,
+    }
 
 
 def _check_model(model: Any) -> None:
