@@ -5,7 +5,7 @@ for one position, `page` the picture of it in a browser.
 """
 
 from fastedit.traces.files import load, save
-from fastedit.traces.history import History
+from fastedit.traces.history import Change, History
 from fastedit.traces.trace import KINDS, Forward, Opened, Trace, TraceEvent
 
-__all__ = ["KINDS", "Forward", "History", "Opened", "Trace", "TraceEvent", "load", "save"]
+__all__ = ["KINDS", "Change", "Forward", "History", "Opened", "Trace", "TraceEvent", "load", "save"]
