@@ -168,6 +168,8 @@ def as_requests(
     settled: what calls before this one looked up. trace: whether they are recorded.
     Raises TypeError and ValueError.
     """
+    if not isinstance(trace, bool):
+        raise TypeError(f"trace must be True or False; got {trace!r:.80}")
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     settled = settled or Settled(model, tokenizer, family, head)
     asked = zip(prompts, configs, strict=count is not None)
@@ -225,7 +227,7 @@ def as_requests(
             text=TextTracker(tokenizer, known) if known else None,
             draft=draft,
             keep_draft=keep_draft,
-            recorder=Recorder(_origin(model, tokenizer), tokenizer) if trace else None,
+            recorder=Recorder.of(model, tokenizer) if trace else None,
         )
         if refusal is not None:
             request.fail(refusal)
@@ -259,19 +261,6 @@ def _varying(
     unit = max((1 << (room - 1).bit_length()) // 8, SHORTEST)
     length = -(-room // unit) * unit
     return rule.sized(masks, most), draft, config.replace(block_length=length)
-
-
-def _origin(model: Any, tokenizer: Any) -> dict[str, Any]:
-    """What a trace says of where its tokens came from."""
-    config = getattr(model, "config", None)
-    return {
-        "model": {
-            "class": type(model).__name__,
-            "name": getattr(config, "_name_or_path", None) or None,
-            "revision": getattr(config, "_commit_hash", None),
-        },
-        "tokenizer": getattr(tokenizer, "name_or_path", None) or None,
-    }
 
 
 def _check_model(model: Any) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from fastedit import __version__
+from fastedit.prompts.tokens import special_ids
 
 from fastedit.traces.trace import (
     COMMIT,
@@ -42,6 +46,24 @@ class Recorder:
         self._held: dict[int, float | None] = {}  # probability of what each position holds
         self._trace: Trace | None = None
 
+    @classmethod
+    def of(cls, model: Any, tokenizer: Any) -> Recorder:
+        """Of a request of `model`. A local checkpoint goes by the name of its folder."""
+        config = getattr(model, "config", None)
+        name = getattr(config, "_name_or_path", None) or None
+        if name is not None and Path(name).is_dir():
+            name = Path(name).name
+        origin = {
+            "fastedit": __version__,
+            "model": {
+                "class": type(model).__name__,
+                "name": name,
+                "revision": getattr(config, "_commit_hash", None),
+            },
+            "tokenizer": None if tokenizer is None else type(tokenizer).__name__,
+        }
+        return cls(origin, tokenizer)
+
     def take(self, request: Request, record: Record, row: int) -> None:
         """A decision on its row, before the request itself follows it."""
         if request.committed:  # a forward that only refreshed keys and values
@@ -74,12 +96,14 @@ class Recorder:
     def trace(self, request: Request) -> Trace:
         """Of a request that has ended; its stats get what only a trace tells."""
         if self._trace is None:
-            self._trace = Trace(self._header(request), self.steps, self._texts(), {})
+            tokens = self._texts()
+            self._trace = Trace(self._header(request, tokens), self.steps, tokens, {})
             request.stats.oscillations = self._trace.oscillations()
             self._trace.stats = request.stats.as_dict()
         return self._trace
 
-    def _header(self, request: Request) -> dict[str, Any]:
+    def _header(self, request: Request, tokens: dict[int, str]) -> dict[str, Any]:
+        special = set() if self.tokenizer is None else special_ids(self.tokenizer)
         options = {
             field.name: getattr(request.config, field.name)
             for field in dataclasses.fields(request.config)
@@ -92,6 +116,7 @@ class Recorder:
             "options": options,
             "seed": request.seed,
             "mask_token_id": request.mask_token_id,
+            "special_tokens": sorted(special & tokens.keys()),
             "prompt_tokens": len(request.prompt),
         }
 

@@ -29,7 +29,7 @@ def lines(trace: Trace) -> Iterator[str]:
     """The lines of one trace."""
     about = {"schema": SCHEMA, "version": VERSION, **trace.header}
     about |= {"tokens": trace.tokens, "stats": trace.stats}
-    for value in (about, *map(_as_dict, trace.steps)):
+    for value in (about, *map(as_dict, trace.steps)):
         yield json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
@@ -55,7 +55,7 @@ def load(path: str | os.PathLike[str]) -> list[Trace]:
     return traces
 
 
-def _as_dict(step: Step) -> dict[str, Any]:
+def as_dict(step: Step) -> dict[str, Any]:
     """Without what is not known, but for ids, and for numbers of a list."""
     values = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
     if isinstance(step, TraceEvent):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from fastedit.traces.reasons import why
+from fastedit.traces.reasons import digits, why
 from fastedit.traces.trace import (
     CHANGES,
     COMMIT,
@@ -143,4 +143,4 @@ def _quoted(trace: Trace, token: int | None) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "" if value is None else f" (p {value:.3g})"
+    return "" if value is None else f" (p {digits(value)})"

@@ -8,6 +8,11 @@ from typing import Any, NamedTuple
 from fastedit.traces.trace import COMMIT, DELETE, EDIT, FILL, INSERT, REMASK, TraceEvent
 
 
+def digits(value: float) -> str:
+    """A probability as it reads well: three digits, and more where it is nearly 1."""
+    return f"{value:.6g}" if value > 0.999 else f"{value:.3g}"
+
+
 class Reason(NamedTuple):
     """What an event of one kind means under one policy; words may name parameters in braces.
 
@@ -24,10 +29,9 @@ class Reason(NamedTuple):
     def told(self, event: TraceEvent, parameters: Mapping[str, Any]) -> str:
         value, bound = getattr(event, self.field, None), parameters.get(self.bound)
         if value is not None and bound is not None:
-            beyond = value < bound if self.below else value >= bound
-            if beyond:
+            if value < bound if self.below else value > bound:
                 side = "below" if self.below else "above"
-                return f"{_FIELDS[self.field]} {value:.3g} was {side} {self.bound}={bound:g}"
+                return f"{_FIELDS[self.field]} ({digits(value)}) was {side} {self.bound}={bound:g}"
         return self.words.format_map(_Known(parameters))
 
 
@@ -38,7 +42,7 @@ class _Known(dict[str, Any]):
 
 _FIELDS = {
     "confidence": "its confidence",
-    "p_old": "the probability of the token that it held,",
+    "p_old": "the probability of the token that it held",
     "score": "its error score",
 }
 _SUREST = "it was among the surest masks, of which a forward fills at least {num_to_transfer}"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import count
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from fastedit.traces.history import History
@@ -164,7 +164,7 @@ class Trace:
             changed = ((e.position, e.new) for e in events if e.kind in CHANGES)
             canvas.update((place, new) for place, new in changed if new is not None)
             if forward.moved is not None:
-                _move(canvas, forward, forward.put)
+                move(canvas, forward, forward.put)
             yield forward, events, canvas
 
     def final(self) -> dict[int, int]:
@@ -186,7 +186,7 @@ class Trace:
                     found += back and before.get(event.position) == event.new
                     before[event.position] = event.old
             if forward.moved is not None:
-                _move(before, forward, ())
+                move(before, forward, ())
         return found
 
     def history(self, position: int) -> History:
@@ -222,7 +222,10 @@ class Trace:
         return f"Trace({self.policy}: {len(self.forwards)} forwards, {found or 'no event'})"
 
 
-def _move(values: dict[int, int], forward: Forward, put: Sequence[int]) -> None:
+Value = TypeVar("Value")
+
+
+def move(values: dict[int, Value], forward: Forward, put: Sequence[Value]) -> None:
     """Let `values` by position go where their positions went, and `put` where something was put."""
     assert forward.moved is not None
     first, more = forward.position, iter(put)
