@@ -311,7 +311,8 @@ class Decoder:
         and for `draft` and `keep_draft`.
 
         The texts of the "commit" events joined are exactly what `generate` returns. With `drafts`
-        a "draft" event follows every forward. With `trace` the last event has one, as of `generate`.
+        a "draft" event follows every forward. With `trace` the last event has one, as of
+        `generate`.
         """
         chats = ChatOptions(tools, chat_template_kwargs, continue_final_message)
         requests, room = self._prepare(

@@ -117,8 +117,8 @@ class DecodeStats:
     capped            whether a block reached the bound of its policy, which filled its last masks
     finish_reason     "eos", "stop", "length", "error", "interrupted" or "aborted"
     seed              the seed of its draws; used when temperature > 0
-    oscillations      how often a position got a token back that it had held two versions before, the
-                      mask being one; None unless the request was traced
+    oscillations      how often a position got a token back that it had held two versions before,
+                      the mask being one; None unless the request was traced
     approximate       whether some keys and values were of older ids: cache "prefix" or "dual"
     """
 

@@ -41,7 +41,9 @@ class Replay:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self.canvas = Canvas(Texts(trace), -1 if trace.mask_token_id is None else trace.mask_token_id)
+        self.canvas = Canvas(
+            Texts(trace), -1 if trace.mask_token_id is None else trace.mask_token_id
+        )
         self._ids: dict[int, int] = {}
         self._states: dict[int, str] = {}
         self.canvas.moves = any(forward.moved is not None for forward in trace.forwards)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,6 +29,14 @@ Position = Annotated[
     int | None,
     typer.Option(help="Say what happened to this token, and why; 0 is the first.", metavar="N"),
 ]
+
+_COUNTS = {
+    "t2t_edits": "edits",
+    "remasks": "remasks",
+    "inserts": "inserts",
+    "deletes": "deletes",
+    "oscillations": "oscillations",
+}
 
 
 def show_command(
@@ -77,17 +85,17 @@ def _play(trace: Trace, console: Console) -> None:
     replay = Replay(trace)
     draw(replay.frames(), replay.canvas, console)
     plain(console, printable(replay.canvas.text))
-    stats = trace.stats
-    share, back = stats.get("share_after_last_mask"), stats.get("oscillations")
-    if stats:
-        plain(
-            console,
-            f"{stats.get('tokens')} tokens in {stats.get('forwards')} forwards, "
-            f"{stats.get('t2t_edits')} edits, {stats.get('remasks')} remasks, {back} oscillations, "
-            f"{share:.0%} of the forwards after the last mask"
-            if isinstance(share, (int, float))
-            else f"{trace.counts()}",
-        )
+    plain(console, _summary(trace.stats))
+
+
+def _summary(stats: dict[str, Any]) -> str:
+    told = [f"{stats.get('tokens', '?')} tokens in {stats.get('forwards', '?')} forwards"]
+    for name, words in _COUNTS.items():
+        told += [f"{stats[name]} {words}"] if stats.get(name) else []
+    share = stats.get("share_after_last_mask")
+    if isinstance(share, (int, float)):
+        told.append(f"{share:.0%} of the forwards after the last mask")
+    return ", ".join(told)
 
 
 def _write(path: Path, groups: list[list[Trace]], files: list[Path]) -> None:

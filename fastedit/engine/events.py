@@ -102,16 +102,14 @@ class OpenEngine:
         """Let a request wait for its turn; returns its number.
 
         prompt: one, as `Decoder.generate` takes it. config: in place of the Decoder's; draft,
-        keep_draft, trace and overrides as of `generate`. drafts: whether a "draft" event follows each of
-        its forwards.
+        keep_draft, trace and overrides as of `generate`. drafts: whether a "draft" event follows
+        each of its forwards.
 
         Raises TypeError and ValueError for what cannot be decoded, and RuntimeError once closed.
         """
         with self._adding:
             self._check_open()
-            (request,) = self._prepare(
-                prompt, config, overrides, draft, keep_draft, trace
-            )
+            (request,) = self._prepare(prompt, config, overrides, draft, keep_draft, trace)
             number = request.number = request.index = self._next
             self._next += 1
             report(request, self._events, drafts)  # all of it before a step can see the request

@@ -11,7 +11,6 @@ import numpy as np
 
 from fastedit import __version__
 from fastedit.prompts.tokens import special_ids
-
 from fastedit.traces.trace import (
     COMMIT,
     DELETE,
@@ -166,9 +165,7 @@ class _Row:
     def opened(self) -> Opened:
         earlier = 0 if self.request.policy.wide else self.earlier
         place = self.first + earlier
-        return Opened(
-            self.number, _block(self.request, place), place, self.old[earlier:].tolist()
-        )
+        return Opened(self.number, _block(self.request, place), place, self.old[earlier:].tolist())
 
     def forward(self) -> Forward:
         first, last = 0, len(self.old)

@@ -59,8 +59,7 @@ def as_dict(step: Step) -> dict[str, Any]:
     """Without what is not known, but for ids, and for numbers of a list."""
     values = {field.name: getattr(step, field.name) for field in dataclasses.fields(step)}
     if isinstance(step, TraceEvent):
-        kept = {n: v for n, v in values.items() if v is not None or n in ("old", "new")}
-        return kept
+        return {n: v for n, v in values.items() if v is not None or n in ("old", "new")}
     kind = OPEN if isinstance(step, Opened) else FORWARD
     moves = values.get("moved") is not None
     kept = {n: v for n, v in values.items() if v is not None and (n != "put" or moves)}
@@ -74,7 +73,7 @@ def _trace(value: dict[str, Any]) -> Trace:
             f"got {value.get('schema')!r:.40}; `fastedit generate --trace` writes such files"
         )
     version = value.get("version")
-    if not _integer(version) or version < 1:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise ValueError(f"version must be an integer from 1 on; got {version!r:.40}")
     if version > VERSION:
         raise ValueError(
@@ -121,9 +120,7 @@ def _fields(value: dict[str, Any], checks: Mapping[str, _Check], kind: type) -> 
         if field.name in value:
             right, expected = checks[field.name]
             if not right(value[field.name]):
-                raise ValueError(
-                    f"{field.name} must be {expected}; got {value[field.name]!r:.40}"
-                )
+                raise ValueError(f"{field.name} must be {expected}; got {value[field.name]!r:.40}")
             found[field.name] = value[field.name]
         elif field.default is field.default_factory is dataclasses.MISSING:
             raise ValueError(f"a line of kind {value['kind']!r} must have {field.name}")
@@ -149,7 +146,7 @@ _ID: _Check = lambda value: value is None or _integer(value), "an integer or nul
 _NUMBER: _Check = _probability, "a number or null"
 _INTEGERS: _Check = _all(_integer), "a list of integers"
 _NUMBERS: _Check = _all(_probability), "a list of numbers and nulls"
-_WHERE = {name: _INTEGER for name in ("forward", "block", "position")}
+_WHERE = dict.fromkeys(("forward", "block", "position"), _INTEGER)
 _OPENED = _WHERE | {"ids": _INTEGERS}
 _FORWARD = _WHERE | {
     "confidence": _NUMBERS,
@@ -159,7 +156,7 @@ _FORWARD = _WHERE | {
 }
 _EVENT = (
     _WHERE
-    | {name: _ID for name in ("old", "new")}
-    | {name: _NUMBER for name in ("p_old", "p_new", "confidence", "entropy", "score")}
+    | dict.fromkeys(("old", "new"), _ID)
+    | dict.fromkeys(("p_old", "p_new", "confidence", "entropy", "score"), _NUMBER)
     | {"policy": (lambda value: isinstance(value, str), "a text")}
 )

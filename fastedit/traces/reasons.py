@@ -28,10 +28,10 @@ class Reason(NamedTuple):
 
     def told(self, event: TraceEvent, parameters: Mapping[str, Any]) -> str:
         value, bound = getattr(event, self.field, None), parameters.get(self.bound)
-        if value is not None and bound is not None:
-            if value < bound if self.below else value > bound:
-                side = "below" if self.below else "above"
-                return f"{_FIELDS[self.field]} ({digits(value)}) was {side} {self.bound}={bound:g}"
+        known = value is not None and bound is not None
+        if known and (value < bound if self.below else value > bound):
+            side = "below" if self.below else "above"
+            return f"{_FIELDS[self.field]} ({digits(value)}) was {side} {self.bound}={bound:g}"
         return self.words.format_map(_Known(parameters))
 
 
@@ -69,16 +69,16 @@ REASONS: dict[str, dict[str, Reason]] = {
             "threshold",
         )
     },
-    "confidence": {
-        FILL: Reason("rule={rule} fills as many of the surest masks, at least one")
-    },
+    "confidence": {FILL: Reason("rule={rule} fills as many of the surest masks, at least one")},
     "remask": {FILL: _BY_THRESHOLD},
     "remdm": {
         FILL: Reason("the schedule fills this share of the masks, with draws"),
         REMASK: Reason("a draw took it back, with the chance that variant={variant} gives it"),
     },
     "proseco": {
-        FILL: Reason("it was the surest mask, or as the schedule has it", "confidence", "threshold"),
+        FILL: Reason(
+            "it was the surest mask, or as the schedule has it", "confidence", "threshold"
+        ),
         EDIT: Reason("a corrector pass over the completed text replaced it"),
     },
     "wino": {

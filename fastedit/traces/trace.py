@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import count
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ class Trace:
     def final(self) -> dict[int, int]:
         """The canvas after the last forward, with what is behind the end of the sequence."""
         canvas: dict[int, int] = {}
-        for _, _, canvas in self.replay():
-            pass
+        for _, _, now in self.replay():
+            canvas = now
         return canvas
 
     def oscillations(self) -> int:

@@ -117,7 +117,10 @@ def test_from_graphs(countless_experts, monkeypatch):
     monkeypatch.setitem(engine.DELAY, "cpu", 1)
     monkeypatch.setitem(graph.CAPTURE, "cpu", Tape)
     monkeypatch.setattr(Tape, "made", [], raising=False)
-    decoder, options = Decoder(countless_experts), GOLDEN | ENDS[0] | {"trace": True, "max_new_tokens": 20}
+    decoder, options = (
+        Decoder(countless_experts),
+        GOLDEN | ENDS[0] | {"trace": True, "max_new_tokens": 20},
+    )
     with ops.use_backend("reference"):
         taped = decoder.generate(PROMPTS[:4], **options)
         assert sum(tape.replays for tape in Tape.made) > 5
@@ -139,7 +142,10 @@ def test_plans_and_caches(golden_model, prompts, options):
 
 
 def test_every_way_in_gives_the_same_trace(golden_model, prompts):
-    decoder, options = Decoder(golden_model), GOLDEN | {"trace": True, "seed": 1, "max_new_tokens": 20}
+    decoder, options = (
+        Decoder(golden_model),
+        GOLDEN | {"trace": True, "seed": 1, "max_new_tokens": 20},
+    )
     (want,) = decoder.generate(prompts[0], **options).traces
     *_, end = decoder.stream(prompts[0], **options)
     (result,) = decoder.as_completed(prompts[0], **options)
@@ -156,7 +162,10 @@ def test_every_way_in_gives_the_same_trace(golden_model, prompts):
 
 def test_a_request_that_begins_again_is_traced_once(golden_model, prompts):
     """Its block is begun again where a step was interrupted; nothing of it is there twice."""
-    decoder, options = Decoder(golden_model), GOLDEN | {"trace": True, "seed": 1, "max_new_tokens": 20}
+    decoder, options = (
+        Decoder(golden_model),
+        GOLDEN | {"trace": True, "seed": 1, "max_new_tokens": 20},
+    )
     (want,) = decoder.generate(prompts[0], **options).traces
     with decoder.engine() as living:
         living.add(prompts[0], **options)

@@ -142,8 +142,9 @@ class Panel {
     return this.trace.tokens[id] ?? `<${id}>`;
   }
 
+  /** Shows the canvas after forward `at`, or after the last one before it. */
   show(at) {
-    this.at = Math.max(Math.min(at, this.frames.length - 1), 0);
+    this.at = Math.max(this.frames.findLastIndex((frame) => frame.number <= at), 0);
     const frame = this.frames[this.at], pieces = document.createDocumentFragment();
     if (!frame) { this.tokens.textContent = "Nothing was decoded."; return; }
     const changed = new Set(frame.events.filter((event) => event.kind !== "commit").map((event) => event.position));
@@ -247,7 +248,7 @@ class Panel {
       return place >= 0 && place < this.columns && row >= 0 && row < this.rows.length ? [place, row] : null;
     };
     this.map.addEventListener("pointermove", (event) => { const cell = cellAt(event); if (cell) this.tell(...cell); });
-    this.map.addEventListener("click", (event) => { const cell = cellAt(event); if (cell) { this.cursor = cell; player.go(cell[1] + 1); this.pin(cell[0]); } });
+    this.map.addEventListener("click", (event) => { const cell = cellAt(event); if (cell) { this.cursor = cell; this.pinned = cell[0]; player.go(this.rows[cell[1]].number); } });
     this.map.addEventListener("keydown", (event) => {
       const move = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
       if (!move || !this.rows.length) return;
@@ -258,7 +259,7 @@ class Panel {
     });
   }
 
-  pin(place) { this.pinned = place; this.show(this.at); }
+  pin(place) { this.pinned = place; this.show(player.at); }
 
   reveal() {
     const [wide, high] = this.cell, x = GUTTER + this.cursor[0] * wide, y = TOP + this.cursor[1] * high, view = this.holder;
@@ -271,7 +272,7 @@ function digits(value) { return value > 0.999 && value < 1 ? value.toFixed(5) : 
 
 const player = {
   at: 0, timer: null,
-  get most() { return Math.max(0, ...panels.map((panel) => panel.frames.length - 1)); },
+  get most() { return Math.max(0, ...panels.map((panel) => panel.frames.at(-1)?.number ?? 0)); },
   go(at) {
     this.at = Math.max(0, Math.min(at, this.most));
     byId("scrub").value = this.at;
@@ -286,7 +287,7 @@ const player = {
   },
   start() {
     if (this.at >= this.most) this.go(0);
-    byId("play").textContent = "\u23f8\ufe0e Pause"; byId("play").setAttribute("aria-label", "Pause"); byId("play").setAttribute("aria-pressed", "true");
+    byId("play").textContent = "\u275a\u275a Pause"; byId("play").setAttribute("aria-label", "Pause"); byId("play").setAttribute("aria-pressed", "true");
     const next = () => { this.timer = setTimeout(() => { this.go(this.at + 1); if (this.timer) next(); }, Number(byId("speed").value)); };
     next();
   },
