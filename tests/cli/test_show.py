@@ -142,5 +142,5 @@ def test_mistakes_are_one_line(run, generate, traced, tmp_path, decoder):
     ):
         code, out, err = run(*words)
         assert (code, out) == (2, "") and message in err and len(err.splitlines()) == 1
-    with pytest.raises(TypeError, match="trace must be True or False; got 't.jsonl'"):
+    with pytest.raises(TypeError, match=r"trace must be True or False; got 't\.jsonl'"):
         decoder.generate("x", trace="t.jsonl")
