@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from fastedit import __version__
+from fastedit.chats.template import RawTextWarning
 from fastedit.cli.bench import bench_command
 from fastedit.cli.demo import demo_command
 from fastedit.cli.errors import CommandLineError, UserError, message
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
     words = None if arguments is None else [os.fspath(argument) for argument in arguments]
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        # Commands decode texts as they stand where they are asked to: --raw, holes.
+        warnings.simplefilter("ignore", RawTextWarning)
         try:
             code = _command()(args=words, prog_name="fastedit", standalone_mode=False)
             sys.stdout.flush()
