@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -224,7 +224,7 @@ class DecodeOutput(_ByValue):
 
     def __repr__(self) -> str:
         """A line per result, of the first few."""
-        texts = self.texts or [None] * len(self.sequences)
+        texts: Sequence[str | None] = self.texts or [None] * len(self.sequences)
         each = zip(range(_SHOWN), texts, self.sequences, self.stats, self.errors, strict=False)
         lines = [_line(*one) for one in each]
         more = len(self.sequences) - len(lines)

@@ -25,6 +25,7 @@ from fastedit.cli.evaluate import evaluate_command
 from fastedit.cli.evaluate_errors import errors_command
 from fastedit.cli.fill import fill_command
 from fastedit.cli.generate import generate_command
+from fastedit.cli.help import Command, Group, settings
 from fastedit.cli.info import info_command
 from fastedit.cli.train import train_command
 from fastedit.cli.tune import tune_command
@@ -32,22 +33,26 @@ from fastedit.files.disk import full
 
 INTERRUPTED = 130
 app = typer.Typer(
-    no_args_is_help=True,
+    cls=Group,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings=settings(),
 )
-app.command("generate")(generate_command)
-app.command("fill")(fill_command)
-app.command("train")(train_command)
-evaluations = typer.Typer()
-evaluations.callback(invoke_without_command=True)(evaluate_command)
-evaluations.command("errors")(errors_command)
+evaluations = typer.Typer(rich_markup_mode=None)
+evaluations.callback(invoke_without_command=True, cls=Group)(evaluate_command)
+for folder, name, function in (
+    (app, "generate", generate_command),
+    (app, "fill", fill_command),
+    (app, "train", train_command),
+    (evaluations, "errors", errors_command),
+    (app, "tune", tune_command),
+    (app, "bench", bench_command),
+    (app, "info", info_command),
+    (app, "demo", demo_command),
+):
+    folder.command(name, cls=Command)(function)
 app.add_typer(evaluations, name="eval")
-app.command("tune")(tune_command)
-app.command("bench")(bench_command)
-app.command("info")(info_command)
-app.command("demo")(demo_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -56,14 +61,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Exit codes: 0 done, 1 a request failed, 2 bad options or input, 130 Ctrl-C.")
+@app.callback(
+    invoke_without_command=True,
+    epilog="Exit codes: 0 done, 1 a request failed, 2 bad options or input, 130 Ctrl-C.",
+)
 def fastedit(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print and exit."),
     ] = False,
 ) -> None:
     """Decode with diffusion language models that edit what they drafted."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
