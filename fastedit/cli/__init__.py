@@ -27,6 +27,7 @@ from fastedit.cli.fill import fill_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.help import Command, Group, settings
 from fastedit.cli.info import info_command
+from fastedit.cli.terminal import tell
 from fastedit.cli.train import train_command
 from fastedit.cli.tune import tune_command
 from fastedit.files.disk import full
@@ -97,18 +98,16 @@ def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
             reason = full(error)
             if reason is None:
                 raise
-            typer.echo(
-                f"fastedit: cannot write {error.filename or 'the output'}: {reason}", err=True
-            )
+            tell(f"cannot write {error.filename or 'the output'}: {reason}")
             _drop_output()
             return UserError.exit_code
         except CommandLineError as error:
-            typer.echo(f"fastedit: {message(error)}", err=True)
+            tell(message(error))
             return error.exit_code
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
     if code == INTERRUPTED:  # typer makes it of Ctrl-C by itself
-        typer.echo("fastedit: interrupted", err=True)
+        tell("interrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -125,4 +124,4 @@ def _drop_output() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    typer.echo(f"fastedit: warning: {message}", err=True)
+    tell(f"warning: {message}")
