@@ -94,7 +94,7 @@ bases: $(READY)  # of the study of edits: an hour on one core; goes on where it 
 	$(BIN)/python -m recipes.edits --output build/edits/bases --resume
 
 study-edits: bases  # some hours on one core; goes on where it stopped
-	$(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
 
 policies: $(READY)  # ten minutes on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/policies.py --output build/policies --save build/policies/results
