@@ -196,7 +196,7 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
         from fastedit.training.runs.folder import first_process
         from fastedit.training.runs.run import run
     except ImportError as error:
-        raise UserError(f"{error}; training needs: pip install 'fastedit-dlm[train]'") from error
+        raise UserError(as_line(error)) from error
     from transformers.utils import logging
 
     logging.disable_progress_bar()

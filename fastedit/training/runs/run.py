@@ -6,16 +6,14 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from fastedit import extras
 from fastedit.heads import NextTokenHead
 from fastedit.models.identity import identity
 from fastedit.models.load import load
@@ -47,7 +45,14 @@ from fastedit.training.runs.lora import default_targets, trainable
 from fastedit.training.runs.samples import Sample, Samples
 from fastedit.training.runs.settings import RunOptions
 from fastedit.training.runs.steps import step_of
-from fastedit.training.runs.trainer import EditTrainer
+
+try:
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    from fastedit.training.runs.trainer import EditTrainer
+except ImportError as error:
+    raise extras.missing("accelerate", "train", "training needs") from error
 
 
 def run(
@@ -73,8 +78,8 @@ def run(
     for options or data that cannot be trained on, DataError for bad lines, ImportError without peft
     for LoRA, FloatingPointError where the loss diverges, OSError where the disk fills up.
     """
-    if options.lora_rank and not options.head and find_spec("peft") is None:
-        raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
+    if options.lora_rank and not options.head:
+        extras.require("peft", "train", "LoRA needs")
     refines = options.edit.labels == "levenshtein"
     if (options.head or refines) and parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise ValueError("a head trains beside a whole model: use ddp.yaml, not fsdp2.yaml")
