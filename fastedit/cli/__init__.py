@@ -25,6 +25,7 @@ from fastedit.cli.evaluate_errors import errors_command
 from fastedit.cli.fill import fill_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.info import info_command
+from fastedit.cli.merge import merge_command
 from fastedit.cli.train import train_command
 from fastedit.cli.tune import tune_command
 from fastedit.files.disk import full
@@ -39,6 +40,7 @@ app = typer.Typer(
 app.command("generate")(generate_command)
 app.command("fill")(fill_command)
 app.command("train")(train_command)
+app.command("merge")(merge_command)
 evaluations = typer.Typer()
 evaluations.callback(invoke_without_command=True)(evaluate_command)
 evaluations.command("errors")(errors_command)
