@@ -27,6 +27,7 @@ from fastedit.cli.fill import fill_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.help import Command, Group, settings
 from fastedit.cli.info import info_command
+from fastedit.cli.merge import merge_command
 from fastedit.cli.show import show_command
 from fastedit.cli.terminal import tell
 from fastedit.cli.train import train_command
@@ -48,6 +49,7 @@ for folder, name, function in (
     (app, "fill", fill_command),
     (app, "show", show_command),
     (app, "train", train_command),
+    (app, "merge", merge_command),
     (evaluations, "errors", errors_command),
     (app, "tune", tune_command),
     (app, "bench", bench_command),
