@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from fastedit.extras import install
 from fastedit.files.jsonl import as_line
 from fastedit.training.runs.folder import CURVES, METRICS, VALIDATION
 
@@ -37,7 +38,7 @@ class Curves(TrainerCallback):
         try:
             draw(self.folder)
         except ImportError:
-            self.say(f"{CURVES} needs matplotlib: pip install 'fastedit-dlm[plot]'")
+            self.say(f"{CURVES} needs matplotlib: {install('plot')}")
         except Exception as error:  # whatever it is, the weights are fine
             self.say(f"{CURVES} cannot be drawn: {as_line(error)}")
 
