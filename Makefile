@@ -33,7 +33,7 @@ test-matrix: $(MATRIX:%=build/matrix/%/.ready)  # what stands on transformers, o
 build/engines/.ready: build/engines/.base
 	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		sglang torchao onnx onnx_ir onnxruntime onnxscript flatbuffers ml_dtypes protobuf
-	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers
+	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers playwright
 	@touch $@
 
 build/matrix/%/.ready: build/matrix/%/.base
@@ -94,7 +94,7 @@ bases: $(READY)  # of the study of edits: an hour on one core; goes on where it 
 	$(BIN)/python -m recipes.edits --output build/edits/bases --resume
 
 study-edits: bases  # some hours on one core; goes on where it stopped
-	$(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
 
 policies: $(READY)  # ten minutes on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/policies.py --output build/policies --save build/policies/results

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 from fastedit.chats.messages import ChatOptions
 from fastedit.chats.template import RawTextWarning, as_chats, has_template
 from fastedit.config import DecodeConfig
-from fastedit.engine.events import OpenEngine, end_of, report
+from fastedit.engine.events import OpenEngine, end_of, report, trace_of
 from fastedit.engine.kept import Kept
 from fastedit.engine.memory import Room
 from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prompt
@@ -138,6 +139,7 @@ class Decoder:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
+        trace: bool = False,
         **overrides: Any,
     ) -> DecodeOutput:
         """Decode one prompt or many; results come in the order of the prompts.
@@ -172,6 +174,8 @@ class Decoder:
         tools, chat_template_kwargs, continue_final_message  for the template of chats: schemas,
                        variables such as enable_thinking, and whether a last turn of the assistant
                        is continued; without it, such a chat is refused. See `prompts.messages`
+        trace          record what every forward did to each position, and why: `traces` of the
+                       output, docs/traces.md. Tokens are the same
         overrides      options of `DecodeConfig` for this call, on top of `config`
 
         A KeyboardInterrupt, as Ctrl-C raises it, returns what there is of several prompts: requests
@@ -180,6 +184,7 @@ class Decoder:
         """
         if errors not in ("raise", "return"):
             raise ValueError(f'errors must be "raise" or "return"; got {errors!r}')
+        began = time.perf_counter()
         requests, room = self._prepare(
             prompts,
             attention_mask,
@@ -191,6 +196,7 @@ class Decoder:
             chats=ChatOptions(tools, chat_template_kwargs, continue_final_message),
             allow_mask=allow_mask_in_prompt,
             keep_refused=errors == "return",
+            trace=trace,
         )
         if streamer is not None:
             attach_streamer(streamer, requests)
@@ -211,31 +217,34 @@ class Decoder:
             interrupted = True
         except Exception as error:  # of the model, most likely: what has ended is not lost
             if getattr(error, "output", None) is None:  # some have one of their own
-                error.output = self._output(requests, False)  # type: ignore[attr-defined]
+                error.output = self._output(requests, False, began)  # type: ignore[attr-defined]
                 ended = sum(map(_ended, requests))
                 error.add_note(f"{ended} of {len(requests)} requests had ended: see its `output`")
             raise
         finally:
             if streamer is not None:
                 streamer.end()
-        out = self._output(requests, interrupted)
+        out = self._output(requests, interrupted, began)
         if fatal is not None:
             fatal.output = out
             raise fatal
         return out
 
-    def _output(self, requests: list[Request], interrupted: bool) -> DecodeOutput:
+    def _output(self, requests: list[Request], interrupted: bool, began: float) -> DecodeOutput:
         for request in requests:
             if not request.finished:  # the engine was left before it was this one's turn
                 request.stop("interrupted")
         results = [_result(request) for request in requests]
         texts = [result.text for result in results if result.text is not None]
+        traces = [result.trace for result in results if result.trace is not None]
         return DecodeOutput(
             sequences=[result.sequence for result in results],
             texts=texts if self.tokenizer is not None else None,
             stats=[result.stats for result in results],
             errors=[result.error for result in results],
             interrupted=interrupted,
+            traces=traces or None,
+            seconds=time.perf_counter() - began,
         )
 
     def chat(self, text_or_messages: Any, **options: Any) -> DecodeOutput:
@@ -262,6 +271,7 @@ class Decoder:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
+        trace: bool = False,
         **overrides: Any,
     ) -> Iterator[Result]:
         """Decode one prompt or many and yield the result of each as it ends, in that order.
@@ -289,6 +299,7 @@ class Decoder:
             chats=ChatOptions(tools, chat_template_kwargs, continue_final_message),
             allow_mask=allow_mask_in_prompt,
             keep_refused=True,
+            trace=trace,
         )
         return self._results(requests, room)
 
@@ -326,17 +337,26 @@ class Decoder:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
+        trace: bool = False,
         **overrides: Any,
     ) -> Iterator[Event]:
         """Decode one prompt and yield events as they happen; see `Event`, and `generate` for chats
         and for `draft` and `keep_draft`.
 
         The texts of the "commit" events joined are exactly what `generate` returns. With `drafts`
-        a "draft" event follows every forward.
+        a "draft" event follows every forward. With `trace` the last event has one, as of
+        `generate`.
         """
         chats = ChatOptions(tools, chat_template_kwargs, continue_final_message)
         requests, room = self._prepare(
-            prompt, None, None, overrides, draft=draft, keep_draft=keep_draft, chats=chats
+            prompt,
+            None,
+            None,
+            overrides,
+            draft=draft,
+            keep_draft=keep_draft,
+            chats=chats,
+            trace=trace,
         )
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, got {len(requests)}; use generate")
@@ -373,6 +393,7 @@ class Decoder:
             overrides: dict[str, Any],
             draft: Any,
             keep_draft: bool,
+            trace: bool,
         ) -> list[Request]:
             requests, _ = self._prepare(
                 prompt,
@@ -382,6 +403,7 @@ class Decoder:
                 draft=draft,
                 keep_draft=keep_draft,
                 settled=settled,
+                trace=trace,
             )
             if len(requests) != 1:
                 raise ValueError(f"add takes one prompt, got {len(requests)}")
@@ -487,10 +509,12 @@ def _ended(request: Request) -> bool:
 
 
 def _result(request: Request) -> Result:
+    trace = trace_of(request)  # before its stats are read: it adds to them
     return Result(
         request.index,
         torch.tensor(request.generated, dtype=torch.int64),
         request.text.text if request.text else None,
         request.stats,
         request.error,
+        trace,
     )

@@ -21,7 +21,7 @@ LAYERS = [
     {"config", "results"},
     {"option_checks"},
     {"prompts", "policies", "heads", "models", "tasks"},
-    {"chats"},
+    {"chats", "traces"},
     {"ops"},
     {"fastedit_kernels"},
     {"locks"},

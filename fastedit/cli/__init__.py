@@ -27,6 +27,8 @@ from fastedit.cli.fill import fill_command
 from fastedit.cli.generate import generate_command
 from fastedit.cli.help import Command, Group, settings
 from fastedit.cli.info import info_command
+from fastedit.cli.merge import merge_command
+from fastedit.cli.show import show_command
 from fastedit.cli.terminal import tell
 from fastedit.cli.train import train_command
 from fastedit.cli.tune import tune_command
@@ -45,7 +47,9 @@ evaluations.callback(invoke_without_command=True, cls=Group)(evaluate_command)
 for folder, name, function in (
     (app, "generate", generate_command),
     (app, "fill", fill_command),
+    (app, "show", show_command),
     (app, "train", train_command),
+    (app, "merge", merge_command),
     (evaluations, "errors", errors_command),
     (app, "tune", tune_command),
     (app, "bench", bench_command),

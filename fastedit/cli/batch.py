@@ -18,6 +18,7 @@ from fastedit.cli.output import held
 from fastedit.cli.requests import Form, Row, Rows
 from fastedit.cli.results import Finished, finished
 from fastedit.cli.terminal import counting, stderr_console, tell
+from fastedit.cli.tracing import Keep, traced
 from fastedit.files.jsonl import STDIN, BadLines, DataError, write_line
 from fastedit.files.locks import locked
 
@@ -44,12 +45,14 @@ def decode_file(
     form: Form,
     model: ModelNames,
     on_bad_line: str = "stop",
+    trace: Path | None = None,
 ) -> int:
     """Decode what `target` (None: stdout) lacks of `source`; returns the number of failed rows.
 
     model: what `load` loads. The whole of `source` is checked before the first model call, and
     read again line by line as requests are decoded. on_bad_line="skip": a line that cannot be
-    decoded gets a result that says why. Raises `UserError`.
+    decoded gets a result that says why. trace: where the traces of what is decoded go, behind those
+    that are there where `target` has results. Raises `UserError`.
     """
     source, target = Path(source), None if target is None else Path(target)
     bad = BadLines(on_bad_line, advice="")
@@ -60,7 +63,7 @@ def decode_file(
         if target is not None:
             _check_target(target, source)
         with held(target, locked):
-            return _decode_rows(load, rows, config, target, model)
+            return _decode_rows(load, rows, config, target, model, trace)
 
 
 def _decode_rows(
@@ -69,6 +72,7 @@ def _decode_rows(
     config: DecodeConfig,
     target: Path | None,
     model: ModelNames,
+    trace: Path | None,
 ) -> int:
     origin_of, raw, bad = _origins(config, rows.form.raw, model), rows.form.raw, rows.bad
     before = _finished(target, rows, origin_of)
@@ -85,8 +89,12 @@ def _decode_rows(
     written = failed = 0
     decoding = True
     try:
-        with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
-            for row, record in _results(rows, done, decoder, raw):
+        with (
+            _opened(target) as file,
+            traced(trace, bool(done)) as keep,
+            counting("decoding", len(rows), len(done)) as advance,
+        ):
+            for row, record in _results(rows, done, decoder, raw, keep):
                 decoding = False
                 write_line(file, _with_origin(record, origin_of(row)))
                 decoding = True
@@ -187,7 +195,11 @@ def _check_prompts(rows: Rows, done: Collection[int], decoder: Decoder) -> None:
 
 
 def _results(
-    rows: Rows, done: Collection[int], decoder: Decoder | None, raw: bool
+    rows: Rows,
+    done: Collection[int],
+    decoder: Decoder | None,
+    raw: bool,
+    keep: Keep | None,
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Of the rows that cannot be decoded, then of the others as they end."""
     for index in sorted(rows.refused):
@@ -196,11 +208,11 @@ def _results(
             error = {"error": row.bad, "line": row.line}
             yield row, {"index": row.index, "id": row.id} | error | row.kept
     if decoder is not None:
-        yield from _decoded(_left(rows, done), decoder, raw)
+        yield from _decoded(_left(rows, done), decoder, raw, keep)
 
 
 def _decoded(
-    rows: Iterable[Row], decoder: Decoder, raw: bool
+    rows: Iterable[Row], decoder: Decoder, raw: bool, keep: Keep | None
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Results as they end. A row is read as there is room for it, and leaves when it has ended."""
     inside: dict[int, Row] = {}
@@ -213,8 +225,10 @@ def _decoded(
     asked, settings = itertools.tee(read())
     prompts = (as_user(row.prompt, decoder.tokenizer, raw) for row in asked)
     configs = (decoder.config.replace(**row.options) for row in settings)
-    for result in decoder.as_completed(prompts, config=configs):
+    for result in decoder.as_completed(prompts, config=configs, trace=keep is not None):
         row = inside.pop(result.index)
+        if keep is not None and result.trace is not None:
+            keep(result.trace, row.index, row.id)
         stats = {"stats": result.stats.as_dict()}
         yield row, _record(row, result.text, result.error) | stats | row.kept
 

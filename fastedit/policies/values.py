@@ -130,6 +130,19 @@ class Stats:
     outside: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
+class Watch(Protocol):
+    """What is shown a decision while it is taken, and does not change it."""
+
+    def saw(self, stats: Stats) -> None:
+        """What the rule goes by, before anything is written."""
+        ...
+
+    def wrote(self, ids: Tensor) -> None:
+        """What the blocks hold, [n, L], before tokens are taken out or put in. A fused step, which
+        does neither, does not call this."""
+        ...
+
+
 class Write(NamedTuple):
     """What a rule decided.
 
