@@ -12,9 +12,10 @@ from fastedit.policies import State, Stats
 from fastedit.policies.rows import Rows
 from fastedit.policies.statistics import heat_of
 
-# Of every position, as float64: what it held before, and had written to it before tokens moved; the
-# probability of both; that of the token that the rule would write; entropy and score where the
-# policy has them; and the probability at which a token was put before it. NaN: not known.
+# Of every position, as fp32, in which ids below 2**24 are exact: what it held before, and had
+# written to it before tokens moved; the probability of both; that of the token that the rule would
+# write; entropy and score where the policy has them; and the probability at which a token was put
+# before it. NaN: not known.
 PLANES = ("old", "written", "p_old", "p_new", "confidence", "entropy", "score", "p_inserted")
 
 
@@ -36,7 +37,7 @@ class Seen:
         self.written = ids.clone()
 
     def planes(self) -> Tensor:
-        """[8, n, L] float64, as `PLANES` says, of all positions of the blocks."""
+        """[8, n, L] fp32, as `PLANES` says, of all positions of the blocks."""
         stats, before = self.stats, self.before
         assert stats is not None
         written = self.those.ids.clone() if self.written is None else self.written
@@ -58,7 +59,7 @@ class Seen:
             unknown if stats.scores is None else torch.where(self.may, stats.scores, math.nan),
             p_put,
         )
-        planes = torch.stack([plane.double() for plane in found])
+        planes = torch.stack([plane.float() for plane in found])
         length, beside = self.blocks.length, self.blocks.length - self.those.length
         if not beside:
             return planes
@@ -91,9 +92,9 @@ class Seen:
 
 def packed(planes: Tensor) -> Tensor:
     """Planes [8, n, L] as integers [8 L, n], to go along with ids."""
-    return planes.view(torch.int64).mT.flatten(0, 1)
+    return planes.view(torch.int32).long().mT.flatten(0, 1)
 
 
 def unpacked(rows: Tensor) -> Tensor:
     """What `packed` made of planes."""
-    return rows.unflatten(0, (len(PLANES), -1)).mT.contiguous().view(torch.float64)
+    return rows.unflatten(0, (len(PLANES), -1)).mT.int().view(torch.float32)

@@ -15,7 +15,7 @@ from tape import Tape
 from fastedit import DecodeConfig, Decoder, ops
 from fastedit.engine import engine
 from fastedit.engine import graphs as graph
-from fastedit.traces import Trace
+from fastedit.traces import Opened, Trace
 
 MASK, LENGTH, TOKENS = 127, 8, 12
 COUNTS = {
@@ -72,6 +72,21 @@ def check(trace: Trace, sequence: torch.Tensor, stats) -> None:
     numbers = [forward.forward for forward in trace.forwards]
     assert numbers == sorted(numbers) and numbers[-1] <= stats.forwards
     assert stats.oscillations == trace.oscillations()
+
+
+def after_last_mask(trace: Trace, forwards: int) -> int:
+    """Of a request whose blocks are final one by one."""
+    blocks: list[list[int]] = []  # of each: its first forward, the last fill, its last forward
+    for turn in trace.turns():
+        if isinstance(turn, Opened):
+            blocks.append([turn.forward, turn.forward - 1, turn.forward])
+            continue
+        forward, events = turn
+        blocks[-1][2] = forward.forward
+        if any(event.kind == "fill" for event in events):
+            blocks[-1][1] = forward.forward
+    ends = [first - 1 for first, _, _ in blocks[1:]] + [forwards]
+    return sum(max(last, end) - fill for (_, fill, last), end in zip(blocks, ends, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:temperature", "ignore:policy")
@@ -139,6 +154,9 @@ def test_plans_and_caches(golden_model, prompts, options):
     assert told(traced) == told(plain)
     for trace, sequence, stats in zip(traced.traces, traced.sequences, traced.stats, strict=True):
         check(trace, sequence, stats)
+        after = after_last_mask(trace, stats.forwards)
+        assert stats.forwards_after_last_mask == after > 0
+        assert stats.share_after_last_mask == after / stats.forwards
 
 
 def test_every_way_in_gives_the_same_trace(golden_model, prompts):

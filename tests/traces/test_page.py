@@ -24,7 +24,7 @@ def hostile(trace):
 
 def test_no_text_is_markup_and_no_asset_is_remote(hostile):
     text = page([[hostile], [hostile]], [HOSTILE, "b"])
-    assert "<img" not in text and "onerror=" not in text.replace("onerror=\\", "")
+    assert "<img" not in text and "<b>" not in text
     assert text.count("</script>") == 2 and not re.search(r"https?://|@import|url\(", text)
     (data,) = re.findall(r'id="data">(.*?)</script>', text, re.S)
     assert json.loads(data)[0]["traces"][0]["tokens"]["1"] == HOSTILE
@@ -92,8 +92,9 @@ def test_plays_pauses_and_scrubs(opened, trace, width, scheme):
     assert tokens.all_text_contents() == ["?", "two", "</script><img onerror=x>", " three"]
     tab.select_option("#speed", "100")
     tab.click("#play")
-    tab.wait_for_function("document.getElementById('at').textContent === 'forward 4 of 4'")
-    assert tab.locator("#play").get_attribute("aria-label") == "Play"
+    tab.locator("#play[aria-label=Pause]").wait_for()
+    tab.locator("#play[aria-label=Play]").wait_for()  # it has come to the end
+    assert at.text_content() == "forward 4 of 4"
     tab.click("#first")
     tab.locator("body").press("ArrowRight")
     assert at.text_content() == "forward 1 of 4"
@@ -136,7 +137,7 @@ def test_marks_are_told_apart_by_their_shape(opened, trace):
           const {data} = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
           let text = "";
           for (let i = 0; i < data.length; i += 4)
-            text += data[i] + data[i + 1] + data[i + 2] > 600 ? "#" : ".";
+            text += data[i] + data[i + 1] + data[i + 2] > 480 ? "#" : ".";
           return text;
         })"""
     )
