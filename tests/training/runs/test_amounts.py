@@ -81,7 +81,7 @@ def test_what_is_cut_off_is_counted_with_what_helps(longest, words):
 
 def test_trackers_are_known_and_installed(monkeypatch):
     check_trackers(["none"])
-    with pytest.raises(ValueError, match="report_to='tensorbord' must be one of .*tensorboard"):
+    with pytest.raises(ValueError, match=r"report_to='tensorbord' must be one of .*tensorboard"):
         check_trackers(["tensorbord"])
     monkeypatch.setattr(
         "fastedit.training.runs.trackers.get_available_reporting_integrations", list
