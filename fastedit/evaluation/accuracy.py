@@ -71,7 +71,7 @@ def measure(
     answers = decode(
         decoder,
         questions,
-        record or Record(),
+        Record() if record is None else record,
         setting,
         batch_size=batch_size,
         on_done=on_done,

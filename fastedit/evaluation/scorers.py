@@ -122,9 +122,10 @@ def _imported(name: str) -> Callable[[str, Any], Any]:
         raise _unusable(name, error) from error
     for part in path.split("."):
         if not hasattr(found, part):
-            known = [n for n, v in vars(found).items() if callable(v) and not n.startswith("_")]
+            known = [n for n in dir(found) if callable(getattr(found, n)) and n[:1] != "_"]
             raise ValueError(
-                f"scorer {name!r}: {module_name} has no {part!r}; it has {', '.join(known) or '-'}"
+                f"scorer {name!r}: {module_name} has no {path!r}; it has "
+                f"{', '.join(known[:12]) or 'no functions'}"
             )
         found = getattr(found, part)
     if not callable(found):

@@ -290,13 +290,16 @@ def test_a_grid_before_and_after_an_adapter_goes_on_where_it_stopped(
 def test_answers_that_a_scorer_fails_on_are_counted_and_named(ask, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "late_scorer.py").write_text(
-        "def late(text, answer):\n    return 1 / (text != answer or not text.startswith('+'))\n"
+        "calls = []\n"
+        "def late(text, answer):\n"
+        "    calls.append(text)\n"
+        "    return text == answer if len(calls) <= 8 else 1 / 0\n"
         "def never(text, answer):\n    return 'no'\n"
     )
     code, out, err = ask("--scorer", "python:late_scorer:late", "--json")
     result = json.loads(out)
-    assert code == 1 and result["unscored"] == 3 and result["exact"] == 1
-    assert err.count("\n") == 1 and "3 answers could not be scored and count as wrong: " in err
+    assert code == 1 and result["unscored"] == 4 and result["exact"] == 0
+    assert err.count("\n") == 1 and "4 answers could not be scored and count as wrong: " in err
     assert "questions.jsonl:1: python:late_scorer:late raised ZeroDivisionError" in err
     monkeypatch.setattr("fastedit.cli.evaluate.load_decoder", None)
     code, out, err = ask("--scorer", "python:late_scorer:never")

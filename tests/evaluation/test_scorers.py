@@ -73,8 +73,11 @@ def test_what_is_no_score_is_named(module, name, message):
         ("python:", "must be python:module:function"),
         ("python:json", "must be python:module:function"),
         ("python:no_such_module:f", "there is no module 'no_such_module' in .* or on PYTHONPATH"),
-        ("python:json:nothing", "json has no 'nothing'; it has .*loads"),
-        ("python:json:decoder.scanstring.x", "json has no 'x'"),
+        ("python:json:nothing", "json has no 'nothing'; it has .*load"),
+        (
+            "python:json:decoder.scanstring.x",
+            "json has no 'decoder.scanstring.x'; it has no functions",
+        ),
         ("python:math:pi", "pi is no function but float"),
         ("python:broken_scorers:f", "cannot be imported: SyntaxError"),
         ("python:needing_scorers:f", "cannot be imported: ModuleNotFoundError: .*'no_such_thing'"),
