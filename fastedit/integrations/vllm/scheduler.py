@@ -7,6 +7,10 @@ from typing import Any
 from vllm.v1.core.sched.diffusion_scheduler import DiffusionScheduler
 from vllm.v1.request import Request, RequestStatus
 
+from fastedit.integrations.vllm import check_has
+
+check_has("vllm.v1.core.sched.scheduler", "Scheduler._reserve_prefill_lookahead")
+
 
 class BlockScheduler(DiffusionScheduler):
     """A request's next forward is whole blocks of its prompt, or the block it decodes.

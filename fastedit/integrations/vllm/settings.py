@@ -107,6 +107,8 @@ class Settings:
                 raise ValueError(f"extra_args has no {name!r}; known: {', '.join(TAKEN)}")
         given = {name: _value(name, value) for name, value in given.items()}
         config = DecodeConfig(**given)
+        if isinstance(config.seed, list):
+            raise ValueError(f"seed={config.seed} must be one integer: every request has its own")
         length = self.config.canvas_length
         if config.gives("block_length") and config.block_length != length:
             raise ValueError(

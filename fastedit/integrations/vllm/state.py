@@ -17,6 +17,7 @@ class BlockState(DefaultModelState):
     """A request sees, from each of its blocks, that block and those before it."""
 
     num_new_sampled_tokens_per_step = 0
+    supports_prompt_embeds = False
 
     def __init__(self, vllm_config: Any, *args: Any) -> None:
         super().__init__(vllm_config, *args)
