@@ -20,6 +20,12 @@ SETTINGS = {
         ":threshold=1,editing_threshold=0,max_post_steps=0",
         ":threshold=.5,editing_threshold=.5,max_post_steps=1,num_to_transfer=20",
     ],
+    "multi_block": [
+        "",
+        ":rounds=0",
+        ":editing_threshold=none,max_post_steps=1",
+        ":threshold=.1,editing_threshold=.1,max_post_steps=0,rounds=2,share=.5",
+    ],
     "joint_threshold_indel": [
         f":delete_token_id=1,insert_token_id=2,{rest}"
         for rest in (
@@ -48,7 +54,7 @@ def pair(name, temperature, strict, seed):
 
 
 def test_there_is_one():
-    assert TWINS == ["joint_threshold", "joint_threshold_indel"] and SETTINGS.keys() == set(TWINS)
+    assert set(TWINS) == SETTINGS.keys()
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
@@ -88,13 +94,11 @@ def test_the_twin_is_the_rule(name, strict, temperature, backend):
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("settings", ["", ":rounds=0", ":editing_threshold=none,max_post_steps=1"])
-def test_while_no_block_is_reopened_multi_block_has_a_twin(settings, strict):
+def test_alone_multi_block_never_asks_what_is_reopened(settings, strict):
     """It is joint threshold's, and reopens what that is done with; here that is done for good."""
     reopened = 0
     for seed in range(6):
         fused, plain = pair("multi_block" + settings, 0.0, strict, seed)
-        assert fused.twin is None
-        del fused.twin
         fused.alone = True
         generator = torch.Generator().manual_seed(seed)
         for _ in range(8):
@@ -110,3 +114,11 @@ def test_while_no_block_is_reopened_multi_block_has_a_twin(settings, strict):
                 state.done.logical_or_(state.reopened)
                 state.reopened.zero_()
     assert bool(reopened) == (not settings)
+
+
+def test_where_a_block_is_reopened_multi_block_goes_by_its_rule():
+    state, _ = pair("multi_block", 0.0, False, 0)
+    logits = torch.zeros(4, L, V)
+    assert state.twin(logits, False)
+    state.reopened[1] = True
+    assert not state.twin(logits, False)
