@@ -37,12 +37,13 @@ class Blocks:
                 f"logits must be [B, L, V] on the CPU, a row for each of the ids "
                 f"{list(self.ids.shape)}; got {list(shape)} on {logits.device}"
             )
-        planes = len(self.flags), len(self.counts)
         self.check_value("ids", self.ids, torch.int64, 2)
         self.check_value("may", self.may, torch.bool, 2)
-        for name, value in (("flags", self.flags), ("counts", self.counts)):
-            kind = torch.bool if name == "flags" else torch.int32
-            if value.shape[1:] != shape[:1] or value.dtype != kind or min(planes) < 4:
+        for name, value, kind in (
+            ("flags", self.flags, torch.bool),
+            ("counts", self.counts, torch.int32),
+        ):
+            if len(value) < 4 or value.shape[1:] != shape[:1] or value.dtype != kind:
                 raise ValueError(
                     f"{name} must be {kind} [4 or more, {shape[0]}]; "
                     f"got {value.dtype} {list(value.shape)}"

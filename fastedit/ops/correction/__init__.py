@@ -1,4 +1,4 @@
-"""Masks filled by a clock, and tokens that the model doubts taken back: a step on a CPU, in place."""
+"""A step on a CPU that fills by a clock and takes back what the model doubts, in place."""
 
 from __future__ import annotations
 
