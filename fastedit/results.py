@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -153,6 +153,21 @@ class DecodeStats:
         """Of all forwards, those behind the last mask of their block; 0.0 without a forward."""
         return self.forwards_after_last_mask / self.forwards if self.forwards else 0.0
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._in_words()})"
+
+    def _in_words(self) -> str:
+        """What there was of it: what is zero and should be is left out."""
+        parts = [
+            f"{self.tokens} tokens in {self.forwards} forwards "
+            f"({self.tokens_per_forward:.2f} per forward)",
+            f"{self.t2t_edits} edits",
+        ]
+        rare = ("remasks", "inserts", "deletes")
+        parts += [f"{getattr(self, name)} {name}" for name in rare if getattr(self, name)]
+        parts += [name for name in ("capped", "approximate") if getattr(self, name)]
+        return f"{', '.join(parts)}, finish_reason={self.finish_reason!r}"
+
     def as_dict(self) -> dict[str, Any]:
         """Every field and the ratios, ready for JSON."""
         return asdict(self) | {
@@ -205,6 +220,9 @@ class Result(_ByValue):
     error: RequestError | None
     trace: Trace | None = None
 
+    def __repr__(self) -> str:
+        return f"Result({_line(self.index, self.text, self.sequence, self.stats, self.error)})"
+
 
 @dataclass
 class Totals:
@@ -253,6 +271,31 @@ class DecodeOutput(_ByValue):
             every.edits_per_100_tokens,
             self.seconds,
         )
+
+    def __repr__(self) -> str:
+        """A line per result, of the first few."""
+        texts: Sequence[str | None] = self.texts or [None] * len(self.sequences)
+        each = zip(range(_SHOWN), texts, self.sequences, self.stats, self.errors, strict=False)
+        lines = [_line(*one) for one in each]
+        more = len(self.sequences) - len(lines)
+        lines += [f"... and {more} more"] if more else []
+        ended = ", interrupted" if self.interrupted else ""
+        head = f"DecodeOutput({len(self.sequences)} results{ended}"
+        return "\n  ".join([head + (":" if lines else ""), *lines]) + ")"
+
+
+_SHOWN, _SHOWN_TEXT = 5, 60  # results of an output, and letters of a text, in a repr
+
+
+def _line(
+    index: int, text: str | None, ids: Tensor, stats: DecodeStats, error: RequestError | None
+) -> str:
+    """A result in one line: its text, or its ids where there is no tokenizer, and its counts."""
+    shown = repr(ids.tolist() if text is None else text)
+    if len(shown) > _SHOWN_TEXT:
+        shown = f"{shown[:_SHOWN_TEXT]}..."
+    failed = f", {type(error).__name__}: {error}" if error is not None else ""
+    return f"{index}: {shown}, {stats._in_words()}{failed}"
 
 
 @dataclass

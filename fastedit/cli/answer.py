@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fastedit.cli.errors import InterruptedRunError, RequestFailedError, UserError, one_line
-from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
+from fastedit.cli.terminal import (
+    is_terminal,
+    plain,
+    printable,
+    stderr_console,
+    stdout_console,
+)
 from fastedit.cli.tracing import writing
 from fastedit.files.jsonl import not_utf8
 
@@ -121,7 +127,7 @@ def _as_text(events: Iterator[Event], before: str) -> str:
 
 
 def _write(piece: str) -> None:
-    sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
+    sys.stdout.write(printable(piece) if is_terminal(sys.stdout) else piece)
     sys.stdout.flush()
 
 

@@ -10,8 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import typer
-
 from fastedit.chats.template import as_user
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 from fastedit.cli.ids import check_ids
@@ -19,7 +17,7 @@ from fastedit.cli.made_from import made_from, model_part
 from fastedit.cli.output import held
 from fastedit.cli.requests import Form, Row, Rows
 from fastedit.cli.results import Finished, finished
-from fastedit.cli.terminal import counting, stderr_console
+from fastedit.cli.terminal import counting, stderr_console, tell
 from fastedit.cli.tracing import Keep, traced
 from fastedit.files.jsonl import STDIN, BadLines, DataError, write_line
 from fastedit.files.locks import locked
@@ -81,7 +79,7 @@ def _decode_rows(
     done = before.indexes
     if len(done) == len(rows):
         errors = f", {len(before.failed)} of them errors" if before.failed else ""
-        _say(f"nothing to do: all {len(rows)} results are in {target}{errors}")
+        tell(f"nothing to do: all {len(rows)} results are in {target}{errors}")
         return len(before.failed)
     decoder = load() if any(_left(rows, done)) else None
     if decoder is not None:
@@ -163,7 +161,7 @@ def _finished(target: Path | None, rows: Rows, origin_of: Callable[[Row], str]) 
         return Finished(set(), set(), 0)
     found = finished(target, rows, origin_of)
     if found.unknown:
-        _say(
+        tell(
             f"warning: {found.unknown} lines of {target} do not say what they were made from; they "
             "are kept as results of this command"
         )
@@ -262,8 +260,4 @@ def _report(written: int, failed: int, before: int, target: Path | None) -> None
     parts = [f"{written} results written" + (f" to {target}" if target else "")]
     parts += [f"{failed} of them failed"] if failed else []
     parts += [f"{before} were there already"] if before else []
-    _say(", ".join(parts))
-
-
-def _say(text: str) -> None:
-    typer.echo(f"fastedit: {text}", err=True)
+    tell(", ".join(parts))

@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 # embedded checkpoint edits in them; it does in one answer of ten or so.
 SHOWN = {"chain_sum": (14, 44, 58), "leg_counting": (16, 39)}
 INTRODUCTION = (
-    "Problems kept out of training, chosen for their edits. The model writes all tokens of a block",
-    "at once, commits those it is sure of and edits those it has second thoughts about.",
-    f"{SIGNS[MASK]} is a mask, [x] an edit, {NEWLINE_SIGN} a new line, {SPECIAL_SIGN} the end.",
-    "Running totals of sums start from 500, so that none is negative; the answer starts from 0.\n",
+    "Problems kept out of training, chosen for their edits. The model writes all tokens of a block "
+    "at once, commits those it is sure of and edits those it has second thoughts about.\n"
+    f"{SIGNS[MASK]} is a mask, [x] an edit, {NEWLINE_SIGN} a new line, {SPECIAL_SIGN} the end.\n"
+    "Running totals of sums start from 500, so that none is negative; the answer starts from 0.\n"
+    "To ask one of them yourself: fastedit generate --mode speed 'QUESTION', in Python "
+    'decoder.chat("""QUESTION""", mode="speed").\n'
 )
 # Row of the table, task, problems, options.
 RUNS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
@@ -47,8 +49,7 @@ def demo_command(checkpoint: options.Checkpoint = "tiny") -> None:
         tasks = {name: get_task(name) for name in SHOWN}
     console = stdout_console()
     decoder = load_decoder(checkpoint, options.decode_config())
-    for line in INTRODUCTION:
-        plain(console, line)
+    console.print(INTRODUCTION, markup=False)
     for name, places in SHOWN.items():
         problems = tasks[name].test_set(max(places) + 1)
         for place in places:

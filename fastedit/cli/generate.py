@@ -13,6 +13,7 @@ from fastedit.cli import options
 from fastedit.cli.answer import AsJson, AsLive, answer, check_form, read_text
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import UserError
+from fastedit.cli.terminal import tell
 from fastedit.cli.tracing import AsTrace, check_target
 from fastedit.files.jsonl import ON_BAD_LINE
 
@@ -147,7 +148,7 @@ def generate_command(
         reason = f"the model ended it at once{hint}"
         if config.max_new_tokens == 0:
             reason = "--max-new-tokens is 0"
-        typer.echo(f"fastedit: the answer is empty: {reason}", err=True)
+        tell(f"the answer is empty: {reason}")
 
 
 def _tell_unread_head(decoder: Any) -> None:
@@ -155,7 +156,7 @@ def _tell_unread_head(decoder: Any) -> None:
 
     rule = rule_of(decoder.config, decoder.family)
     if not rule.needs & {"score", "next_token"}:
-        typer.echo(f"fastedit: policy {rule} does not read --head: correction does", err=True)
+        tell(f"policy {rule} does not read --head: correction does")
 
 
 def _check_usage(
@@ -175,6 +176,6 @@ def _check_usage(
         raise UserError(f"--on-bad-line must be {' or '.join(ON_BAD_LINE)}; got {on_bad_line!r}")
     if source is None and on_bad_line == "skip":
         raise UserError("--on-bad-line goes with --input")
-    if source is not None and (as_json or live):
-        raise UserError("--json and --live go with a PROMPT, not with --input")
+    if source is not None and live:
+        raise UserError("--live goes with a PROMPT, not with --input")
     check_form(as_json, live)

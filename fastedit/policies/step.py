@@ -145,7 +145,7 @@ def step_(
         stats.scores = scores if scores is None else scores.float()
         if shadow_logits is not None:
             stats.shadow = statistics(state, shadow_logits, None, rows, shadow=True)
-        if next_logits is not None:
+        if next_logits is not None and _reads_next(state):
             stats.following = statistics(state, next_logits, None, rows, following=True)
         if watch is not None:
             watch.saw(stats)
@@ -210,3 +210,8 @@ def _wants_next(state: State) -> bool:
     if "next_token" not in state.policy.needs or not state.wants_next:
         return False
     return bool((state.policy.wants_next(state) & ~state.done).any())
+
+
+def _reads_next(state: State) -> bool:
+    """Whether the rule looks at the head for the next token: asked where it may wait for that."""
+    return state.lengths is None or bool(state.policy.wants_next(state).any())

@@ -43,6 +43,7 @@ class View(Protocol):
     parameters: Planes
     buffers: Planes
     sampling: ops.Sampling
+    limit: Tensor
     moves: Tensor | None
     lengths: Tensor | None
     limits: Tensor | None
@@ -52,6 +53,10 @@ class View(Protocol):
 
     def positions(self) -> Tensor:
         """Of the request, int64 [n, L]: what draws are keyed by."""
+        ...
+
+    def changing(self) -> ops.Blocks:
+        """What a fused step changes, and what of it may."""
         ...
 
     def contents(self) -> ops.Contents:

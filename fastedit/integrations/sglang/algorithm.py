@@ -11,7 +11,6 @@ import dataclasses
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,7 +18,8 @@ from sglang.srt.dllm.algorithm.base import DllmAlgorithm
 from torch import Tensor
 
 from fastedit import policies
-from fastedit.policies import Policy, State
+from fastedit.integrations.places import Place, together
+from fastedit.policies import Policy
 from fastedit.policies.registry import given_in
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,6 @@ DEFAULTS = {"threshold": 0.5, "editing_threshold": 0.0}
 # What SGLang itself reads, and what says how its own step is computed.
 OTHERS = {"block_size", "capture_input_preparation", "vectorized_decoding"}
 RETURNS_TENSOR = "Tensor" in str(inspect.signature(DllmAlgorithm.step).return_annotation)
-
-
-@dataclass
-class Place:
-    """Where a request's block is: row `row` of `state`."""
-
-    state: State
-    row: int
 
 
 class FastEdit(DllmAlgorithm):
@@ -130,7 +122,7 @@ def step_(places: Sequence[Place], input_ids: Tensor, full_logits: Any) -> list[
     """
     if not isinstance(full_logits, Tensor):
         full_logits = full_logits.full_logits
-    state = _together(places)
+    state = together(places)
     blocks, length = state.ids.shape
     held, ids = state.done.clone(), input_ids.view(blocks, length)
     state.ids.copy_(ids)
@@ -142,27 +134,6 @@ def step_(places: Sequence[Place], input_ids: Tensor, full_logits: Any) -> list[
     if any(bad):
         logger.error("FastEdit: logits of %d blocks are NaN or infinite; these end", sum(bad))
     return done
-
-
-def _together(places: Sequence[Place]) -> State:
-    """One state that has these blocks in this order; places are moved there."""
-    state = places[0].state
-    if len(state.ids) == len(places) and all(
-        place.state is state and place.row == row for row, place in enumerate(places)
-    ):
-        return state
-    whole = State.new(
-        state.policy,
-        torch.empty_like(state.ids[:1]).repeat(len(places), 1),
-        state.mask_token_id,
-        strict=state.strict,
-    )
-    fields = zip(whole.fields(), *(place.state.fields() for place in places), strict=True)
-    for new, *old in fields:
-        new.copy_(torch.stack([o[p.row] for o, p in zip(old, places, strict=True)]))
-    for row, place in enumerate(places):
-        place.state, place.row = whole, row
-    return whole
 
 
 def replaced_step(

@@ -28,6 +28,7 @@ class Form(NamedTuple):
     """What documents are made for: tokens per block and per row, and the ids of a model.
 
     control_ids  no text spells them, nor the mask
+    positions    that the model has
     """
 
     block_size: int
@@ -35,6 +36,7 @@ class Form(NamedTuple):
     eos_token_id: int
     mask_token_id: int
     control_ids: tuple[int, ...] = ()
+    positions: int = 0
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, max_length: int | None) -> Form:
@@ -59,7 +61,7 @@ class Form(NamedTuple):
         if max_length > positions:
             raise ValueError(f"max_length={max_length} is beyond the model's {positions} positions")
         mask = resolve_mask(family_of(model).mask_token_id, model, tokenizer)
-        return cls(size, max_length, eos, mask)
+        return cls(size, max_length, eos, mask, positions=positions)
 
 
 class Document(NamedTuple):
@@ -81,10 +83,12 @@ class Document(NamedTuple):
 
 
 class Documents(NamedTuple):
-    """All documents, and how many of them were cut off at the largest length."""
+    """All documents, how many of them were cut off at the largest length, and the tokens of the
+    longest example before."""
 
     items: list[Document]
     truncated: int
+    longest: int = 0
 
     def fingerprint(self) -> str:
         """A digest of every token, response and index."""
@@ -150,7 +154,7 @@ def tokenise(
         )
     examples = list(examples)
     documents: list[Document] = []
-    truncated = 0
+    truncated = longest = 0
     tokenised = _tokenised(examples, tokenizer, form)
     for example, parts in zip(examples, tokenised, strict=True):
         ids = np.concatenate(parts)
@@ -163,11 +167,12 @@ def tokenise(
             )
             continue
         truncated += len(ids) >= max_length
+        longest = max(longest, len(ids))
         documents.append(_document(example.index, ids, response, form))
     bad.check()
     if not documents:
         raise ValueError("the data holds no examples")
-    return Documents(documents, truncated)
+    return Documents(documents, truncated, longest)
 
 
 def _tokenised(examples: Sequence[Example], tokenizer: Any, form: Form) -> list[list[np.ndarray]]:
