@@ -76,17 +76,16 @@ def check(trace: Trace, sequence: torch.Tensor, stats) -> None:
 
 def after_last_mask(trace: Trace, forwards: int) -> int:
     """Of a request whose blocks are final one by one."""
-    blocks: list[list[int]] = []  # of each: its first forward, the last fill, its last forward
+    blocks: list[list[int]] = []  # of each: its first forward, and that of its last fill
     for turn in trace.turns():
         if isinstance(turn, Opened):
-            blocks.append([turn.forward, turn.forward - 1, turn.forward])
+            blocks.append([turn.forward, turn.forward - 1])
             continue
         forward, events = turn
-        blocks[-1][2] = forward.forward
         if any(event.kind == "fill" for event in events):
             blocks[-1][1] = forward.forward
-    ends = [first - 1 for first, _, _ in blocks[1:]] + [forwards]
-    return sum(max(last, end) - fill for (_, fill, last), end in zip(blocks, ends, strict=True))
+    ends = [first - 1 for first, _ in blocks[1:]] + [forwards]
+    return sum(end - fill for (_, fill), end in zip(blocks, ends, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:temperature", "ignore:policy")
