@@ -28,11 +28,13 @@ class Reason(NamedTuple):
 
     def told(self, event: TraceEvent, parameters: Mapping[str, Any]) -> str:
         value, bound = getattr(event, self.field, None), parameters.get(self.bound)
-        known = value is not None and bound is not None
-        if known and (value < bound if self.below else value > bound):
-            side = "below" if self.below else "above"
-            return f"{_FIELDS[self.field]} ({digits(value)}) was {side} {self.bound}={bound:g}"
-        return self.words.format_map(_Known(parameters))
+        words = self.words.format_map(_Known(parameters))
+        if value is None or bound is None:
+            return words
+        if not (value < bound if self.below else value > bound):
+            return words
+        side = "below" if self.below else "above"
+        return f"{_FIELDS[self.field]} ({digits(value)}) was {side} {self.bound}={bound:g}"
 
 
 class _Known(dict[str, Any]):
