@@ -33,7 +33,8 @@ test-matrix: $(MATRIX:%=build/matrix/%/.ready)  # what stands on transformers, o
 build/engines/.ready: build/engines/.base
 	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		sglang torchao onnx onnx_ir onnxruntime onnxscript flatbuffers ml_dtypes protobuf
-	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers playwright
+	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers playwright \
+		nbclient ipykernel
 	@touch $@
 
 build/matrix/%/.ready: build/matrix/%/.base
