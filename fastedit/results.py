@@ -105,7 +105,8 @@ class DecodeStats:
 
     forwards          step and KV-commit forwards that it took part in
     forwards_after_last_mask  those of them behind the one that filled the last mask of their block;
-                      all of them, in a block that began without one
+                      all of them, in a block that began without one. Not those that are the first
+                      of the next block as well (lookahead)
     block_forwards    the same in blocks of rows: a forward with shadows counts 2, one over m blocks
                       that are reopened together m
     prefill_forwards  forwards over its prompt, before the first step

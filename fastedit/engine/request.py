@@ -105,6 +105,8 @@ class Request(Layout):
             behind = (self.start - self.origin) // self.block_length
             self.beside += min(self.policy.window - 1, behind)
         self.reopened = record.reopened[row]
+        if record.step == self.entered:  # lookahead: that forward ended the block before, too
+            self.stats.forwards_after_last_mask -= 1
         if record.filled[row] != self.filled_masks:
             self.filled_masks, self.filled_at = record.filled[row], record.step
         if not record.done[row]:

@@ -11,6 +11,7 @@ from rich.console import Console
 from fastedit import traces
 from fastedit.cli import live
 from fastedit.cli.replay import Replay
+from fastedit.cli.terminal import printable
 
 LENGTH = 40
 EDITS = ("--threshold", ".3", "--editing-threshold", "0")
@@ -66,7 +67,7 @@ def test_a_file_of_prompts_gives_a_trace_of_each(run, generate, tmp_path):
 def test_lines_without_a_terminal(run, traced, monkeypatch, no_color):
     if no_color:
         monkeypatch.setenv("NO_COLOR", "1")
-    path, answer = traced
+    path, _ = traced
     code, out, err = run("show", path)
     (trace,) = traces.load(path)
     lines = out.splitlines()
@@ -76,7 +77,8 @@ def test_lines_without_a_terminal(run, traced, monkeypatch, no_color):
     assert len(forwards) == len(trace.forwards)
     edits = trace.counts()["edit"]
     assert f"edits {edits:2}" in forwards[-1] and any("[" in line for line in forwards)
-    assert answer.splitlines()[0] in out and f"{edits} edits" in lines[-1]
+    text = "".join(map(trace.text, trace.sequence))
+    assert printable(text) in out and f"{edits} edits" in lines[-1]
 
 
 def test_the_canvas_is_what_the_trace_replays(traced):
@@ -105,7 +107,7 @@ def test_what_moves(tmp_path):
     header = {"request": 0, "policy": "x", "mask_token_id": 9}
     replay = Replay(traces.Trace(header, steps, {1: "a", 2: "b"}, {}))
     lines = [replay.canvas.line() for _ in replay.frames()]
-    assert lines == ["⌫⁺░", "b↺"]
+    assert lines == ["⁺⌫░", "b↺"]
     assert (replay.canvas.inserts, replay.canvas.deletes, replay.canvas.remasks) == (1, 1, 1)
 
 

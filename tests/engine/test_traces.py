@@ -13,7 +13,7 @@ from spread_head import spread_head
 from tape import Tape
 
 from fastedit import DecodeConfig, Decoder, ops
-from fastedit.engine import engine
+from fastedit.engine import engine, step
 from fastedit.engine import graphs as graph
 from fastedit.traces import Opened, Trace
 
@@ -76,17 +76,16 @@ def check(trace: Trace, sequence: torch.Tensor, stats) -> None:
 
 def after_last_mask(trace: Trace, forwards: int) -> int:
     """Of a request whose blocks are final one by one."""
-    blocks: list[list[int]] = []  # of each: its first forward, the last fill, its last forward
+    blocks: list[list[int]] = []  # of each: its first forward, and that of its last fill
     for turn in trace.turns():
         if isinstance(turn, Opened):
-            blocks.append([turn.forward, turn.forward - 1, turn.forward])
+            blocks.append([turn.forward, turn.forward - 1])
             continue
         forward, events = turn
-        blocks[-1][2] = forward.forward
         if any(event.kind == "fill" for event in events):
             blocks[-1][1] = forward.forward
-    ends = [first - 1 for first, _, _ in blocks[1:]] + [forwards]
-    return sum(max(last, end) - fill for (_, fill, last), end in zip(blocks, ends, strict=True))
+    ends = [first - 1 for first, _ in blocks[1:]] + [forwards]
+    return sum(end - fill for (_, fill), end in zip(blocks, ends, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore:temperature", "ignore:policy")
@@ -159,6 +158,17 @@ def test_plans_and_caches(golden_model, prompts, options):
         assert stats.share_after_last_mask == after / stats.forwards
 
 
+def test_without_a_trace_nothing_is_recorded(golden_model, prompts, monkeypatch):
+    """A step is what it was, but for one question whether there is something to record."""
+
+    def never(*_):
+        raise AssertionError("this step is traced")
+
+    monkeypatch.setattr(step, "Seen", never)
+    out = Decoder(golden_model).generate(prompts, **GOLDEN)
+    assert out.traces is None and all(stats.oscillations is None for stats in out.stats)
+
+
 def test_every_way_in_gives_the_same_trace(golden_model, prompts):
     decoder, options = (
         Decoder(golden_model),
@@ -187,8 +197,8 @@ def test_a_request_that_begins_again_is_traced_once(golden_model, prompts):
     (want,) = decoder.generate(prompts[0], **options).traces
     with decoder.engine() as living:
         living.add(prompts[0], **options)
-        for step in itertools.count():
-            if step == 12:
+        for number in itertools.count():
+            if number == 12:
                 living.reset()
             events = living.step()
             if living.idle:
