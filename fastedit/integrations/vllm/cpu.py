@@ -59,7 +59,7 @@ def main() -> None:
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
     cli_env_setup()
-    parser = FlexibleArgumentParser(prog=f"python -m {__spec__.name}")
+    parser = FlexibleArgumentParser(prog="python -m fastedit.integrations.vllm.cpu")
     commands = parser.add_subparsers(required=True, dest="subparser")
     (serve,) = cmd_init()
     serve.subparser_init(commands)
