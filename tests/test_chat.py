@@ -9,7 +9,7 @@ from cases import scripted
 from fastedit import Decoder
 from fastedit.chats.template import RawTextWarning
 from fastedit.cli.demo import SHOWN
-from fastedit.tasks import get_task
+from fastedit.tasks.task import is_held_out
 
 QUESTION = "State the final answer to the following arithmetic problem: 27 + 45 - 86 ="
 
@@ -76,10 +76,14 @@ def test_holes_and_ids_are_no_questions():
 
 def test_prompts_of_the_demo_can_be_copied_from_the_screen(decoder):
     """Without what a screen does not show: the last newline, of questions that have one."""
-    for name, places in SHOWN.items():
-        task = get_task(name)
-        problems = task.test_set(max(places) + 1)
-        questions = [problems[place].question for place in places]
-        asked = decoder.generate([task.messages(q) for q in questions], mode="speed")
-        copied = decoder.chat([question.strip() for question in questions], mode="speed")
-        assert copied.texts == asked.texts
+    questions = [question for question, _ in SHOWN]
+    asked = decoder.generate([[{"role": "user", "content": q}] for q in questions], mode="speed")
+    copied = decoder.chat([question.strip() for question in questions], mode="speed")
+    assert copied.texts == asked.texts
+    results = zip(asked.texts, asked.stats, SHOWN, strict=True)
+    for text, stats, (_, answer) in results:
+        assert int(text.rpartition("####")[2]) == answer and stats.t2t_edits > 0
+
+
+def test_questions_of_the_demo_are_held_out():
+    assert all(is_held_out(question) for question, _ in SHOWN)

@@ -39,7 +39,6 @@ def test_extras_are_those_of_the_project():
 @pytest.mark.parametrize(
     ("package", "arguments"),
     [
-        ("reasoning_gym", ("demo",)),
         ("reasoning_gym", ("eval",)),
         ("reasoning_gym", ("tune", "--task", "chain_sum")),
         ("peft", ("generate", "a", "--adapter", "somewhere")),
@@ -60,3 +59,13 @@ def test_commands_say_it_in_one_line(package, arguments, monkeypatch, tmp_path, 
     err = capsys.readouterr().err
     assert package.replace("_", "-") in err and extras.install(extra) in err
     assert err.count("\n") == 1
+
+
+def test_the_demo_needs_an_extra_for_its_table_alone(monkeypatch, capsys):
+    from fastedit.cli import main
+
+    monkeypatch.setattr("fastedit.cli.live.FRAME_SECONDS", 0)
+    monkeypatch.setitem(sys.modules, "reasoning_gym", None)
+    assert main(("demo",)) == 2
+    out, err = capsys.readouterr()
+    assert out.count("✓ right") == 5 and extras.install("eval") in err

@@ -43,7 +43,7 @@ def test_the_notebook_runs(monkeypatch):
         for output in cell.get("outputs", [])
     ]
     shown = "\n".join(printed)
-    assert "LLaDA2MoeModelLM of 1,8" in printed[0]
+    assert "LLaDA2MoeModelLM of 1,8" in shown
     assert "DecodeOutput(2 results:" in shown and "#### -014" in shown
     assert "1[8]0" in shown and "#### 180" in shown and "0[6]0" in shown
     assert "\x1b" not in shown

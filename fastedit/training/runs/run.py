@@ -55,7 +55,8 @@ try:
 
     from fastedit.training.runs.trainer import EditTrainer
 except ImportError as error:
-    raise extras.missing("accelerate", "train", "training needs") from error
+    package = (error.name or "accelerate").partition(".")[0]
+    raise extras.missing(package, "train", "training needs") from error
 
 
 def run(
