@@ -28,7 +28,6 @@ class Form(NamedTuple):
     """What documents are made for: tokens per block and per row, and the ids of a model.
 
     control_ids  no text spells them, nor the mask
-    positions    that the model has
     """
 
     block_size: int
@@ -36,7 +35,6 @@ class Form(NamedTuple):
     eos_token_id: int
     mask_token_id: int
     control_ids: tuple[int, ...] = ()
-    positions: int = 0
 
     @classmethod
     def of(cls, model: Any, tokenizer: Any, max_length: int | None) -> Form:
@@ -61,7 +59,7 @@ class Form(NamedTuple):
         if max_length > positions:
             raise ValueError(f"max_length={max_length} is beyond the model's {positions} positions")
         mask = resolve_mask(family_of(model).mask_token_id, model, tokenizer)
-        return cls(size, max_length, eos, mask, positions=positions)
+        return cls(size, max_length, eos, mask)
 
 
 class Document(NamedTuple):

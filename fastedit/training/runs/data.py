@@ -73,16 +73,19 @@ class RunData(NamedTuple):
             f"; {len(self.validation)} for validation"
         )
 
-    def cut_off(self) -> str | None:
-        """How many examples lose their end, and what would keep it; None: none does."""
+    def cut_off(self, positions: int) -> str | None:
+        """How many examples lose their end, and what would keep it; None: none does.
+
+        positions  that the model has
+        """
         cut, form = self.training.truncated, self.form
         if not cut:
             return None
         needed = -(-(self.training.longest + 1) // form.block_size) * form.block_size
         way_out = f"--max-length {needed} keeps them whole"
-        if needed > form.positions:
+        if needed > positions:
             way_out = (
-                f"the longest needs {needed} tokens, and the model has {form.positions} positions: "
+                f"the longest needs {needed} tokens, and the model has {positions} positions: "
                 "shorten or split them"
             )
         return (

@@ -122,7 +122,7 @@ def _run(
     form = form._replace(control_ids=control.ids if control else ())
     data = RunData.read(options, tokenizer, form)
     say(data.describe())
-    if cut := data.cut_off():
+    if cut := data.cut_off(model.config.max_position_embeddings):
         say(cut)
     options = _measured_out(options, data, model.config.hidden_size, say)
     steps = cast(int, options.steps)

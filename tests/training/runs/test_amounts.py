@@ -68,12 +68,12 @@ def test_the_rate_falls_with_steps_and_width():
     ],
 )
 def test_what_is_cut_off_is_counted_with_what_helps(longest, words):
-    form = Form(32, 64, 0, 1, positions=256)
+    form = Form(32, 64, 0, 1)
     document = Document(0, np.zeros(64, np.int32), np.ones(64, bool))
 
     def said(cut):
         documents = Documents([document] * 5, cut, longest)
-        return RunData(documents, [], [], False, None, form).cut_off()
+        return RunData(documents, [], [], False, None, form).cut_off(256)
 
     assert said(0) is None
     assert said(3).startswith("3 of 5 examples are cut off at max_length=64") and words in said(3)
