@@ -213,7 +213,6 @@ class _Row:
         self, kind: str, column: int, old: int | None, new: int | None, p_old: float, p_new: float
     ) -> TraceEvent:
         place = self.first + column
-        beside = p_old, p_new, self.confidence[column], self.entropy[column], self.score[column]
         return TraceEvent(
             kind,
             self.number,
@@ -221,7 +220,11 @@ class _Row:
             place,
             old,
             new,
-            *map(_number, beside),
+            p_old=_number(p_old),
+            p_new=_number(p_new),
+            confidence=_number(self.confidence[column]),
+            entropy=_number(self.entropy[column]),
+            score=_number(self.score[column]),
             policy=self.request.policy.name,
         )
 
