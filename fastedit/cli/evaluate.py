@@ -136,7 +136,7 @@ def evaluate_command(
     rules = _rules(config, policies, grid, checkpoint, revision) if several else []
     if several:  # each rule has its options
         config = options.decode_config(**decoding, seed=seed)
-    model = {"checkpoint": checkpoint, "adapter": adapter, "head": head}
+    model: dict[str, Any] = {"checkpoint": checkpoint, "adapter": adapter, "head": head}
 
     def load(adapter: str | None = adapter) -> Decoder:
         return load_decoder(checkpoint, config, adapter, revision, dtype, device, head)

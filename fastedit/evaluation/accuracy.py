@@ -96,13 +96,13 @@ def summary(questions: Questions, answers: Sequence[Answer], batch_size: int) ->
     tokens, forwards, block_forwards, edits, remasks, seconds = (
         sum(getattr(answer, name) for answer in answers) for name in names
     )
-    exact = sum(right)
+    solved = sum(right)
     numbers = {
         **questions.named(),
         "n": n,
-        "exact": exact,
-        "accuracy": exact / n,
-        "interval": list(wilson_interval(exact, n)),
+        "exact": solved,
+        "accuracy": solved / n,
+        "interval": list(wilson_interval(solved, n)),
         "partial_credit": sum(credits) / n,
         "tokens": tokens,
         "forwards": forwards,

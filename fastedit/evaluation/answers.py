@@ -6,8 +6,9 @@ import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from fastedit.chats.template import as_user
 from fastedit.evaluation.resumed import Layout, opened
@@ -29,7 +30,8 @@ LAYOUT = Layout(
 Setting = tuple[str, str, str]  # the model, the policy and the seeds, as texts
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True)
+class Answer:
     """What was decoded for question `index`. seconds: since the answer before it.
 
     A request that failed has an `error` and no text. The other fields are those of `DecodeStats`.
@@ -50,8 +52,18 @@ class Answer(NamedTuple):
     def of(cls, result: Result, index: int, seconds: float) -> Answer:
         stats = result.stats
         error = None if result.error is None else str(result.error)
-        counts = (getattr(stats, name) for name in cls._fields[4:-1])
-        return cls(index, result.text, error, stats.finish_reason, *counts, seconds)
+        return cls(
+            index,
+            result.text,
+            error,
+            stats.finish_reason,
+            tokens=stats.tokens,
+            forwards=stats.forwards,
+            block_forwards=stats.block_forwards,
+            t2t_edits=stats.t2t_edits,
+            remasks=stats.remasks,
+            seconds=seconds,
+        )
 
 
 class Record:
@@ -71,7 +83,7 @@ class Record:
 
     def add(self, setting: Setting, answer: Answer) -> None:
         named = zip(("model", "policy", "seeds"), setting, strict=True)
-        self._keep({**dict(named), **answer._asdict()})
+        self._keep({**dict(named), **asdict(answer)})
         self._answers[setting][answer.index] = answer
 
     @contextlib.contextmanager
