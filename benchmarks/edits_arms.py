@@ -23,14 +23,20 @@ SHARES = (1, 2, 4, 8)  # a budget is one of this many parts of the forwards of o
 # Which held-out problems: (first, how many). Paces are chosen on others than those reported.
 CHOICE, REPORTED = (400, 100), (0, 200)
 DATA = tuple(f"task:{task},examples=6000,seed=7" for task in TASKS)
+# By the optimiser that made the bases, Muon: AdamW at 5e-4 leaves an editor that changes every
+# third token of a clean text after as many steps.
 RUN = {
     "batch_size": 32,
     "max_length": LENGTH,
     "lora_rank": 0,
-    "learning_rate": 5e-4,
+    "learning_rate": 0.01,
+    "min_learning_rate": 0.0,
     "save_every": 50,
     "eval_examples": 0,
 }
+
+
+STEPS = {"block_causal": 400, "full_attention": 600}  # of every training
 
 
 class Stage(NamedTuple):
@@ -155,7 +161,7 @@ _FILLS = (1, 2, 4, 8, 16, 32)
 _THRESHOLDS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.97)
 _EDITING = [
     f"editing_threshold={threshold},max_post_steps={post}"
-    for threshold, post in itertools.product((0.0, 0.5, 0.9), (1, 2, 4, 16))
+    for threshold, post in itertools.product((0.0, 0.5, 0.9), (1, 16))
 ]
 _NO_EDITING = ["editing_threshold=none,max_post_steps=0"]
 

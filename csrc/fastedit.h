@@ -9,7 +9,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 8
+#define FASTEDIT_ABI 9
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -177,6 +177,42 @@ typedef struct {
     fe_buffer buffers[];
 } fe_write_blocks_args;
 
+/* Blocks as fe_write_blocks_args has them. */
+typedef struct {
+    fe_logits logits;
+    int64_t blocks, length;
+    int64_t* ids;
+    const uint8_t* may;
+    uint8_t* flags;
+    int64_t flag_stride;
+    int32_t* counts;
+    int64_t count_stride;
+    int64_t mask_token_id;
+    const float *bound, *t_min, *t_max, *confidence; /* [blocks], as are the next */
+    const int32_t *steps, *stability;
+    const int64_t *seed, *start, *top_k;
+    const float* top_p;
+    int64_t draws, noise; /* purposes */
+    int64_t* best;   /* [blocks, length] */
+    int32_t* stable; /* [blocks] */
+} fe_entropy_bound_args;
+
+/* As above. */
+typedef struct {
+    fe_logits logits;
+    int64_t blocks, length;
+    int64_t* ids;
+    const uint8_t* may;
+    uint8_t* flags;
+    int64_t flag_stride;
+    int32_t* counts;
+    int64_t count_stride;
+    int64_t mask_token_id;
+    const int32_t *steps, *stride, *budget, *ring, *limit; /* [blocks], as is the next */
+    const float* tau;
+    int32_t* turn; /* [blocks, length] */
+} fe_correction_args;
+
 /* Values of positions that move with their tokens, and what places without a token hold. */
 typedef struct {
     const void* from;
@@ -280,6 +316,8 @@ int32_t fe_contents(const fe_contents_args* args);
 int32_t fe_highest(const fe_highest_args* args);
 int32_t fe_within_budget(const fe_within_budget_args* args);
 int32_t fe_write_blocks(const fe_write_blocks_args* args);
+int32_t fe_entropy_bound_step(const fe_entropy_bound_args* args, int32_t threads);
+int32_t fe_correction_step(const fe_correction_args* args, int32_t threads);
 int32_t fe_levenshtein_labels(const fe_levenshtein_labels_args* args, int32_t threads);
 int32_t fe_lcs_labels(const fe_lcs_labels_args* args, int32_t threads);
 int32_t fe_rewrite_blocks(const fe_rewrite_args* args, const fe_plane* planes);

@@ -34,6 +34,20 @@ struct Statistics {
     void run() const {
         const std::vector<int64_t> rows = wanted();
         const int64_t count = int64_t(rows.size());
+        const int used = useful_threads(count * args.logits.vocab, threads);
+        // A row that is drawn from is read again: at once, while it is in the cache. A piece is as much
+        // as makes handing it out worthwhile.
+        const bool at_once = args.draws.seed.data && count > 1;
+        const int64_t piece = at_once ? std::clamp<int64_t>(65536 / args.logits.vocab, 1, 16)
+                                      : std::max<int64_t>(count, 1);
+        parallel_for((count + piece - 1) / piece, at_once ? used : 1, [&](int64_t i) {
+            const auto first = rows.begin() + i * piece, end = rows.begin() + std::min((i + 1) * piece, count);
+            read_and_write({first, end}, at_once ? 1 : used);
+        });
+    }
+
+    void read_and_write(const std::vector<int64_t>& rows, int used) const {
+        const int64_t count = int64_t(rows.size());
         std::vector<Place> places(rows.size(), Place{0, 0});
         for (size_t i = 0; i < rows.size(); ++i) places[i] = {rows[i] / args.length, rows[i] % args.length};
         Reading reading{float(kLog2e / args.temperature), nullptr, args.entropy != nullptr, args.top_k};
@@ -41,10 +55,9 @@ struct Statistics {
         for (size_t i = 0; i < scales.size(); ++i) scales[i] = float(scale(rows[i]));
         if (args.temperatures.data) reading.scales = scales.data();
         std::vector<Ranking> rankings;
-        const auto states = read_rows(args.logits, places, reading, threads, &rankings);
-        // A row takes 100 ns here, more with ranks or a draw, and handing out a piece as much.
+        const auto states = read_rows(args.logits, places, reading, used, &rankings);
+        // A row takes 100 ns here, more with ranks, and handing out a piece as much.
         constexpr int64_t kPiece = 16;
-        const int used = useful_threads(count * args.logits.vocab, threads);
         parallel_for((count + kPiece - 1) / kPiece, used, [&](int64_t piece) {
             for (int64_t i = piece * kPiece; i < std::min((piece + 1) * kPiece, count); ++i) {
                 const int64_t r = rows[size_t(i)];

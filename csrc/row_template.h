@@ -1,8 +1,9 @@
 // Reading a row, written once for every instruction set.
 //
-// A tile is read once, for its maximum and for the sum of exponentials, which are taken against the
-// reference of the tiles before it. Where that does not serve, and for the entropy, it is read twice:
-// for its maximum, which comes from memory, and for the sum, which comes from the first-level cache.
+// A tile is read once, for its maximum and for the sums of exponentials, which are taken against the
+// reference of the tiles before it. Where that does not serve, it is read twice: for its maximum, which
+// comes from memory, and for the sums, which come from the first-level cache. With entropy, whose bits
+// depend on the reference, the sums are taken again where a tile raises it.
 // `V` is a set of vector operations of width V::kWidth.
 #pragma once
 #include <algorithm>
@@ -203,10 +204,22 @@ struct Reader {
             }
             return;
         }
+        Sums<entropy> sums(scale, state.reference);
+        steps<dtype, true>(from, count, [&](const F* x) { sums.add(x); });
+        sums.into(state);
+    }
+
+    // Of exponentials, and for the entropy of these times their exponents.
+    template <bool entropy>
+    struct Sums {
+        const Exponential exponential;
         F sum[kUnroll], weighted[kUnroll];
-        for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = V::set(0.0f);
-        const Exponential exponential(scale, state.reference);
-        steps<dtype, true>(from, count, [&](const F* x) {
+
+        Sums(float scale, double reference) : exponential(scale, reference) {
+            for (int u = 0; u < kUnroll; ++u) sum[u] = weighted[u] = V::set(0.0f);
+        }
+
+        void add(const F* x) {
             for (int u = 0; u < kUnroll; ++u) {
                 const F held = exponential.clamp(x[u]), e = exponential(held);
                 sum[u] = V::add(sum[u], e);
@@ -215,38 +228,43 @@ struct Reader {
                     weighted[u] = V::fma(t, e, weighted[u]);
                 }
             }
-        });
-        state.sum += total(sum);
-        if constexpr (entropy) state.weighted += total(weighted);
-    }
+        }
+
+        void into(RowState& state) const {
+            state.sum += total(sum);
+            if constexpr (entropy) state.weighted += total(weighted);
+        }
+    };
 
     // The whole of a tile in one go; false, with nothing done, where it has to be read twice.
-    template <int dtype>
+    template <int dtype, bool entropy>
     static bool add_at_once(const void* from, int64_t count, const void* row,
                             const fe_logits& logits, int64_t begin, float scale, RowState& state,
                             Ranking* ranking) {
         double reference = state.reference;
         if (reference == -kInf) {  // that of the first logits is near enough, if they are finite
+            if constexpr (entropy) return false;
             const float guess = largest<dtype>(from, std::min(kStep, count));
             reference = std::rint(guess * double(scale));
         }
         if (!(std::fabs(reference) <= kFar)) return false;
         Peaks peaks;
-        F sum[kUnroll];
-        for (F& part : sum) part = V::set(0.0f);
-        const Exponential exponential(scale, reference);
+        Sums<entropy> sums(scale, reference);
         steps<dtype, true>(from, count, [&](const F* x) {
             peaks.see(x);
-            for (int u = 0; u < kUnroll; ++u)
-                sum[u] = V::add(sum[u], exponential(exponential.clamp(x[u])));
+            sums.add(x);
         });
-        const float most = peaks.highest(), added = total(sum);
+        const float most = peaks.highest(), added = total(sums.sum);
         if (!(added == added && most * double(scale) - reference <= kRoom)) return false;
+        if (entropy && std::rint(most * double(scale)) > reference) {
+            add_tile<dtype>(from, count, peaks, row, logits, begin, scale, entropy, state, ranking);
+            return true;
+        }
         choose<dtype>(from, count, most, row, logits, begin, state);
         rank<dtype>(from, count, peaks, logits, begin, ranking);
         if (most == -kInf) return true;
         state.reference = reference;
-        state.sum += added;
+        sums.into(state);
         state.include(most, scale);
         return true;
     }
@@ -328,8 +346,8 @@ struct Reader {
         for (int64_t at = begin; at < end; at += kTile) {
             const int64_t count = std::min(kTile, end - at);
             const void* from = static_cast<const char*>(row) + at * element_size(dtype);
-            if (!entropy &&
-                add_at_once<dtype>(from, count, row, logits, at, scale, state, ranking))
+            if (entropy ? add_at_once<dtype, true>(from, count, row, logits, at, scale, state, ranking)
+                        : add_at_once<dtype, false>(from, count, row, logits, at, scale, state, ranking))
                 continue;
             bool nan;
             const Peaks seen = peaks<dtype>(from, count, nan);

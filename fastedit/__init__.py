@@ -2,7 +2,7 @@
 
     from fastedit import Decoder
 
-    out = Decoder.from_pretrained("tiny").generate("...")
+    out = Decoder.from_pretrained("tiny").chat("...")
 
 Names are resolved on first use, so importing the package pulls in neither torch nor transformers.
 """

@@ -115,6 +115,15 @@ class DecodeConfig:
         if self.policy is not None:
             self.rule()
 
+    def __repr__(self) -> str:
+        """What was given, and how many tokens; the rule of the model's family where none was."""
+        given = {name: getattr(self, name) for name in (f.name for f in dataclasses.fields(self))}
+        given = {name: value for name, value in given.items() if self.gives(name)}
+        policy = given.pop("policy", None)
+        first = "policy=<the family's>" if policy is None else f"policy={str(policy)!r}"
+        given = {"max_new_tokens": self.max_new_tokens} | given
+        return f"DecodeConfig({', '.join([first, *(f'{n}={v!r}' for n, v in given.items())])})"
+
     def _values(self) -> tuple[Any, ...]:
         """What decoding LLaDA2.x follows: a block length that is not given is the model's."""
         rule = None if self.policy is None else self.rule()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,14 +15,15 @@ import torch
 from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions
+from fastedit.chats.template import RawTextWarning, as_chats, has_template
 from fastedit.config import DecodeConfig
-from fastedit.engine.events import OpenEngine, end_of, report
+from fastedit.engine.events import OpenEngine, end_of, report, trace_of
 from fastedit.engine.kept import Kept
 from fastedit.engine.memory import Room
 from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prompt
 from fastedit.engine.request import Request
 from fastedit.engine.scores import head_for, stored_head
-from fastedit.engine.settled import Settled
+from fastedit.engine.settled import Settled, rule_of
 from fastedit.heads import Head
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
@@ -72,6 +75,25 @@ class Decoder:
         self.config = config or DecodeConfig()
         _check_released(self.family)
         self._kept = Kept(self.threads)
+        self._told_of_texts = False
+
+    def __repr__(self) -> str:
+        """The model and its size, where it computes, and what decodes."""
+        model = getattr(self.model, "__name__", type(self.model).__name__)
+        parameters = getattr(self.model, "parameters", None)
+        weights = list(parameters()) if parameters else []
+        if weights:
+            count = sum(weight.numel() for weight in weights)
+            dtype = str(weights[0].dtype).removeprefix("torch.")
+            model += f" of {count:,} parameters in {dtype} on {self.device}"
+        texts = "texts" if self.tokenizer else "ids alone, no tokenizer"
+        texts = "texts and chats" if has_template(self.tokenizer) else texts
+        lines = [f"{model}, for {texts}"]
+        if self.head is not None:
+            lines.append(f"head {type(self.head).__name__}")
+        with contextlib.suppress(ValueError):  # of options that this rule does not have
+            lines.append(repr(rule_of(self.config, self.family)))
+        return "Decoder(\n  {})".format(",\n  ".join([*lines, repr(self.config)]))
 
     @classmethod
     def from_pretrained(
@@ -117,14 +139,16 @@ class Decoder:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
+        trace: bool = False,
         **overrides: Any,
     ) -> DecodeOutput:
         """Decode one prompt or many; results come in the order of the prompts.
 
         prompts        text, texts, one chat, chats, ids [P] or [B, P] (tensor or array), a list of
-                       ids, or what a tokenizer returns. A text goes to the model as it stands; the
-                       chat template is for chats (the command line makes a chat of a text, unless
-                       `--raw`). A chat is a list of messages, or a dict
+                       ids, or what a tokenizer returns. A text goes to the model as it stands,
+                       which a warning says once where there is a chat template: `chat` takes a
+                       text as a user's message, and so does the command line unless `--raw`.
+                       A chat is a list of messages, or a dict
                        with `messages` and, for itself, the three options of chats below
         attention_mask [B, P] for padded ids, padding on either side
         streamer       a transformers streamer; one prompt at a time. It gets the prompt, then
@@ -150,6 +174,8 @@ class Decoder:
         tools, chat_template_kwargs, continue_final_message  for the template of chats: schemas,
                        variables such as enable_thinking, and whether a last turn of the assistant
                        is continued; without it, such a chat is refused. See `prompts.messages`
+        trace          record what every forward did to each position, and why: `traces` of the
+                       output, docs/traces.md. Tokens are the same
         overrides      options of `DecodeConfig` for this call, on top of `config`
 
         A KeyboardInterrupt, as Ctrl-C raises it, returns what there is of several prompts: requests
@@ -158,6 +184,7 @@ class Decoder:
         """
         if errors not in ("raise", "return"):
             raise ValueError(f'errors must be "raise" or "return"; got {errors!r}')
+        began = time.perf_counter()
         requests, room = self._prepare(
             prompts,
             attention_mask,
@@ -169,6 +196,7 @@ class Decoder:
             chats=ChatOptions(tools, chat_template_kwargs, continue_final_message),
             allow_mask=allow_mask_in_prompt,
             keep_refused=errors == "return",
+            trace=trace,
         )
         if streamer is not None:
             attach_streamer(streamer, requests)
@@ -189,32 +217,46 @@ class Decoder:
             interrupted = True
         except Exception as error:  # of the model, most likely: what has ended is not lost
             if getattr(error, "output", None) is None:  # some have one of their own
-                error.output = self._output(requests, False)  # type: ignore[attr-defined]
+                error.output = self._output(requests, False, began)  # type: ignore[attr-defined]
                 ended = sum(map(_ended, requests))
                 error.add_note(f"{ended} of {len(requests)} requests had ended: see its `output`")
             raise
         finally:
             if streamer is not None:
                 streamer.end()
-        out = self._output(requests, interrupted)
+        out = self._output(requests, interrupted, began)
         if fatal is not None:
             fatal.output = out
             raise fatal
         return out
 
-    def _output(self, requests: list[Request], interrupted: bool) -> DecodeOutput:
+    def _output(self, requests: list[Request], interrupted: bool, began: float) -> DecodeOutput:
         for request in requests:
             if not request.finished:  # the engine was left before it was this one's turn
                 request.stop("interrupted")
         results = [_result(request) for request in requests]
         texts = [result.text for result in results if result.text is not None]
+        traces = [result.trace for result in results if result.trace is not None]
         return DecodeOutput(
             sequences=[result.sequence for result in results],
             texts=texts if self.tokenizer is not None else None,
             stats=[result.stats for result in results],
             errors=[result.error for result in results],
             interrupted=interrupted,
+            traces=traces or None,
+            seconds=time.perf_counter() - began,
         )
+
+    def chat(self, text_or_messages: Any, **options: Any) -> DecodeOutput:
+        """`generate` for chats: a text is what a user says, and goes through the chat template.
+
+        text_or_messages  a text, which becomes one message of a user, or one chat as `generate`
+                          takes it; or a list of these
+        options           as of `generate`: `streamer`, `tools`, options of `DecodeConfig`, ...
+
+        Raises ValueError without a chat template, TypeError for ids.
+        """
+        return self.generate(as_chats(text_or_messages, self.tokenizer), **options)
 
     def as_completed(
         self,
@@ -229,6 +271,7 @@ class Decoder:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
+        trace: bool = False,
         **overrides: Any,
     ) -> Iterator[Result]:
         """Decode one prompt or many and yield the result of each as it ends, in that order.
@@ -256,6 +299,7 @@ class Decoder:
             chats=ChatOptions(tools, chat_template_kwargs, continue_final_message),
             allow_mask=allow_mask_in_prompt,
             keep_refused=True,
+            trace=trace,
         )
         return self._results(requests, room)
 
@@ -293,17 +337,26 @@ class Decoder:
         tools: Sequence[Any] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
         continue_final_message: bool = False,
+        trace: bool = False,
         **overrides: Any,
     ) -> Iterator[Event]:
         """Decode one prompt and yield events as they happen; see `Event`, and `generate` for chats
         and for `draft` and `keep_draft`.
 
         The texts of the "commit" events joined are exactly what `generate` returns. With `drafts`
-        a "draft" event follows every forward.
+        a "draft" event follows every forward. With `trace` the last event has one, as of
+        `generate`.
         """
         chats = ChatOptions(tools, chat_template_kwargs, continue_final_message)
         requests, room = self._prepare(
-            prompt, None, None, overrides, draft=draft, keep_draft=keep_draft, chats=chats
+            prompt,
+            None,
+            None,
+            overrides,
+            draft=draft,
+            keep_draft=keep_draft,
+            chats=chats,
+            trace=trace,
         )
         if len(requests) != 1:
             raise ValueError(f"stream takes one prompt, got {len(requests)}; use generate")
@@ -340,6 +393,7 @@ class Decoder:
             overrides: dict[str, Any],
             draft: Any,
             keep_draft: bool,
+            trace: bool,
         ) -> list[Request]:
             requests, _ = self._prepare(
                 prompt,
@@ -349,6 +403,7 @@ class Decoder:
                 draft=draft,
                 keep_draft=keep_draft,
                 settled=settled,
+                trace=trace,
             )
             if len(requests) != 1:
                 raise ValueError(f"add takes one prompt, got {len(requests)}")
@@ -368,6 +423,8 @@ class Decoder:
         **options: Any,
     ) -> tuple[list[Request], Room]:
         each = one_by_one(prompts, attention_mask)
+        if draft is None:  # what stands around a hole is no question
+            self._tell_of_texts(each)
         drafts.check_kept(keep_draft, draft)
         drafted = drafts.one_per_prompt(draft, len(each))
         given = self.config if config is None else config
@@ -395,10 +452,25 @@ class Decoder:
         configs = configs_on_demand(given, overrides, self.model, self.family)
         drafts.check_kept(keep_draft, draft)
         options |= {"drafts": drafts.on_demand(draft), "keep_draft": keep_draft, "head": self.head}
+        if draft is None:
+            prompts = (self._tell_of_texts([prompt])[0] for prompt in prompts)
         requests = as_requests(prompts, configs, self.model, self.tokenizer, self.family, **options)
         known = given if isinstance(given, DecodeConfig) else self.config
         (known,) = one_per_prompt(known, overrides, 1, self.model, self.family)
         return requests, Room.of(max_batch, [known], self.family)
+
+    def _tell_of_texts(self, prompts: Sequence[Any]) -> Sequence[Any]:
+        """Warns once of a text that a chat template is not applied to; returns `prompts`."""
+        known = self._told_of_texts or not has_template(self.tokenizer)
+        if not known and any(isinstance(prompt, str) for prompt in prompts):
+            self._told_of_texts = True
+            warnings.warn(
+                "a text goes to the model as it stands, and this tokenizer has a chat template: "
+                "decoder.chat(text) asks it as a user would",
+                RawTextWarning,
+                stacklevel=4,
+            )
+        return prompts
 
     @contextlib.contextmanager
     def _running(
@@ -437,10 +509,12 @@ def _ended(request: Request) -> bool:
 
 
 def _result(request: Request) -> Result:
+    trace = trace_of(request)  # before its stats are read: it adds to them
     return Result(
         request.index,
         torch.tensor(request.generated, dtype=torch.int64),
         request.text.text if request.text else None,
         request.stats,
         request.error,
+        trace,
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from fastedit.traces.trace import Trace
 
 
 class RequestError(RuntimeError):
@@ -102,6 +104,9 @@ class DecodeStats:
     """Counts of one request.
 
     forwards          step and KV-commit forwards that it took part in
+    forwards_after_last_mask  those of them behind the one that filled the last mask of their block;
+                      all of them, in a block that began without one. Not those that are the first
+                      of the next block as well (lookahead)
     block_forwards    the same in blocks of rows: a forward with shadows counts 2, one over m blocks
                       that are reopened together m
     prefill_forwards  forwards over its prompt, before the first step
@@ -113,6 +118,8 @@ class DecodeStats:
     capped            whether a block reached the bound of its policy, which filled its last masks
     finish_reason     "eos", "stop", "length", "error", "interrupted" or "aborted"
     seed              the seed of its draws; used when temperature > 0
+    oscillations      how often a position got a token back that it had held two versions before,
+                      the mask being one; None unless the request was traced
     approximate       whether some keys and values were of older ids: cache "prefix" or "dual"
     """
 
@@ -129,6 +136,8 @@ class DecodeStats:
     finish_reason: str = "length"
     seed: int = 0
     approximate: bool = False
+    forwards_after_last_mask: int = 0
+    oscillations: int | None = None
 
     @property
     def tokens_per_forward(self) -> float:
@@ -140,11 +149,32 @@ class DecodeStats:
         """Edit intensity, E/100tok; 0.0 without a token."""
         return 100.0 * self.t2t_edits / self.tokens if self.tokens else 0.0
 
+    @property
+    def share_after_last_mask(self) -> float:
+        """Of all forwards, those behind the last mask of their block; 0.0 without a forward."""
+        return self.forwards_after_last_mask / self.forwards if self.forwards else 0.0
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._in_words()})"
+
+    def _in_words(self) -> str:
+        """What there was of it: what is zero and should be is left out."""
+        parts = [
+            f"{self.tokens} tokens in {self.forwards} forwards "
+            f"({self.tokens_per_forward:.2f} per forward)",
+            f"{self.t2t_edits} edits",
+        ]
+        rare = ("remasks", "inserts", "deletes")
+        parts += [f"{getattr(self, name)} {name}" for name in rare if getattr(self, name)]
+        parts += [name for name in ("capped", "approximate") if getattr(self, name)]
+        return f"{', '.join(parts)}, finish_reason={self.finish_reason!r}"
+
     def as_dict(self) -> dict[str, Any]:
-        """Every field and both ratios, ready for JSON."""
+        """Every field and the ratios, ready for JSON."""
         return asdict(self) | {
             "tokens_per_forward": self.tokens_per_forward,
             "edits_per_100_tokens": self.edits_per_100_tokens,
+            "share_after_last_mask": self.share_after_last_mask,
         }
 
 
@@ -181,6 +211,7 @@ class Result(_ByValue):
     sequence  generated ids, 1-D int64 on the CPU: prompt excluded, first EOS included
     text      generated text without special tokens and stop text; None without a tokenizer
     error     None, or what ended it before its time
+    trace     what happened to each position, where that was asked for
     """
 
     index: int
@@ -188,6 +219,25 @@ class Result(_ByValue):
     text: str | None
     stats: DecodeStats
     error: RequestError | None
+    trace: Trace | None = None
+
+    def __repr__(self) -> str:
+        return f"Result({_line(self.index, self.text, self.sequence, self.stats, self.error)})"
+
+
+@dataclass
+class Totals:
+    """Of all requests of a call together.
+
+    tokens, forwards  sums of those of the requests: forwards that took several along count for each
+    seconds           from the call to its return
+    """
+
+    tokens: int
+    forwards: int
+    tokens_per_forward: float
+    edits_per_100_tokens: float
+    seconds: float
 
 
 @dataclass
@@ -196,6 +246,8 @@ class DecodeOutput(_ByValue):
 
     texts        None without a tokenizer
     interrupted  whether Ctrl-C came, be it in the last step, when nothing was left to end
+    traces       what happened to each position, where that was asked for
+    seconds      from the call to its return
     """
 
     sequences: list[Tensor]
@@ -203,6 +255,48 @@ class DecodeOutput(_ByValue):
     stats: list[DecodeStats]
     errors: list[RequestError | None]
     interrupted: bool = False
+    traces: list[Trace] | None = None
+    seconds: float = 0.0
+
+    @property
+    def totals(self) -> Totals:
+        every = DecodeStats(
+            forwards=sum(stats.forwards for stats in self.stats),
+            tokens=sum(stats.tokens for stats in self.stats),
+            t2t_edits=sum(stats.t2t_edits for stats in self.stats),
+        )
+        return Totals(
+            every.tokens,
+            every.forwards,
+            every.tokens_per_forward,
+            every.edits_per_100_tokens,
+            self.seconds,
+        )
+
+    def __repr__(self) -> str:
+        """A line per result, of the first few."""
+        texts: Sequence[str | None] = self.texts or [None] * len(self.sequences)
+        each = zip(range(_SHOWN), texts, self.sequences, self.stats, self.errors, strict=False)
+        lines = [_line(*one) for one in each]
+        more = len(self.sequences) - len(lines)
+        lines += [f"... and {more} more"] if more else []
+        ended = ", interrupted" if self.interrupted else ""
+        head = f"DecodeOutput({len(self.sequences)} results{ended}"
+        return "\n  ".join([head + (":" if lines else ""), *lines]) + ")"
+
+
+_SHOWN, _SHOWN_TEXT = 5, 60  # results of an output, and letters of a text, in a repr
+
+
+def _line(
+    index: int, text: str | None, ids: Tensor, stats: DecodeStats, error: RequestError | None
+) -> str:
+    """A result in one line: its text, or its ids where there is no tokenizer, and its counts."""
+    shown = repr(ids.tolist() if text is None else text)
+    if len(shown) > _SHOWN_TEXT:
+        shown = f"{shown[:_SHOWN_TEXT]}..."
+    failed = f", {type(error).__name__}: {error}" if error is not None else ""
+    return f"{index}: {shown}, {stats._in_words()}{failed}"
 
 
 @dataclass
@@ -223,7 +317,8 @@ class Event:
     step   forwards so far in this block; 0 in a draft that came with the block before (lookahead)
     stats  of the request, with its last event
     request  its number, as `add` gave it; 0 of a stream
-    error  of the last event: what ended the request before its time
+    error  of the last event: what ended the request before its time; trace: what happened to its
+           positions, where that was asked for
     """
 
     kind: str
@@ -234,6 +329,7 @@ class Event:
     stats: DecodeStats | None = None
     request: int = 0
     error: RequestError | None = None
+    trace: Trace | None = None
     within: int | None = None
     moved: list[int] | None = None
     inserted: list[int] = field(default_factory=list)

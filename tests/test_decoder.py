@@ -47,6 +47,19 @@ def test_a_parameter_that_nothing_reads_brings_a_warning(golden_model):
         decoder.generate(ids, **options, threshold=0.9)
 
 
+def test_totals_are_of_all_requests(golden_model):
+    options = {"mask_token_id": MASK, "max_new_tokens": 8, "eos_token_id": []}
+    out = Decoder(golden_model).generate([torch.tensor([1, 2]), torch.tensor([3])], **options)
+    totals, stats = out.totals, out.stats
+    assert totals.tokens == sum(each.tokens for each in stats) == 16
+    assert totals.forwards == sum(each.forwards for each in stats) > 0
+    assert totals.tokens_per_forward == totals.tokens / totals.forwards
+    edits = sum(each.t2t_edits for each in stats)
+    assert totals.edits_per_100_tokens == 100 * edits / totals.tokens
+    assert 0 < totals.seconds == out.seconds < 600
+    assert Decoder(golden_model).generate([], **options).totals.tokens_per_forward == 0.0
+
+
 def test_one_seed_gives_equal_prompts_equal_text_in_any_batch(decoder):
     one, two = torch.tensor([1, 2]), torch.tensor([3])
     (alone,), seeds = draws(decoder, one, seed=7)

@@ -21,11 +21,11 @@ LAYERS = [
     {"config", "results"},
     {"option_checks"},
     {"prompts", "policies", "heads", "models", "tasks"},
-    {"chats"},
+    {"chats", "traces"},
     {"ops"},
     {"fastedit_kernels"},
     {"locks"},
-    {"files"},
+    {"files", "extras"},
 ]
 # Rooms of one row that may not import each other.
 STRANGERS = {("models", "policies"), ("policies", "models"), ("policies", "prompts")}

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fastedit.chats.marks import ROLES, check_all_is_read, end_of_turn, named_roles
-from fastedit.chats.messages import Chat
+from fastedit.chats.messages import Chat, is_chat
 from fastedit.chats.source import parsed
 
 # Variables that are the renderer's own, and what to use in their place.
@@ -25,6 +25,10 @@ _OWN = {
 }
 _CLOSED = "chat_template tokenize padding truncation max_length return_tensors return_dict".split()
 _CLOSED += "return_assistant_tokens_mask tokenizer_kwargs sanitize_control_tokens".split()
+
+
+class RawTextWarning(UserWarning):
+    """A text is decoded as it stands, by a decoder whose tokenizer has a chat template."""
 
 
 class Turn(NamedTuple):
@@ -43,6 +47,29 @@ def as_user(prompt: Any, tokenizer: Any, raw: bool) -> Any:
     if raw or not isinstance(prompt, str) or not has_template(tokenizer):
         return prompt
     return [{"role": "user", "content": prompt}]
+
+
+def as_chats(value: Any, tokenizer: Any) -> Any:
+    """A text, and each text of a list, as one user's message; chats stay as they are.
+
+    Raises TypeError for anything else, ValueError for a blank text and without a chat template.
+    """
+    if not has_template(tokenizer):
+        raise ValueError(
+            "chat needs a tokenizer with a chat template: `generate` takes texts as they stand"
+        )
+    if isinstance(value, (list, tuple)) and not is_chat(value):
+        return [as_chats(one, tokenizer) for one in value]
+    if isinstance(value, str):
+        if not value.strip():
+            raise ValueError("the text is empty: give a text to answer")
+        return as_user(value, tokenizer, raw=False)
+    if not is_chat(value):
+        raise TypeError(
+            f"chat takes a text or messages, one or a list; got {type(value).__name__}: "
+            "`generate` takes ids"
+        )
+    return value
 
 
 def render(chat: Chat, tokenizer: Any) -> str:

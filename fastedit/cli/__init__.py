@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from fastedit import __version__
+from fastedit.chats.template import RawTextWarning
 from fastedit.cli.bench import bench_command
 from fastedit.cli.demo import demo_command
 from fastedit.cli.errors import CommandLineError, UserError, message
@@ -24,29 +25,39 @@ from fastedit.cli.evaluate import evaluate_command
 from fastedit.cli.evaluate_errors import errors_command
 from fastedit.cli.fill import fill_command
 from fastedit.cli.generate import generate_command
+from fastedit.cli.help import Command, Group, settings
 from fastedit.cli.info import info_command
+from fastedit.cli.merge import merge_command
+from fastedit.cli.show import show_command
+from fastedit.cli.terminal import tell
 from fastedit.cli.train import train_command
 from fastedit.cli.tune import tune_command
 from fastedit.files.disk import full
 
 INTERRUPTED = 130
 app = typer.Typer(
-    no_args_is_help=True,
+    cls=Group,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    context_settings=settings(),
 )
-app.command("generate")(generate_command)
-app.command("fill")(fill_command)
-app.command("train")(train_command)
-evaluations = typer.Typer()
-evaluations.callback(invoke_without_command=True)(evaluate_command)
-evaluations.command("errors")(errors_command)
+evaluations = typer.Typer(rich_markup_mode=None)
+evaluations.callback(invoke_without_command=True, cls=Group)(evaluate_command)
+for folder, name, function in (
+    (app, "generate", generate_command),
+    (app, "fill", fill_command),
+    (app, "show", show_command),
+    (app, "train", train_command),
+    (app, "merge", merge_command),
+    (evaluations, "errors", errors_command),
+    (app, "tune", tune_command),
+    (app, "bench", bench_command),
+    (app, "info", info_command),
+    (app, "demo", demo_command),
+):
+    folder.command(name, cls=Command)(function)
 app.add_typer(evaluations, name="eval")
-app.command("tune")(tune_command)
-app.command("bench")(bench_command)
-app.command("info")(info_command)
-app.command("demo")(demo_command)
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,14 +66,20 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Exit codes: 0 done, 1 a request failed, 2 bad options or input, 130 Ctrl-C.")
+@app.callback(
+    invoke_without_command=True,
+    epilog="Exit codes: 0 done, 1 a request failed, 2 bad options or input, 130 Ctrl-C.",
+)
 def fastedit(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print and exit."),
     ] = False,
 ) -> None:
     """Decode with diffusion language models that edit what they drafted."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
@@ -76,6 +93,8 @@ def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
     words = None if arguments is None else [os.fspath(argument) for argument in arguments]
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
+        # Commands decode texts as they stand where they are asked to: --raw, holes.
+        warnings.simplefilter("ignore", RawTextWarning)
         try:
             code = _command()(args=words, prog_name="fastedit", standalone_mode=False)
             sys.stdout.flush()
@@ -83,18 +102,16 @@ def main(arguments: Sequence[str | os.PathLike[str]] | None = None) -> int:
             reason = full(error)
             if reason is None:
                 raise
-            typer.echo(
-                f"fastedit: cannot write {error.filename or 'the output'}: {reason}", err=True
-            )
+            tell(f"cannot write {error.filename or 'the output'}: {reason}")
             _drop_output()
             return UserError.exit_code
         except CommandLineError as error:
-            typer.echo(f"fastedit: {message(error)}", err=True)
+            tell(message(error))
             return error.exit_code
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
     if code == INTERRUPTED:  # typer makes it of Ctrl-C by itself
-        typer.echo("fastedit: interrupted", err=True)
+        tell("interrupted")
     return code if isinstance(code, int) else 0
 
 
@@ -111,4 +128,4 @@ def _drop_output() -> None:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    typer.echo(f"fastedit: warning: {message}", err=True)
+    tell(f"warning: {message}")

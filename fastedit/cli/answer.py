@@ -7,12 +7,20 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fastedit.cli.errors import InterruptedRunError, RequestFailedError, UserError, one_line
-from fastedit.cli.terminal import plain, printable, stderr_console, stdout_console
+from fastedit.cli.terminal import (
+    is_terminal,
+    plain,
+    printable,
+    stderr_console,
+    stdout_console,
+)
+from fastedit.cli.tracing import writing
 from fastedit.files.jsonl import not_utf8
 
 if TYPE_CHECKING:
@@ -50,17 +58,26 @@ def read_text(argument: str | None) -> str:
 
 
 def answer(
-    decoder: Decoder, prompt: Any, as_json: bool, live: bool, before: str = "", **options: Any
+    decoder: Decoder,
+    prompt: Any,
+    as_json: bool,
+    live: bool,
+    before: str = "",
+    trace: Path | None = None,
+    **options: Any,
 ) -> str:
     """Decode `prompt` and show what comes, behind the text `before`; returns all of the text.
 
-    options: of `Decoder.stream`. What is wrong with them is a `UserError`.
+    trace: where its trace goes. options: of `Decoder.stream`. What is wrong with them is a
+    `UserError`.
     """
     from fastedit.engine.settled import rule_of
     from fastedit.results import RequestError
 
     with one_line(ValueError, TypeError):  # everything is checked before the first forward
-        events = decoder.stream(prompt, drafts=live, **options)
+        events = decoder.stream(prompt, drafts=live, trace=trace is not None, **options)
+    if trace is not None:
+        events = writing(events, trace)
     show: Callable[[Iterator[Event], str], str] = _as_text
     if as_json:
         show = functools.partial(_as_json, rule_of(decoder.config, decoder.family))
@@ -110,7 +127,7 @@ def _as_text(events: Iterator[Event], before: str) -> str:
 
 
 def _write(piece: str) -> None:
-    sys.stdout.write(printable(piece) if sys.stdout.isatty() else piece)
+    sys.stdout.write(printable(piece) if is_terminal(sys.stdout) else piece)
     sys.stdout.flush()
 
 

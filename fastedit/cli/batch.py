@@ -10,8 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import typer
-
 from fastedit.chats.template import as_user
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 from fastedit.cli.ids import check_ids
@@ -19,7 +17,8 @@ from fastedit.cli.made_from import made_from, model_part
 from fastedit.cli.output import held
 from fastedit.cli.requests import Form, Row, Rows
 from fastedit.cli.results import Finished, finished
-from fastedit.cli.terminal import counting, stderr_console
+from fastedit.cli.terminal import counting, stderr_console, tell
+from fastedit.cli.tracing import Keep, traced
 from fastedit.files.jsonl import STDIN, BadLines, DataError, write_line
 from fastedit.files.locks import locked
 
@@ -46,12 +45,14 @@ def decode_file(
     form: Form,
     model: ModelNames,
     on_bad_line: str = "stop",
+    trace: Path | None = None,
 ) -> int:
     """Decode what `target` (None: stdout) lacks of `source`; returns the number of failed rows.
 
     model: what `load` loads. The whole of `source` is checked before the first model call, and
     read again line by line as requests are decoded. on_bad_line="skip": a line that cannot be
-    decoded gets a result that says why. Raises `UserError`.
+    decoded gets a result that says why. trace: where the traces of what is decoded go, behind those
+    that are there where `target` has results. Raises `UserError`.
     """
     source, target = Path(source), None if target is None else Path(target)
     bad = BadLines(on_bad_line, advice="")
@@ -62,7 +63,7 @@ def decode_file(
         if target is not None:
             _check_target(target, source)
         with held(target, locked):
-            return _decode_rows(load, rows, config, target, model)
+            return _decode_rows(load, rows, config, target, model, trace)
 
 
 def _decode_rows(
@@ -71,13 +72,14 @@ def _decode_rows(
     config: DecodeConfig,
     target: Path | None,
     model: ModelNames,
+    trace: Path | None,
 ) -> int:
     origin_of, raw, bad = _origins(config, rows.form.raw, model), rows.form.raw, rows.bad
     before = _finished(target, rows, origin_of)
     done = before.indexes
     if len(done) == len(rows):
         errors = f", {len(before.failed)} of them errors" if before.failed else ""
-        _say(f"nothing to do: all {len(rows)} results are in {target}{errors}")
+        tell(f"nothing to do: all {len(rows)} results are in {target}{errors}")
         return len(before.failed)
     decoder = load() if any(_left(rows, done)) else None
     if decoder is not None:
@@ -87,8 +89,12 @@ def _decode_rows(
     written = failed = 0
     decoding = True
     try:
-        with _opened(target) as file, counting("decoding", len(rows), len(done)) as advance:
-            for row, record in _results(rows, done, decoder, raw):
+        with (
+            _opened(target) as file,
+            traced(trace, bool(done)) as keep,
+            counting("decoding", len(rows), len(done)) as advance,
+        ):
+            for row, record in _results(rows, done, decoder, raw, keep):
                 decoding = False
                 write_line(file, _with_origin(record, origin_of(row)))
                 decoding = True
@@ -155,7 +161,7 @@ def _finished(target: Path | None, rows: Rows, origin_of: Callable[[Row], str]) 
         return Finished(set(), set(), 0)
     found = finished(target, rows, origin_of)
     if found.unknown:
-        _say(
+        tell(
             f"warning: {found.unknown} lines of {target} do not say what they were made from; they "
             "are kept as results of this command"
         )
@@ -189,7 +195,11 @@ def _check_prompts(rows: Rows, done: Collection[int], decoder: Decoder) -> None:
 
 
 def _results(
-    rows: Rows, done: Collection[int], decoder: Decoder | None, raw: bool
+    rows: Rows,
+    done: Collection[int],
+    decoder: Decoder | None,
+    raw: bool,
+    keep: Keep | None,
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Of the rows that cannot be decoded, then of the others as they end."""
     for index in sorted(rows.refused):
@@ -198,11 +208,11 @@ def _results(
             error = {"error": row.bad, "line": row.line}
             yield row, {"index": row.index, "id": row.id} | error | row.kept
     if decoder is not None:
-        yield from _decoded(_left(rows, done), decoder, raw)
+        yield from _decoded(_left(rows, done), decoder, raw, keep)
 
 
 def _decoded(
-    rows: Iterable[Row], decoder: Decoder, raw: bool
+    rows: Iterable[Row], decoder: Decoder, raw: bool, keep: Keep | None
 ) -> Iterator[tuple[Row, dict[str, Any]]]:
     """Results as they end. A row is read as there is room for it, and leaves when it has ended."""
     inside: dict[int, Row] = {}
@@ -215,8 +225,10 @@ def _decoded(
     asked, settings = itertools.tee(read())
     prompts = (as_user(row.prompt, decoder.tokenizer, raw) for row in asked)
     configs = (decoder.config.replace(**row.options) for row in settings)
-    for result in decoder.as_completed(prompts, config=configs):
+    for result in decoder.as_completed(prompts, config=configs, trace=keep is not None):
         row = inside.pop(result.index)
+        if keep is not None and result.trace is not None:
+            keep(result.trace, row.index, row.id)
         stats = {"stats": result.stats.as_dict()}
         yield row, _record(row, result.text, result.error) | stats | row.kept
 
@@ -248,8 +260,4 @@ def _report(written: int, failed: int, before: int, target: Path | None) -> None
     parts = [f"{written} results written" + (f" to {target}" if target else "")]
     parts += [f"{failed} of them failed"] if failed else []
     parts += [f"{before} were there already"] if before else []
-    _say(", ".join(parts))
-
-
-def _say(text: str) -> None:
-    typer.echo(f"fastedit: {text}", err=True)
+    tell(", ".join(parts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ from fastedit.cli import options
 from fastedit.cli.answer import AsJson, AsLive, answer, check_form, read_text
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import UserError, one_line
+from fastedit.cli.tracing import AsTrace, check_target
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder
@@ -26,6 +27,7 @@ def fill_command(
     text: Text,
     json: AsJson = False,
     live: AsLive = False,
+    trace: AsTrace = None,
     checkpoint: options.Checkpoint = "tiny",
     adapter: options.Adapter = None,
     head: options.Head = None,
@@ -57,6 +59,7 @@ def fill_command(
     model as it stands, without a chat template. See docs/drafts.md.
     """
     check_form(json, live)
+    check_target(trace)
     _check_not_given(input, max_new_tokens)
     options.check_sampling(temperature, False, policy, top_p=top_p, top_k=top_k, seed=seed)
     config = options.decode_config(
@@ -86,10 +89,11 @@ def fill_command(
     mask = _mask_text(decoder)
     with one_line(ValueError):
         prompt, draft = split_at_holes(whole, mask)
-    more: dict[str, list[int]] = {}
+    more: dict[str, Any] = {}
     if draft.replace(mask, "").strip() and not eos_token_id:
         more["eos_token_id"] = []  # an end in a hole would cut off what is kept behind it
-    answer(decoder, prompt, json, live, prompt, draft=draft, keep_draft=True, **more)
+    more |= {"draft": draft, "keep_draft": True}
+    answer(decoder, prompt, json, live, prompt, trace, **more)
 
 
 def _check_not_given(source: str | None, max_new_tokens: str | None) -> None:

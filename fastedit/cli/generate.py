@@ -13,6 +13,8 @@ from fastedit.cli import options
 from fastedit.cli.answer import AsJson, AsLive, answer, check_form, read_text
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import UserError
+from fastedit.cli.terminal import tell
+from fastedit.cli.tracing import AsTrace, check_target
 from fastedit.files.jsonl import ON_BAD_LINE
 
 Prompt = Annotated[str | None, typer.Argument(help="Text to answer; - reads stdin.")]
@@ -55,6 +57,7 @@ def generate_command(
     output: Output = None,
     json: AsJson = False,
     live: AsLive = False,
+    trace: AsTrace = None,
     raw: Raw = False,
     prompt_field: PromptField = None,
     keep: Keep = None,
@@ -90,6 +93,7 @@ def generate_command(
     """
     of_files = {"output": output, "prompt-field": prompt_field, "keep": keep}
     _check_usage(prompt, input, of_files, on_bad_line, json, live)
+    check_target(trace, input, output)
     options.check_sampling(
         temperature, input is not None, policy, top_p=top_p, top_k=top_k, seed=seed
     )
@@ -130,7 +134,7 @@ def generate_command(
         model = ModelNames(checkpoint, adapter, revision, dtype, head)
         columns = [name.strip() for entry in keep or () for name in entry.split(",")]
         form = Form(raw, prompt_field, columns)
-        failed = decode_file(load, config, input, output, form, model, on_bad_line)
+        failed = decode_file(load, config, input, output, form, model, on_bad_line, trace)
         raise typer.Exit(1 if failed else 0)
     text = read_text(prompt)
     if not text.strip():
@@ -138,13 +142,13 @@ def generate_command(
     decoder = load()
     if head is not None:
         _tell_unread_head(decoder)
-    if not answer(decoder, as_user(text, decoder.tokenizer, raw), json, live):
+    if not answer(decoder, as_user(text, decoder.tokenizer, raw), json, live, trace=trace):
         card = "; the embedded checkpoint knows only the wordings in its card"
         hint = card if checkpoint == "tiny" and adapter is None else ""
         reason = f"the model ended it at once{hint}"
         if config.max_new_tokens == 0:
             reason = "--max-new-tokens is 0"
-        typer.echo(f"fastedit: the answer is empty: {reason}", err=True)
+        tell(f"the answer is empty: {reason}")
 
 
 def _tell_unread_head(decoder: Any) -> None:
@@ -152,7 +156,7 @@ def _tell_unread_head(decoder: Any) -> None:
 
     rule = rule_of(decoder.config, decoder.family)
     if not rule.needs & {"score", "next_token"}:
-        typer.echo(f"fastedit: policy {rule} does not read --head: correction does", err=True)
+        tell(f"policy {rule} does not read --head: correction does")
 
 
 def _check_usage(
@@ -172,6 +176,6 @@ def _check_usage(
         raise UserError(f"--on-bad-line must be {' or '.join(ON_BAD_LINE)}; got {on_bad_line!r}")
     if source is None and on_bad_line == "skip":
         raise UserError("--on-bad-line goes with --input")
-    if source is not None and (as_json or live):
-        raise UserError("--json and --live go with a PROMPT, not with --input")
+    if source is not None and live:
+        raise UserError("--live goes with a PROMPT, not with --input")
     check_form(as_json, live)

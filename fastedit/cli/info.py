@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fastedit import __version__
 from fastedit.cli.errors import one_line
-from fastedit.cli.terminal import stdout_console
+from fastedit.cli.terminal import in_columns, tell
 
 PACKAGES = (
     *("torch", "transformers", "safetensors", "numpy", "triton"),
@@ -41,10 +40,10 @@ def info_command(
     if as_json:
         typer.echo(json_format.dumps(report, indent=2))
     elif checkpoint is None:
-        _print(report, stdout_console())
+        _print(report)
     else:
         for name, value in _checkpoint_lines(report).items():
-            typer.echo(f"{name:<{NAME_WIDTH}}{value}")
+            typer.echo(in_columns(f"{name:<{NAME_WIDTH}}{value}", NAME_WIDTH))
 
 
 def of_checkpoint(checkpoint: str, revision: str | None = None) -> dict[str, Any]:
@@ -196,9 +195,9 @@ def _warnings() -> list[str]:
     ]
 
 
-def _print(report: dict[str, Any], console: Console) -> None:
+def _print(report: dict[str, Any]) -> None:
     def line(name: str, value: str) -> None:
-        console.print(f"{name:<{NAME_WIDTH}}{value}", soft_wrap=True, markup=False)
+        typer.echo(in_columns(f"{name:<{NAME_WIDTH}}{value}", NAME_WIDTH))
 
     line("fastedit", report["fastedit"])
     line("python", report["python"])
@@ -237,4 +236,4 @@ def _print(report: dict[str, Any], console: Console) -> None:
             name + state.removeprefix("in use") if used else f"not {name}: {state}",
         )
     for warning in report["warnings"]:
-        typer.echo(f"fastedit: warning: {warning}", err=True)
+        tell(f"warning: {warning}")

@@ -55,29 +55,35 @@ def show(
 
     mask = mask_of(decoder.config, decoder.model, decoder.tokenizer, decoder.family)
     canvas = Canvas(decoder.tokenizer, mask, before)
-    draw = _in_place if can_redraw(console) else _line_by_line
-    stats = draw(events, canvas, console)
-    return canvas.text, stats
+    stats: list[Any] = []
 
-
-def _in_place(events: Iterator[Event], canvas: Canvas, console: Console) -> Any:
-    view = CanvasView(canvas)
-    with Live(view, console=console, auto_refresh=False, transient=True) as live:
+    def frames() -> Iterator[bool]:
         for event in events:
             canvas.update(event)
+            stats.append(event.stats)
+            yield event.kind == "draft"
+
+    draw(frames(), canvas, console)
+    return canvas.text, stats[-1]
+
+
+def draw(frames: Iterator[bool], canvas: Canvas, console: Console) -> None:
+    """Show `canvas` whenever one of `frames` comes, which change it; it says whether it is a step.
+
+    On a terminal in place, and removed at the end; elsewhere a line per step.
+    """
+    if not can_redraw(console):
+        plain(stderr_console(), LINES_LEGEND)
+        for step in frames:
+            if step:
+                plain(console, f"{canvas.status()}  {canvas.line()}")
+        return
+    view = CanvasView(canvas)
+    with Live(view, console=console, auto_refresh=False, transient=True) as live:
+        for step in frames:
             live.refresh()
-            if event.kind == "draft":
+            if step:
                 time.sleep(FRAME_SECONDS)
-    return event.stats
-
-
-def _line_by_line(events: Iterator[Event], canvas: Canvas, console: Console) -> Any:
-    plain(stderr_console(), LINES_LEGEND)
-    for event in events:
-        canvas.update(event)
-        if event.kind == "draft":
-            plain(console, f"{canvas.status()}  {canvas.line()}")
-    return event.stats
 
 
 class CanvasView:

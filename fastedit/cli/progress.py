@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import typer
 from transformers import TrainerCallback
 
-from fastedit.cli.terminal import printable, progress_bar
+from fastedit.cli.terminal import printable, progress_bar, tell
 
 if TYPE_CHECKING:
     from fastedit.training.runs.samples import Sample
@@ -43,7 +42,7 @@ class TrainingProgress(TrainerCallback):
         if self.on_terminal:
             self.bar.console.print(line, markup=False, soft_wrap=True)
         else:
-            typer.echo(f"fastedit: {line}", err=True)
+            tell(line)
 
     def show(self, sample: Sample) -> None:
         """A decoded example, in one line each."""

@@ -54,6 +54,8 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
         numbers["remasks per 100 tokens"] = f"{result['remasks_per_100_tokens']:.2f}"
     if result["failed"]:
         numbers["failed requests"] = str(result["failed"])
+    if result["unscored"]:
+        numbers["not scored"] = str(result["unscored"])
     if result["truncated"]:
         numbers["cut off"] = f"{result['truncated']} of {result['n']}, by max_new_tokens"
     for name, number in numbers.items():
@@ -61,8 +63,14 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def policies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows of `evaluation.policies.compare`, those that ran; fits 80 columns."""
+    """Rows of `evaluation.policies.compared`, those that ran; fits 80 columns.
+
+    Rows of several models have a column that says which.
+    """
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    models = any("model" in row for row in rows)
+    if models:
+        table.add_column("", no_wrap=True)
     table.add_column("policy", overflow="fold")
     for header in POLICIES_HEADERS:
         table.add_column(header, justify="right", no_wrap=True)
@@ -73,6 +81,7 @@ def policies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         name, _, fields = row["policy"].partition(":")
         name += "*" if row["needs_training"] else ""
         table.add_row(
+            *([row["model"]] if models else []),
             Text(name + (f": {fields.replace(',', ', ')}" if fields else "")),  # may wrap there
             f"{row['accuracy']:.0%} ({100 * low:.0f}-{high:.0%})",
             f"{row['tokens_per_forward']:.2f}",
@@ -84,6 +93,16 @@ def policies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
+def paired_lines(pairs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """What became of the answers to the same questions, a line per setting."""
+    for pair in pairs:
+        name = f"{pair['policy']}: " if len(pairs) > 1 else ""
+        yield (
+            f"{name}wrong->right {pair['wrong_to_right']}, right->wrong "
+            f"{pair['right_to_wrong']}, McNemar p {pair['p']:.2g}"
+        )
+
+
 def remarks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What a table of policies cannot show, a line each."""
     for row in rows:
@@ -92,9 +111,14 @@ def remarks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             continue
         if row["needs_training"]:
             yield f"* {row['policy']}: for a model trained {row['needs_training']}"
-        for name, key in (("failed requests", "failed"), ("cut off", "truncated")):
+        for name, key in (
+            ("failed requests", "failed"),
+            ("cut off", "truncated"),
+            ("not scored", "unscored"),
+        ):
             if row[key]:
-                yield f"{row['policy']}: {name}: {row[key]} of {row['n']}"
+                model = f", {row['model']}" if "model" in row else ""
+                yield f"{row['policy']}{model}: {name}: {row[key]} of {row['n']}"
 
 
 def comparison(results: Mapping[str, Mapping[str, Any]]) -> Table:

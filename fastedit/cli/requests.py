@@ -13,18 +13,12 @@ from typing import Any
 from fastedit.cli.errors import UserError
 from fastedit.cli.openai import NEUTRAL, is_batch_line, request_of
 from fastedit.files.jsonl import UNREADABLE, BadLines, Lines, as_line, parse, place, shown
-from fastedit.files.keys import empty, is_note, known_remedy, remedy
+from fastedit.files.keys import ANSWERS, empty, is_note, known_remedy, remedy
 from fastedit.files.records import CHAT_FIELDS, asked, chat_of, holds_chat
 
 ALL = "all"
 # What a result has of its own: a column of that name would be overwritten, or overwrite it.
 RESULT_KEYS = ("index", "made_from", "text", "stats", "error", "line")
-# Answers that others gave to a prompt say nothing of how to decode it.
-_ANSWERS = frozenset(
-    "answer answers completion completions response output target targets expected "
-    "expected_output expected_answer reference references gold gold_answer ground_truth solution "
-    "solutions final_answer".split()
-)
 
 
 @dataclass(frozen=True)
@@ -183,7 +177,7 @@ def _passed_over(name: str, value: Any, keep: Collection[str]) -> bool:
     """Whether a key may be left unread. Raises ValueError for one that must not."""
     if name in _option_names():
         return False
-    if name in keep or is_note(name) or name in _ANSWERS or empty(value):
+    if name in keep or is_note(name) or name in ANSWERS or empty(value):
         return True
     if name in NEUTRAL:
         if any(value == other and type(value) is type(other) for other in NEUTRAL[name]):

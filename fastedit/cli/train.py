@@ -19,7 +19,7 @@ _RUN, _DATA, _MODEL = "Run", "Data", "Model and optimiser"
 
 def train_command(
     checkpoint: Annotated[
-        str | None, option("Folder, Hub id, or 'tiny'.", _RUN, metavar="PATH|ID")
+        str | None, option("Folder, Hub id, or 'tiny' (default).", _RUN, metavar="PATH|ID")
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -57,7 +57,7 @@ def train_command(
             "Train a correction head on the frozen checkpoint's errors.", _RUN, metavar="correction"
         ),
     ] = None,
-    steps: Annotated[int | None, option("Optimiser steps; default: the data once.", _RUN)] = None,
+    steps: Annotated[int | None, option("Optimiser steps; default: by the data.", _RUN)] = None,
     seed: Annotated[int | None, option("Of order, noise and the adapter's start.", _RUN)] = None,
     config: Annotated[
         Path | None, option("YAML with any option of docs/training.md; flags win.", _RUN)
@@ -90,7 +90,9 @@ def train_command(
     ] = None,
     batch_size: Annotated[int | None, option("Rows per step, all processes.", _MODEL)] = None,
     micro_batch: Annotated[int | None, option("Rows per forward, if not all.", _MODEL)] = None,
-    learning_rate: Annotated[float | None, option("The highest.", _MODEL)] = None,
+    learning_rate: Annotated[
+        float | None, option("The highest; default: by the steps.", _MODEL)
+    ] = None,
     lora_rank: Annotated[int | None, option("0: train every weight.", _MODEL)] = None,
     full: Annotated[bool, option("As --lora-rank 0.", _MODEL, "--full")] = False,
     dtype: Annotated[str | None, option("Of the weights; auto: as stored.", _MODEL)] = None,
@@ -98,6 +100,10 @@ def train_command(
     save_every: Annotated[int | None, option("Steps between checkpoints.", _RUN)] = None,
     eval_every: Annotated[
         int | None, option("Steps between validations and example decodes.", _RUN)
+    ] = None,
+    report_to: Annotated[
+        list[str] | None,
+        option("Also report to it; repeatable.", _RUN, metavar="tensorboard|wandb|..."),
     ] = None,
 ) -> None:
     """Train a LoRA adapter, or all weights, on wrong tokens as well as on masks; or a head that
@@ -124,10 +130,16 @@ def train_command(
         "device": device,
         "save_every": save_every,
         "eval_every": eval_every,
+        "report_to": report_to or None,
     }
     flags = {n: v for n, v in given.items() if v is not None}
     values = _merged(config, flags, set or [], {"t2t": t2t, "labels": labels})
-    _train(_run_options(values), resume, named=bool(values.get("output")))
+    unsaid = []
+    if not values.get("output"):
+        unsaid.append("the run goes to run; --output names it")
+    if not values.get("checkpoint"):
+        unsaid.append("the embedded checkpoint trains, tiny; --checkpoint names another")
+    _train(_run_options(values), resume, unsaid)
 
 
 def _rank(lora_rank: int | None, full: bool) -> int | None:
@@ -181,14 +193,16 @@ def _run_options(values: dict[str, Any]) -> RunOptions:
 
     required = ("checkpoint", "data")
     missing = [name for name in required if values.get(name) in (None, "", [])]
-    if missing:
+    if "data" in missing:
         raise UserError(f"missing: {', '.join(f'--{name}' for name in missing)}")
+    if missing:
+        values = {**values, "checkpoint": "tiny"}
     with one_line(ValueError, TypeError):
         return RunOptions.from_mapping(values)
 
 
-def _train(options: RunOptions, resume: bool, named: bool) -> None:
-    """named: whether the user said where the run goes; else the first remark does."""
+def _train(options: RunOptions, resume: bool, unsaid: list[str]) -> None:
+    """unsaid: what the user left to us, said before the first remark."""
     try:
         from fastedit.cli.progress import TrainingProgress
         from fastedit.engine.memory import out_of_memory
@@ -196,12 +210,11 @@ def _train(options: RunOptions, resume: bool, named: bool) -> None:
         from fastedit.training.runs.folder import first_process
         from fastedit.training.runs.run import run
     except ImportError as error:
-        raise UserError(f"{error}; training needs: pip install 'fastedit-dlm[train]'") from error
+        raise UserError(as_line(error)) from error
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     progress = TrainingProgress(visible=first_process())
-    unsaid = [] if named else [f"the run goes to {options.output}; --output names it"]
 
     def say(line: str) -> None:
         while unsaid:

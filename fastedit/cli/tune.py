@@ -13,22 +13,19 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fastedit.cli import options
+from fastedit.cli import options, questions
 from fastedit.cli.checkpoint import load_decoder
 from fastedit.cli.errors import InterruptedRunError, UserError, one_line
 from fastedit.cli.options import option
 from fastedit.cli.output import held
 from fastedit.cli.terminal import counting, plain, stderr_console, stdout_console
-from fastedit.evaluation.accuracy import BATCH
-from fastedit.files.jsonl import BadLines
+from fastedit.evaluation.answers import BATCH
 from fastedit.files.locks import locked_folder
-from fastedit.tasks import get_task, task_names
 
 if TYPE_CHECKING:
     from fastedit.evaluation.tuning.search import Search
 
-_SEARCH, _DATA = "Search", "Questions"
-TASK_QUESTIONS = 200
+_SEARCH = "Search"
 HEADERS = (
     "",
     "right answers\n(95% interval)",
@@ -48,34 +45,15 @@ def tune_command(
     candidates: Annotated[int, option("Settings to try, the default among them.", _SEARCH)] = 32,
     budget: Annotated[int | None, option("Forwards of all requests together.", _SEARCH)] = None,
     minutes: Annotated[float | None, option("Of this run.", _SEARCH)] = None,
-    task: Annotated[
-        str | None, option(f"{' or '.join(task_names())}: held-out problems.", _DATA)
-    ] = None,
-    data: Annotated[
-        str | None,
-        option("JSON Lines: `prompt` or `messages`, and `answer`.", _DATA, metavar="FILE"),
-    ] = None,
-    n: Annotated[
-        int | None,
-        option(f"The first n; without it {TASK_QUESTIONS} of a task, all lines.", _DATA, "--n"),
-    ] = None,
-    scorer: Annotated[
-        str | None,
-        option(
-            "Of --data: the answer itself, a text that holds it, or its last number.",
-            _DATA,
-            metavar="exact|contains|number",
-        ),
-    ] = None,
-    answer_field: Annotated[str, option("Where answers are in the data.", _DATA)] = "answer",
-    prompt_field: Annotated[str, option("Where prompts are.", _DATA)] = "prompt",
-    raw: Annotated[bool, option("No chat template around prompts.", _DATA, "--raw")] = False,
-    on_bad_line: Annotated[
-        str, option("What a bad line does.", _DATA, metavar="stop|skip")
-    ] = "stop",
-    ignore_fields: Annotated[
-        list[str] | None, option("Keys of lines that may be left unread; repeatable.", _DATA)
-    ] = None,
+    task: questions.Task = None,
+    data: questions.Data = None,
+    n: questions.Number = None,
+    scorer: questions.Scorer = None,
+    answer_field: questions.AnswerField = None,
+    prompt_field: questions.PromptField = None,
+    raw: questions.Raw = False,
+    on_bad_line: questions.OnBadLine = None,
+    ignore_fields: questions.IgnoreFields = None,
     checkpoint: options.Checkpoint = "tiny",
     adapter: options.Adapter = None,
     head: options.Head = None,
@@ -101,8 +79,6 @@ def tune_command(
     """Find settings of a policy that give more right answers, or as many for fewer forwards."""
     if (task is None) == (data is None):
         raise UserError("pass one of --task and --data")
-    if data is None and scorer is not None:
-        raise UserError("--scorer goes with --data: a task has its own")
     decoding = {
         "max_new_tokens": max_new_tokens,
         "block_length": block_length,
@@ -117,36 +93,31 @@ def tune_command(
     from fastedit.evaluation.errors.plots import require
     from fastedit.evaluation.machine import hardware
     from fastedit.evaluation.tuning.measure import Measure
-    from fastedit.evaluation.tuning.questions import of_file, of_task
     from fastedit.evaluation.tuning.record import Record
     from fastedit.evaluation.tuning.search import FEWEST, Limits, Search
     from fastedit.evaluation.tuning.space import Space
     from fastedit.policies.registry import given_in
 
-    bad, fixed = BadLines(on_bad_line), given_in(policy or "")
+    fixed = given_in(policy or "")
     with one_line(ValueError, ImportError, OSError):
         if output is not None:
             require()  # before hours of decoding
         limits = Limits(candidates, budget, minutes)
         if n is not None and n < FEWEST:
             raise ValueError(f"--n must be at least {FEWEST}; got {n}")
-        if data is None:
-            questions = of_task(get_task(task or ""), n or TASK_QUESTIONS)
-        else:
-            questions = of_file(
-                data,
-                bad,
-                scorer=scorer or "exact",
-                answer_field=answer_field,
-                prompt_field=prompt_field,
-                raw=raw,
-                ignore_fields=ignore_fields or (),
-            )
-            questions = questions._replace(items=questions.items[:n])
-        if bad.policy == "stop":
-            bad.check()
         if policy is not None:
             Space.of(config.rule(), fixed)
+    asked, bad = questions.read_questions(
+        task,
+        data,
+        n,
+        on_bad_line,
+        scorer=scorer,
+        answer_field=answer_field,
+        prompt_field=prompt_field,
+        raw=raw,
+        ignore_fields=ignore_fields,
+    )
     record = Record()
     with contextlib.ExitStack() as stack:
         stack.enter_context(held(output, locked_folder))
@@ -157,13 +128,13 @@ def tune_command(
                         **_identity(checkpoint, adapter, revision, head),
                         "dtype": dtype,
                     },
-                    "data set": questions.digest(),
+                    "data set": asked.digest(),
                     "policy": policy and f"{config.rule()}, given: {', '.join(fixed)}",
                     "set of options": decoding,
                 }
                 stack.enter_context(record.open(output, facts))
         decoder = load_decoder(checkpoint, config, adapter, revision, dtype, device, head)
-        measure = Measure(decoder, questions, batch_size=batch_size, seed=seed)
+        measure = Measure(decoder, asked, batch_size=batch_size, seed=seed)
         with one_line(ValueError, TypeError):
             space = Space.of(config.rule(decoder.family.policy), fixed)
             items = measure.checked(space.base, bad)
@@ -173,8 +144,8 @@ def tune_command(
             "checkpoint": os.fspath(checkpoint),
             "adapter": adapter and os.fspath(adapter),
             "head": head and os.fspath(head),
-            "source": questions.source,
-            "scorer": questions.scorer,
+            "source": asked.source,
+            "scorer": asked.scorer,
             **_run(search, output),
             "hardware": hardware(decoder.device),
         }

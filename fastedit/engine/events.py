@@ -16,6 +16,7 @@ from fastedit.engine.engine import Engine
 from fastedit.engine.request import Request
 from fastedit.models.weights import evaluating
 from fastedit.results import Event
+from fastedit.traces.trace import Trace
 
 
 def report(request: Request, events: deque[Event], drafts: bool = False) -> None:
@@ -62,7 +63,13 @@ def end_of(request: Request) -> Event:
         stats=request.stats,
         request=request.number,
         error=request.error,
+        trace=trace_of(request),
     )
+
+
+def trace_of(request: Request) -> Trace | None:
+    """Of a request that has ended, where it was traced."""
+    return None if request.recorder is None else request.recorder.trace(request)
 
 
 class OpenEngine:
@@ -89,19 +96,20 @@ class OpenEngine:
         *,
         draft: Any = None,
         keep_draft: bool = False,
+        trace: bool = False,
         **overrides: Any,
     ) -> int:
         """Let a request wait for its turn; returns its number.
 
         prompt: one, as `Decoder.generate` takes it. config: in place of the Decoder's; draft,
-        keep_draft and overrides as of `generate`. drafts: whether a "draft" event follows each of
-        its forwards.
+        keep_draft, trace and overrides as of `generate`. drafts: whether a "draft" event follows
+        each of its forwards.
 
         Raises TypeError and ValueError for what cannot be decoded, and RuntimeError once closed.
         """
         with self._adding:
             self._check_open()
-            (request,) = self._prepare(prompt, config, overrides, draft, keep_draft)
+            (request,) = self._prepare(prompt, config, overrides, draft, keep_draft, trace)
             number = request.number = request.index = self._next
             self._next += 1
             report(request, self._events, drafts)  # all of it before a step can see the request

@@ -39,7 +39,8 @@ class Lane:
         self.plan = plan_for(call, self.slots, request)
         if self.plan.waits or not self.plan.cached:
             graphs.capture = None
-        self.steps = Steps(self.slots, self.plan, graphs, 0 if self.plan.waits else delay)
+        traced = request.recorder is not None
+        self.steps = Steps(self.slots, self.plan, graphs, 0 if self.plan.waits else delay, traced)
         if self.plan.scorer is not None:
             self.plan.scorer.looks = not self.steps.delay
         self.filling: list[Request] = []
@@ -175,6 +176,8 @@ class Lane:
                 request.on_draft(request, ids, logits)
             if record.bad[row] and request.bad is None:
                 request.bad = self._bad_logits(request, record, row)
+            if request.recorder is not None:
+                request.recorder.take(request, record, row)
             if request.follow(record, row):
                 opened.append((row, request))
                 if self.plan.cached:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
+from fastedit.engine.recorder import Recorder
 from fastedit.engine.request import Request
 from fastedit.engine.settled import Settled
 from fastedit.heads import Head
@@ -42,7 +43,8 @@ SHARED = (
 def shared(request: Request) -> tuple[Any, ...]:
     """The values that requests of one forward have in common."""
     options = (getattr(request.config, name) for name in SHARED)
-    return *options, request.policy.static(), request.mask_token_id, request.width
+    traced = request.recorder is not None
+    return *options, request.policy.static(), request.mask_token_id, request.width, traced
 
 
 def one_per_prompt(
@@ -154,6 +156,7 @@ def as_requests(
     keep_draft: bool = False,
     head: Head | None = None,
     settled: Settled | None = None,
+    trace: bool = False,
 ) -> Iterator[Request]:
     """A request per prompt, made when it is asked for; with `keep_refused`, bad prompts end with an
     error.
@@ -162,9 +165,11 @@ def as_requests(
     how many there are, where that is known. drafts: one per prompt, or None, as
     `drafts.one_per_prompt` gives them; keep_draft: whether their tokens are protected. A draft says
     `max_new_tokens` where the config does not. head: what policies that need scores have of them;
-    settled: what calls before this one looked up.
+    settled: what calls before this one looked up. trace: whether they are recorded.
     Raises TypeError and ValueError.
     """
+    if not isinstance(trace, bool):
+        raise TypeError(f"trace must be True or False; got {trace!r:.80}")
     positions = getattr(getattr(model, "config", None), "max_position_embeddings", None)
     settled = settled or Settled(model, tokenizer, family, head)
     asked = zip(prompts, configs, strict=count is not None)
@@ -222,6 +227,7 @@ def as_requests(
             text=TextTracker(tokenizer, known) if known else None,
             draft=draft,
             keep_draft=keep_draft,
+            recorder=Recorder.of(model, tokenizer) if trace else None,
         )
         if refusal is not None:
             request.fail(refusal)

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastedit.engine.traced import unpacked
+
 
 class Counts(NamedTuple):
     """What happened in a block so far; the rows of `policies.State.counts`."""
@@ -29,6 +31,8 @@ class Record:
                               they are gone
     lengths                   how many of the L positions there are; None: all
     moves                     [3, n, L] as in `policies.State`, or None
+    filled                    masks that became tokens in the block so far, per row
+    planes                    [8, n, L] as `traced.PLANES` says; None unless the step is traced
     """
 
     def __init__(
@@ -37,23 +41,22 @@ class Record:
         requests: Sequence[Any],
         ids: Tensor,
         flags: list[list[bool]],
-        counts: list[list[int]] | Tensor,
+        counts: list[list[int]],
         logits: Tensor | Sequence[Tensor] | None,
         moves: Tensor | None,
         lengths: list[int] | None = None,
+        planes: Tensor | None = None,
     ) -> None:
         self.step, self.requests, self.ids, self.logits = step, requests, ids, logits
-        self.moves, self.lengths = moves, lengths
+        self.moves, self.lengths, self.planes = moves, lengths, planes
         self.done, self.dirty, self.bad, self.capped, self.reopened = flags
-        self._counts = counts
+        self._counts, self.filled = counts, counts[1]
 
     def row(self, row: int) -> Tensor:
         """Its ids, [L] or as many as there are."""
         return self.ids[row] if self.lengths is None else self.ids[row][: self.lengths[row]]
 
     def counts(self, row: int) -> Counts:
-        if isinstance(self._counts, Tensor):  # read where a block ends, not in every step
-            self._counts = self._counts.tolist()
         return Counts(*(column[row] for column in self._counts))
 
 
@@ -67,9 +70,10 @@ class Copy:
         packed: Tensor,
         logits: Tensor | None,
         widths: Sequence[int],
+        traced: bool = False,
     ) -> None:
-        """widths: how many rows of `packed` are ids and, where there are any, moves."""
-        self.widths = widths
+        """widths: how many rows of `packed` are ids and, where there are any, moves and planes."""
+        self.widths, self.traced = widths, traced
         self.step, self.requests, self.logits = step, requests, logits
         on_gpu = packed.is_cuda  # elsewhere no event could tell when a copy has arrived
         self.copy = torch.empty_like(packed, device="cpu", pin_memory=on_gpu)
@@ -84,6 +88,7 @@ class Copy:
         if self.copied is not None:
             self.copied.synchronize()
         flags, counts, ids, *moves = self.copy.split((5, 6, *self.widths))
+        planes = unpacked(moves.pop()) if self.traced else None
         return Record(
             self.step,
             self.requests,
@@ -92,4 +97,5 @@ class Copy:
             counts.tolist(),
             self.logits,
             moves[0].unflatten(0, (3, -1)).mT if moves else None,
+            planes=planes,
         )

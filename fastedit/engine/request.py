@@ -12,6 +12,7 @@ from torch import Tensor
 from fastedit.config import DecodeConfig
 from fastedit.engine.extents import NOWHERE, Extent
 from fastedit.engine.layout import Layout
+from fastedit.engine.recorder import Recorder
 from fastedit.engine.stalls import Progress
 from fastedit.models.families import Family
 from fastedit.policies import Policy
@@ -41,6 +42,7 @@ class Request(Layout):
     text     follows the committed text and looks for stop strings; None without a tokenizer
     on_draft called with (request, block ids [L], block logits [L, V]) after every forward
     on_block called with (request, newly committed ids) at the end of every block
+    recorder what happens to it, where it is traced
     """
 
     index: int
@@ -56,6 +58,7 @@ class Request(Layout):
     keep_draft: bool = False
     on_draft: Callable[[Request, Tensor, Tensor], None] | None = None
     on_block: Callable[[Request, list[int]], None] | None = None
+    recorder: Recorder | None = None
 
     generated: list[int] = field(default_factory=list)
     # All ids of the blocks so far: also what lies behind an end, or beyond max_new_tokens.
@@ -79,6 +82,8 @@ class Request(Layout):
     bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
     progress: Progress = field(default_factory=Progress)  # of the active block
+    filled_masks: int = 0  # of the active block so far
+    filled_at: int = 0  # step of its lane that filled the last of them
 
     def __post_init__(self) -> None:
         self.stats.seed, self.stats.approximate = self.seed, self.config.approximate
@@ -100,6 +105,10 @@ class Request(Layout):
             behind = (self.start - self.origin) // self.block_length
             self.beside += min(self.policy.window - 1, behind)
         self.reopened = record.reopened[row]
+        if record.step == self.entered:  # lookahead: that forward ended the block before, too
+            self.stats.forwards_after_last_mask -= 1
+        if record.filled[row] != self.filled_masks:
+            self.filled_masks, self.filled_at = record.filled[row], record.step
         if not record.done[row]:
             over = record.step - self.entered > self.bound
             if over or self.bad or self.config.strict_reference:
@@ -107,6 +116,7 @@ class Request(Layout):
             return False
         if self.committed:  # the forward that only refreshed the KV is over
             self._took(1)
+            self.stats.forwards_after_last_mask += 1
         else:
             if self.bad:
                 self._stop(record, row, self.bad)
@@ -145,12 +155,15 @@ class Request(Layout):
         self.written[first - len(self.prompt) :], self.committed = changed, True
         self.stats.tokens = len(self.generated)
         self.finished = self.start == self.last or (ended and self._may_stop_early())
+        if self.recorder:
+            self.recorder.commit(self, before)
         if self.on_block and new:
             self.on_block(self, self.generated[before:])
 
     def next_block(self, step: int) -> None:
         self.start += self.block_length
         self.entered, self.committed, self.progress = step, False, Progress()
+        self.filled_masks = 0
         self.reopened, self.beside = False, 0
 
     def rewind(self) -> None:
@@ -164,13 +177,16 @@ class Request(Layout):
             self.start, self.committed = self.origin, False
         if self.committed:  # whose prefill does what the outstanding forward would have done
             self._took(1)
+            self.stats.forwards_after_last_mask += 1
             self.next_block(self.entered)
         del self.generated[self.stats.tokens :]  # half of a commit, where Ctrl-C came
         del self.written[max(self.start - len(self.prompt), 0) :]
         if self.text:
             self.text.update(self.generated)
         self.restarts += 1
-        self.filled = self.beside = 0
+        self.filled = self.beside = self.filled_masks = 0
+        if self.recorder:
+            self.recorder.rewind(self)
         self.reopened, self.bad, self.progress = False, None, Progress()
 
     def fail(self, error: RequestError) -> None:
@@ -195,6 +211,8 @@ class Request(Layout):
     def _count(self, record: Record, row: int) -> None:
         stats, counts = self.stats, record.counts(row)
         self._took(record.step - self.entered)
+        last = self.filled_at if self.filled_masks else self.entered
+        stats.forwards_after_last_mask += record.step - last
         stats.m2t_commits += counts.m2t_commits
         stats.t2t_edits += counts.t2t_edits
         stats.remasks += counts.remasks

@@ -23,6 +23,12 @@ _NOTE = re.compile(
     r"|(?!.*token).*_(id|uuid|hash|url|uri|date|timestamp|index|idx|count|source|score|meta)"
     r"|(num|n)_(tokens|turns|words|chars|messages|rounds)"
 )
+# Answers that others gave to a prompt say nothing of how to decode it.
+ANSWERS = frozenset(
+    "answer answers completion completions response output target targets expected "
+    "expected_output expected_answer reference references gold gold_answer ground_truth solution "
+    "solutions final_answer".split()
+)
 _TEXT_ONLY = "this model reads text only"
 _PREFERENCE = "preferences are not learnt: give the answer to learn"
 _JOIN = "join it to the prompt"

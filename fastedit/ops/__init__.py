@@ -7,6 +7,8 @@
 | `row_partials` | statistics and step from shards of the vocabulary, a few numbers per rank |
 | `joint_threshold` | the decision step: M2T commits and T2T edits, in place |
 | `joint_threshold_indel` | that of LLaDA2.2, with inserts and deletes, on a CPU |
+| `entropy_bound` | that of DiffusionGemma, on a CPU |
+| `correction` | that which fills by a clock and takes back what is doubted, on a CPU |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
 | `edit_labels` | labels of models that delete and insert, from drafts and targets |
 | `contents` | which positions of blocks hold masks, which tokens |
@@ -25,17 +27,21 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 | `dispatch` | which back end serves which operation, and why the others do not |
 | `registration` | the operations as `torch.ops.fastedit.*`, for `torch.compile` |
 | `logits` | which logits they take |
+| `blocks` | the blocks that a step on a CPU decides |
 | `sampling` | what a sampled draw depends on, and the random words behind it |
 | `plain`, `library`, `launch` | the back ends: plain torch, the C++ library, Triton |
 """
 
 from fastedit.ops import registration as registration  # defines torch.ops.fastedit
 from fastedit.ops.best_outside import best_outside
+from fastedit.ops.blocks import Blocks
 from fastedit.ops.compact import compact, rewrite_blocks
 from fastedit.ops.contents import Contents, contents
+from fastedit.ops.correction import correction_step_
 from fastedit.ops.dispatch import backend_report, serves, use_backend
 from fastedit.ops.draft_and_corrupt import Drafted, DraftKey, DraftOptions, draft_and_corrupt
 from fastedit.ops.edit_labels import lcs_labels, levenshtein_labels
+from fastedit.ops.entropy_bound import entropy_bound_step_
 from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
 from fastedit.ops.joint_threshold_indel import InDelState, joint_threshold_indel_step_
@@ -54,6 +60,7 @@ from fastedit.ops.write_blocks import write_blocks_
 # Where a folder and a function have one name, it is the function here.
 
 __all__ = [
+    "Blocks",
     "Contents",
     "DraftKey",
     "DraftOptions",
@@ -68,7 +75,9 @@ __all__ = [
     "best_outside",
     "compact",
     "contents",
+    "correction_step_",
     "draft_and_corrupt",
+    "entropy_bound_step_",
     "highest",
     "joint_threshold_indel_step_",
     "joint_threshold_step_",

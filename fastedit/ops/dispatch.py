@@ -31,6 +31,8 @@ OPERATIONS = {  # and the folder of each
     "row_partials": "row_partials",
     "joint_threshold_step_": "joint_threshold",
     "joint_threshold_indel_step_": "joint_threshold_indel",
+    "entropy_bound_step_": "entropy_bound",
+    "correction_step_": "correction",
     "draft_and_corrupt": "draft_and_corrupt",
     "contents": "contents",
     "highest": "highest",

@@ -13,16 +13,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastedit.ops.blocks import Blocks
 from fastedit.ops.logits import LOGIT_DTYPES
 
 DEVICES = ("cpu",)
-ABI = 8
+ABI = 9
 NO_MEMORY = -2  # FE_NO_MEMORY
 LIBRARY = Path(__file__).with_name(
     "libfastedit_cpu.dylib" if sys.platform == "darwin" else "libfastedit_cpu.so"
 )
 LOGITS = "P3qP2q"  # fe_logits, in the machine's own sizes and alignment
 NUMBERS = "P2q"  # fe_integers, fe_floats
+BLOCKS = "2q3PqP2q"  # those of `BlockFields`
 _DTYPES = {dtype: code for code, dtype in enumerate(LOGIT_DTYPES)}
 
 
@@ -98,3 +100,34 @@ def numbers_fields(numbers: Tensor | None, length: int) -> tuple[int, int, int]:
         return 0, 0, 0
     *block, row = numbers.stride()
     return numbers.data_ptr(), block[0] if block else length * row, row
+
+
+class BlockFields:
+    """Blocks, and `others` that a step writes, as addresses; `back` once it is taken.
+
+    fields  from `blocks` to `mask_token_id` in the argument block of a step
+    others  of what else is written, per block or per position
+    """
+
+    def __init__(self, blocks: Blocks, *others: Tensor) -> None:
+        may = blocks.may.contiguous()
+        planes = blocks.flags, blocks.counts
+        flags, counts = (p if p.stride(1) == 1 else p.contiguous() for p in planes)
+        ids, *dense = (tensor.contiguous() for tensor in (blocks.ids, *others))
+        self.fields = (
+            *ids.shape,
+            *(ids.data_ptr(), may.data_ptr()),
+            *(flags.data_ptr(), flags.stride(0)),
+            *(counts.data_ptr(), counts.stride(0)),
+            blocks.mask_token_id,
+        )
+        self.others = [tensor.data_ptr() for tensor in dense]
+        self._may = may  # kept until the call is over
+        self._written = ((blocks.ids, ids), *zip(planes, (flags, counts), strict=True))
+        self._written += tuple(zip(others, dense, strict=True))
+
+    def back(self) -> None:
+        """Into the tensors that were given, where others were written in their place."""
+        for tensor, dense in self._written:
+            if dense is not tensor:
+                tensor.copy_(dense)

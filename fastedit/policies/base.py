@@ -16,6 +16,8 @@ NEEDS = frozenset(
     {"current", "entropy", "top_k", "outside", "sample", "logit", "score", "next_token"}
 )
 PLANS = ("block", "shadow", "window")
+# What a fused step does in its own way.
+DECISION = frozenset({"rule", "decide", "heat", "nucleus", "bad"})
 
 
 class Policy:
@@ -76,7 +78,10 @@ class Policy:
     may_reach_bound: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        cls.name = vars(cls).get("name", "")  # not that of a registered rule it derives from
+        own = vars(cls)
+        cls.name = own.get("name", "")  # not that of a registered rule it derives from
+        if "twin" not in own and not DECISION.isdisjoint(own):
+            cls.twin = Policy.twin  # type: ignore[method-assign]  # nor what decides as that does
 
     def __post_init__(self) -> None:
         for name, parameter in self.parameters().items():

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastedit import ops
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import Parameter, choice, integer, probability
 from fastedit.policies.low_confidence import LowConfidence
@@ -24,6 +25,7 @@ from fastedit.policies.registry import POLICIES, given_in, parse, register
 
 # Of what the rule that fills has on the device, and keeps.
 FILL = "fill."
+_OF_A_STEP = ("steps", "stride", "budget", "ring", "tau")
 
 
 def as_fill(value: Any) -> Policy:
@@ -223,6 +225,32 @@ class Correction(Policy):
         turn = torch.where(remask, turns - 1 + remask.cumsum(-1, dtype=turn.dtype), turn)
         written = {"turn": turn, **{FILL + name: value for name, value in kept.items()}}
         return Write(ids.masked_fill(remask, view.mask_token_id), ends, written)
+
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:
+        """`ops.correction_step_` on the tensors of `view`, where these are on a CPU and it has this
+        kind of scores and fill."""
+        own = self.clocked and self.scorer == "confidence"
+        if not (own and getattr(self.filling, "rank", None) == "confidence"):
+            return None
+        if view.ids.device.type != "cpu":
+            return None
+        turn, limit = view.buffers.turn, view.limit
+        settings = {name: view.parameters[name] for name in _OF_A_STEP}
+
+        def step_(logits: Tensor, draws: bool) -> bool:
+            if draws or not ops.serves("correction_step_", "cpu"):
+                return False
+            ops.correction_step_(
+                view.changing(),
+                logits,
+                turn,
+                limit=limit,
+                strict_reference=view.strict,
+                **settings,
+            )
+            return True
+
+        return step_
 
     def _by_the_clock(self, stats: Stats, view: View) -> tuple[Tensor, Tensor]:
         """Ids with this step's share of masks filled, and whether the time is over."""

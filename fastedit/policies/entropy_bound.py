@@ -5,13 +5,14 @@ Source: arXiv 2505.24857; diffusers' `EntropyBoundScheduler` and its DiffusionGe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fastedit import ops
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import HOTTEST, integer, number
 from fastedit.policies.primitives import random_ids, within_budget
@@ -82,6 +83,28 @@ class EntropyBound(Policy):
         # A block of which nothing may change has no mean, and nothing to wait for.
         done = settled | (forwards >= p.steps) | (positions == 0)
         return Write(ids, done, {"best": stats.token, "stable": stable})
+
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:
+        """`ops.entropy_bound_step_` on the tensors of `view`, where these are on a CPU."""
+        if view.ids.device.type != "cpu":
+            return None
+        kept, settings = view.buffers, view.parameters
+
+        def step_(logits: Tensor, draws: bool) -> bool:
+            if not ops.serves("entropy_bound_step_", "cpu"):
+                return False
+            ops.entropy_bound_step_(
+                view.changing(),
+                logits,
+                kept.best,
+                kept.stable,
+                sampling=view.sampling,
+                strict_reference=view.strict,
+                **settings,
+            )
+            return True
+
+        return step_
 
     def most_forwards(self, length: int) -> int:
         return self.steps

@@ -73,7 +73,7 @@ class JointThreshold(Policy):
 
     def twin(self, view: View) -> Callable[[Tensor, bool], bool]:
         """`ops.joint_threshold_step_` on the tensors of `view`."""
-        ids, editable, sampling, counts = view.ids, view.editable, view.sampling, view.counts
+        ids, sampling, counts = view.ids, view.sampling, view.counts
         strict, mask = view.strict, view.mask_token_id
         settings: Any = {name: view.parameters[name] for name in JointThreshold.parameters()}
         state = ops.StepState(
@@ -88,7 +88,7 @@ class JointThreshold(Policy):
             ops.joint_threshold_step_(
                 ids,
                 logits,
-                editable | (ids == mask) if strict else editable,
+                view.may_change(),
                 state,
                 mask_token_id=mask,
                 strict_reference=strict,

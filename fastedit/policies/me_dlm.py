@@ -140,6 +140,8 @@ class MEDLM(Policy):
     def rule(self, stats: Stats, view: View) -> Write:
         filling, masks = self._filling(view), self._masks(view)
         filled = self._fill(stats, view, masks, filling)
+        if stats.following is None:  # no block that is not done edits
+            return filled
         edited = self._edit(stats, view, masks)
 
         def either(a: Tensor | None, b: Tensor | None) -> Tensor:
@@ -181,7 +183,8 @@ class MEDLM(Policy):
         empty = ~keep.any(-1)
         done = last & (empty | (p.edit_steps == 0))
         done_step = torch.where(done & empty, p.edit_steps.clamp(max=1), 0)
-        return Write(ids, done, {"done_step": done_step}, keep=keep | ~last[:, None])
+        buffers = {"masks": masks, "done_step": done_step}
+        return Write(ids, done, buffers, keep=keep | ~last[:, None], padding=filling)
 
     def filled(self, score: Tensor, masks: Tensor, view: View) -> Tensor:
         """Masks [n, L] that this forward fills: of `masks` [n] at the start an even share, those
@@ -198,10 +201,9 @@ class MEDLM(Policy):
         deletes = torch.zeros_like(may)
         if self.delete_token_id is not None:
             deletes = may & (wanted == self.delete_token_id)
-        inserted = wanted
-        if stats.following is not None:
-            left = _from_left(stats.following.token, -1)
-            inserted = torch.where(may & (left >= 0), left, wanted)
+        assert stats.following is not None
+        left = _from_left(stats.following.token, -1)
+        inserted = torch.where(may & (left >= 0), left, wanted)
         changes, inserts = wanted != ids, (inserted != wanted) & ~deletes
         settled = ~((wanted != ids) | (inserted != ids)).any(-1)
 
@@ -238,7 +240,8 @@ class MEDLM(Policy):
         if self._no_text() is not None:  # it has been left out, and here it counts
             assert stats.excluded is not None and stats.logit is not None
             prob = 1.0 / (1.0 / prob + (stats.excluded[..., 0] - stats.logit).exp())
-        next_prob = prob if stats.following is None else _from_left(stats.following.prob, 0.0)
+        assert stats.following is not None
+        next_prob = _from_left(stats.following.prob, 0.0)
         scores = torch.stack((prob, next_prob), dim=-1).flatten(1)
         among = torch.stack((changes, inserts), dim=-1)
         assert self.per_step is not None

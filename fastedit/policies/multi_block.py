@@ -87,12 +87,15 @@ class MultiBlock(JointThreshold):
         return super().most_forwards(length) + self.rounds
 
     def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:  # type: ignore[override]
-        """While no block is reopened: joint threshold's, and reopening of what it is done with."""
-        if not view.alone:
+        """While no block is reopened, which may be asked of a CPU: joint threshold's, and reopening
+        of what it is done with."""
+        if not view.alone and view.ids.device.type != "cpu":
             return None
         p, fused = view.parameters, super().twin(view)
 
         def step_(logits: Tensor, draws: bool) -> bool:
+            if not view.alone and view.reopened.any():
+                return False
             before = ~view.done
             fused(logits, draws)
             reopen = view.done & before & _wanted(p, view.may_change())

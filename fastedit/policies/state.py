@@ -323,6 +323,11 @@ class State:
         """What the next forward takes for `ids`, int64 [N, L]."""
         return self.policy.shown(self)
 
+    def changing(self) -> ops.Blocks:
+        """What a fused step changes, and what of it may."""
+        may, counts = self.may_change(), self.count_rows
+        return ops.Blocks(self.ids, may, self.flags, counts, self.mask_token_id)
+
     def contents(self) -> ops.Contents:
         """The masks and tokens among the positions that may change, and how many of each."""
         if self.now is not None:

@@ -54,7 +54,7 @@ def statistics(
     """Of the positions of `state`, which `rows` of the logits are of; following: of the head for
     the next token; shadow: of the rows that see a mask there."""
     policy, ids = state.policy, rows.of(state.ids)
-    heat = policy.heat(state)
+    heat = heat_of(state)
     samples = "sample" in policy.needs
     drawn = (samples or state.draws) and draws is None
     options: dict[str, Any] = {"forbid": state.forbidden(logits.shape[-1], following)}
@@ -62,9 +62,6 @@ def statistics(
         options["entropy"] = True
     if "top_k" in policy.needs:
         options["top_k"] = policy.ranks
-    if heat is None and state.draws:
-        heat = state.sampling.temperature
-        heat = torch.where(heat > 0.0, heat, 1.0)
     if heat is not None:
         options["temperature"] = rows.of(heat[:, None]).expand(rows.shape)
     if drawn:
@@ -111,6 +108,15 @@ def statistics(
         logit_current=rows.back(logit_current),
         outside=outside,
     )
+
+
+def heat_of(state: State) -> Tensor | None:
+    """Temperatures [n] that logits are divided by in this step; None: 1."""
+    heat = state.policy.heat(state)
+    if heat is None and state.draws:
+        heat = state.sampling.temperature
+        heat = torch.where(heat > 0.0, heat, 1.0)
+    return heat
 
 
 def _outside(

@@ -14,6 +14,7 @@ from fastedit.policies.registry import parse
 from fastedit.policies.rows import Rows
 from fastedit.policies.state import State
 from fastedit.policies.statistics import statistics, without
+from fastedit.policies.values import Watch
 from fastedit.policies.writing import apply_
 
 
@@ -104,6 +105,7 @@ def step_(
     next_logits: Tensor | None = None,
     shadow_logits: Tensor | None = None,
     draws: Tensor | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """One decision in place: `state.ids`, `state.done`, `state.counts`, `state.buffers`.
 
@@ -115,6 +117,7 @@ def step_(
                    None while no block does, as in the mask phase of `me_dlm`
     shadow_logits  [B, L, V] of rows that see a mask at their own position, for plan "shadow"
     draws          [B, L] int64: tokens to use in place of what would be drawn
+    watch          is shown what the decision goes by; the tokens are the same with it
 
     Never raises for values, and never waits for the device but where a policy inserts and deletes:
     the width of `state.ids` follows from what it did. Logits are written to meanwhile where ids are
@@ -124,7 +127,8 @@ def step_(
     if state.policy.control_ids and logits is not None:
         _check_control_ids(state.policy, logits.shape[-1])
     twin = state.twin
-    if twin and draws is None and logits is not None and twin(logits, state.draws):
+    fused = twin if twin and draws is None and logits is not None else None
+    if fused and watch is None and fused(logits, state.draws):
         return  # it has checked for itself
     rows = Rows(state, logits)
     _check_given(state, rows, logits, scores, next_logits, shadow_logits, draws)
@@ -141,9 +145,18 @@ def step_(
         stats.scores = scores if scores is None else scores.float()
         if shadow_logits is not None:
             stats.shadow = statistics(state, shadow_logits, None, rows, shadow=True)
-        if next_logits is not None:
+        if next_logits is not None and _reads_next(state):
             stats.following = statistics(state, next_logits, None, rows, following=True)
-        apply_(state, state.policy.decide(stats, state), stats)
+        if watch is not None:
+            watch.saw(stats)
+            # What is written before tokens move, a fused step does not tell.
+            if fused and not state.policy.rewrites:
+                state.may = state.now = None
+                if fused(logits, state.draws):
+                    return
+                state.may = state.may_change()
+                state.now = state.contents()
+        apply_(state, state.policy.decide(stats, state), stats, watch)
     finally:
         state.may = state.now = None
 
@@ -197,3 +210,8 @@ def _wants_next(state: State) -> bool:
     if "next_token" not in state.policy.needs or not state.wants_next:
         return False
     return bool((state.policy.wants_next(state) & ~state.done).any())
+
+
+def _reads_next(state: State) -> bool:
+    """Whether the rule looks at the head for the next token: asked where it may wait for that."""
+    return state.lengths is None or bool(state.policy.wants_next(state).any())

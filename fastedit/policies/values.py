@@ -43,6 +43,7 @@ class View(Protocol):
     parameters: Planes
     buffers: Planes
     sampling: ops.Sampling
+    limit: Tensor
     moves: Tensor | None
     lengths: Tensor | None
     limits: Tensor | None
@@ -52,6 +53,10 @@ class View(Protocol):
 
     def positions(self) -> Tensor:
         """Of the request, int64 [n, L]: what draws are keyed by."""
+        ...
+
+    def changing(self) -> ops.Blocks:
+        """What a fused step changes, and what of it may."""
         ...
 
     def contents(self) -> ops.Contents:
@@ -128,6 +133,19 @@ class Stats:
     following: Stats | None = None
     excluded: Tensor | None = None
     outside: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+class Watch(Protocol):
+    """What is shown a decision while it is taken, and does not change it."""
+
+    def saw(self, stats: Stats) -> None:
+        """What the rule goes by, before anything is written."""
+        ...
+
+    def wrote(self, ids: Tensor) -> None:
+        """What the blocks hold, [n, L], before tokens are taken out or put in. A fused step, which
+        does neither, does not call this."""
+        ...
 
 
 class Write(NamedTuple):

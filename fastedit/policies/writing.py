@@ -7,11 +7,11 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.state import State
-from fastedit.policies.values import Stats, Write
+from fastedit.policies.values import Stats, Watch, Write
 from fastedit.policies.varying import rewrite_
 
 
-def apply_(state: State, write: Write, stats: Stats) -> None:
+def apply_(state: State, write: Write, stats: Stats, watch: Watch | None = None) -> None:
     """Write what may be written, and count what has changed; blocks that are done keep theirs."""
     policy = state.policy
     if not policy.rewrites and not (write.keep is None and write.insert is None):
@@ -33,6 +33,8 @@ def apply_(state: State, write: Write, stats: Stats) -> None:
         limit=state.limit if bounded else None,
         fallback=stats.token if bounded else None,
     )
+    if watch is not None:
+        watch.wrote(state.ids)
     if active is not None:
         state.may = None  # which masks of a prompt may change depends on the ids
         _rewrite(state, write, active)

@@ -8,6 +8,8 @@ import inspect
 from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
+from fastedit import extras
+
 MARK = "####"
 _HELD_OUT_SHARE = 10
 _ENTRIES_PER_SEED = 2**40
@@ -114,13 +116,8 @@ class Task:
         return Problem(entry["question"], self.solve(entry), entry)
 
     def _dataset(self, seed: int) -> Any:
-        try:
-            import reasoning_gym
-        except ImportError as error:
-            raise ImportError(
-                "tasks come from reasoning-gym: pip install 'fastedit-dlm[eval]'"
-            ) from error
-        return self._open(reasoning_gym, seed)
+        gym = extras.require("reasoning_gym", "eval", "tasks need")
+        return self._open(gym, seed)
 
     def _open(self, gym: Any, seed: int) -> Any:
         """The data set of one seed; `gym` is the package reasoning_gym."""

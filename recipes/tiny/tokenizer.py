@@ -29,6 +29,14 @@ CHAT_TEMPLATE = (
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<role>ASSISTANT</role>' -}}{%- endif -%}"
 )
+# Questions of several lines end in a newline, as those of reasoning-gym do: who copies one from a
+# screen loses the last newline, and the model has never seen a question without it.
+_LAST_NEWLINE = (
+    "{%- if message['role'] == 'user' and '\\n' in message['content'] "
+    "and message['content'][-1] != '\\n' -%}{{- '\\n' -}}{%- endif -%}"
+)
+_END = " + '<|role_end|>' -}}"
+QUESTIONS_TEMPLATE = CHAT_TEMPLATE.replace(_END, f" -}}}}{_LAST_NEWLINE}{{{{- '<|role_end|>' -}}}}")
 
 
 def build_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> Any:
@@ -38,7 +46,8 @@ def build_tokenizer(texts: Iterable[str], vocab_size: int = 640) -> Any:
     """
     from tokenizers import Regex, pre_tokenizers
 
-    return _finished(_trained(texts, vocab_size, pre_tokenizers.Split(Regex(_PIECES), "isolated")))
+    split = pre_tokenizers.Split(Regex(_PIECES), "isolated")
+    return _finished(_trained(texts, vocab_size, split), template=QUESTIONS_TEMPLATE)
 
 
 def character_tokenizer(phrases: Sequence[str], control: Sequence[str]) -> Any:
@@ -73,7 +82,7 @@ def _trained(texts: Iterable[str], vocab_size: int, split: Any) -> Any:
     return tokenizer
 
 
-def _finished(tokenizer: Any, control: Sequence[str] = ()) -> Any:
+def _finished(tokenizer: Any, control: Sequence[str] = (), template: str = CHAT_TEMPLATE) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
@@ -82,6 +91,6 @@ def _finished(tokenizer: Any, control: Sequence[str] = ()) -> Any:
         pad_token=PAD if PAD in control else EOS,
         mask_token=MASK,
         additional_special_tokens=[*SPECIAL[2:], *control],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=template,
         clean_up_tokenization_spaces=False,
     )

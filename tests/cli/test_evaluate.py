@@ -6,19 +6,21 @@ import io
 import json
 
 import pytest
+import torch
 
 from fastedit.cli import demo
 from fastedit.cli.report import comparison, result_lines
 from fastedit.evaluation.accuracy import evaluate
 
 pytest.importorskip("reasoning_gym")
+
+from fastedit.tasks import get_task
+
 OPTIONS = {"max_new_tokens": 24}
 
 
 @pytest.fixture(scope="module")
 def task():
-    from fastedit.tasks import get_task
-
     return get_task("chain_sum")
 
 
@@ -98,7 +100,6 @@ def test_answers_that_were_cut_off_are_counted(decoder, task, monkeypatch, ends)
 
 def test_the_problems_shown_are_ones_that_the_embedded_checkpoint_edits():
     from fastedit import Decoder
-    from fastedit.tasks import get_task
 
     decoder = Decoder.from_pretrained("tiny", device="cpu")
     for name, places in demo.SHOWN.items():
@@ -198,3 +199,136 @@ def test_what_does_not_go_with_policies_is_one_line(run_eval, arguments, words):
 def test_nothing_that_could_run_is_exit_code_1(run_eval):
     code, out, _ = run_eval("--policies", "correction")
     assert code == 1 and "not run: correction" in out
+
+
+GRID = ("--grid", "threshold=.3,.9")
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """Sums of the embedded checkpoint's task as a file, whose answers are whole solutions."""
+    lines = [
+        {"prompt": p.question, "gold": p.solution, "id": n, "completion": "not read"}
+        for n, p in enumerate(get_task("chain_sum").test_set(4))
+    ]
+    lines[3] = {"messages": [{"role": "user", "content": lines[3]["prompt"]}], "gold": "no sum"}
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """An adapter that spoils every answer."""
+    peft = pytest.importorskip("peft")
+    from fastedit import Decoder
+
+    model, generator = Decoder.from_pretrained("tiny", device="cpu").model, torch.Generator()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["lm_head"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            parameter.data += 5.0 * torch.randn(parameter.shape, generator=generator)
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    return tmp_path / "adapter"
+
+
+@pytest.fixture
+def ask(run, questions):
+    own = ("--data", questions, "--answer-field", "gold", "--device", "cpu")
+    return lambda *arguments: run("eval", *own, "--max-new-tokens", 64, *arguments)
+
+
+def test_questions_of_a_file_are_scored(ask, questions):
+    code, out, _ = ask("--json")
+    result = json.loads(out)
+    assert code == 0 and (result["n"], result["exact"], result["unscored"]) == (4, 3, 0)
+    assert (result["data"], result["scorer"]) == (str(questions), "exact")
+    assert "task" not in result
+    code, out, _ = ask("--n", 3)
+    assert code == 0 and "100.0%  (3 of 3; 95% Wilson interval 43.9% - 100.0%)" in out
+
+
+def test_a_grid_before_and_after_an_adapter_goes_on_where_it_stopped(
+    ask, adapter, tmp_path, monkeypatch
+):
+    pytest.importorskip("matplotlib")
+    from fastedit import Decoder
+
+    folder, options = tmp_path / "out", (*GRID, "--adapter", adapter, "--baseline")
+    as_completed, left = Decoder.as_completed, iter(range(9))
+
+    def interrupted(self, *arguments, **more):
+        for result in as_completed(self, *arguments, **more):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            yield result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "as_completed", interrupted)
+        code, out, err = ask(*options, "--output", folder, "--json")
+    # One answer of each setting is decoded twice, the first time untimed.
+    assert code == 130 and len(json.loads(out)["rows"]) == 1
+    assert f"1 of 4 settings are done; 7 answers are in {folder}, and the same" in err
+    code, out, _ = ask(*options, "--output", folder)
+    assert code == 0 and all(len(line) <= 80 for line in out.splitlines()[:9])
+    assert out.count("75% (30-95%)") == 2 and out.count("0% (0-49%)") == 2
+    assert "wrong->right 0, right->wrong 3, McNemar p 0.25" in " ".join(out.split())
+    report = json.loads((folder / "report.json").read_text())
+    models = [row["model"] for row in report["rows"]]
+    assert models == ["before", "before", "after", "after"] and not report["interrupted"]
+    assert [row["parameters"]["threshold"] for row in report["rows"]] == [0.3, 0.9, 0.3, 0.9]
+    assert [pair["right_to_wrong"] for pair in report["paired"]] == [3, 3]
+    assert (folder / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+    assert "<svg" in (folder / "accuracy.svg").read_text()
+    monkeypatch.setattr(Decoder, "as_completed", None)  # all of it has been measured
+    code, out, _ = ask(*options, "--output", folder, "--json")
+    assert code == 0 and json.loads(out) == report
+    assert ask(*options, "--scorer", "contains", "--output", folder)[0] == 0  # scored again
+    code, _, err = ask(*options, "--output", folder, "--raw")
+    assert code == 2 and f"{folder} was evaluated with another data set: give" in err
+
+
+def test_answers_that_a_scorer_fails_on_are_counted_and_named(ask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "late_scorer.py").write_text(
+        "calls = []\n"
+        "def late(text, answer):\n"
+        "    calls.append(text)\n"
+        "    return text == answer if len(calls) <= 8 else 1 / 0\n"
+        "def never(text, answer):\n    return 'no'\n"
+    )
+    code, out, err = ask("--scorer", "python:late_scorer:late", "--json")
+    result = json.loads(out)
+    assert code == 1 and result["unscored"] == 4 and result["exact"] == 0
+    assert err.count("\n") == 1 and "4 answers could not be scored and count as wrong: " in err
+    assert "questions.jsonl:1: python:late_scorer:late raised ZeroDivisionError" in err
+    monkeypatch.setattr("fastedit.cli.evaluate.load_decoder", None)
+    code, out, err = ask("--scorer", "python:late_scorer:never")
+    assert code == 2 and out == "" and err.count("\n") == 1
+    assert "questions.jsonl:1: python:late_scorer:never must return True or False" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--answer-field", "answer"), "questions.jsonl:1: `answer` must be the expected answer"),
+        (("--scorer", "best"), "exact, contains, number; got 'best'"),
+        (("--scorer", "python:nowhere_at_all:f"), "there is no module 'nowhere_at_all'"),
+        (("--baseline",), "--baseline is the checkpoint without its adapter: pass --adapter"),
+        (("--grid", "thresh=.5"), "joint_threshold has no 'thresh'"),
+        ((*GRID, "--threshold", 0.5), "threshold is given twice"),
+        ((*GRID, "--policies", "wino"), "--policies and --grid exclude each other"),
+        (("--task", "chain_sum"), "--task and --data exclude each other"),
+        (("--data", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--max-new-tokens", 10**6), "no question can be decoded: "),
+    ],
+)
+def test_mistakes_with_questions_are_named(ask, arguments, words):
+    code, out, err = ask(*arguments)
+    assert code == 2 and out == "" and words in err
+
+
+def test_options_of_a_file_need_one(run):
+    for option in ("--scorer", "--answer-field", "--on-bad-line"):
+        code, _, err = run("eval", option, "x")
+        assert code == 2 and f"{option} goes with --data" in err

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from fastedit import extras
 from fastedit.evaluation.errors import plots
 from fastedit.files.locks import locked_folder
 
@@ -95,7 +96,7 @@ def test_mistakes_are_one_line(run_errors, arguments, message):
 def test_without_matplotlib_it_says_what_to_install(run_errors, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = run_errors("--after", "tiny", "--output", tmp_path)
-    assert code == 2 and "pip install 'fastedit-dlm[plot]'" in err
+    assert code == 2 and extras.install("plot") in err
     assert not list(tmp_path.iterdir())
 
 

@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import fastedit
+from fastedit import extras
 from fastedit.cli import info
 from fastedit.models.llada2 import varlen
 
@@ -57,7 +58,7 @@ def test_attention_says_what_is_in_use_and_why_not(
     in_use = {name for name, state in report.items() if state.startswith("in use")}
     assert in_use == {"SDPA with a mask", *used}
     if rocm and not installed:
-        assert "fastedit-dlm[flash]" in report["flash-attn"]
+        assert extras.install("flash") in report["flash-attn"]
 
 
 def test_text_names_the_back_end_and_why_not_the_others(run):

@@ -44,7 +44,7 @@ def test_every_command_has_help(run, command):
         (["generate", " \n"], "the prompt is empty"),
         (["generate", "a", "--output", "f"], "--output goes with --input"),
         (["generate", "a", "--json", "--live"], "exclude each other"),
-        (["generate", "--input", "f", "--json"], "not with --input"),
+        (["generate", "--input", "f", "--live"], "not with --input"),
         (["generate", "a", "--threshold", "high"], "'--threshold': 'high': Input should be"),
         (
             ["generate", "a", "--threshold", "-1"],

@@ -82,17 +82,19 @@ def test_flags_win_over_set_and_set_over_the_file(run, chosen, data, tmp_path):
 def test_a_run_needs_no_more_than_a_checkpoint_and_data(
     run, checkpoint, data, tmp_path, monkeypatch
 ):
-    """As many steps as read the data once, rows that the model has positions for, folder `run`."""
+    """Steps that follow from the data, rows that the model has positions for, folder `run`."""
     monkeypatch.chdir(tmp_path)
     arguments = ("train", "--checkpoint", checkpoint, "--data", data, "--device", "cpu")
-    arguments += ("--set", "packing=false", "--batch-size", 4)
+    arguments += ("--set", "edit.t2t=random", "--batch-size", 6)
     code, _, err = run(*arguments)
     assert code == 0, err
-    assert "the run goes to run; --output" in err and "steps=2: the data is read once" in err
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    assert "the run goes to run; --output" in err and "steps=20: the data is read 20 times" in err
+    assert "learning_rate=0.01; --learning-rate takes another one" in err
+    lines = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["epoch"]) for line in lines] == [(n, n) for n in range(1, 21)]
     facts = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
-    assert (facts["max_length"], facts["steps"]) == (512, 2)
+    assert (facts["max_length"], facts["steps"], facts["packing"]) == (512, 20, False)
+    assert (tmp_path / "run" / "curves.png").read_bytes()[:4] == b"\x89PNG"
     code, _, err = run(*arguments)
     assert code == 2 and "pass --resume" in err and err.count("\n") == 1
     code, _, err = run(*arguments, "--resume")
@@ -103,15 +105,17 @@ def test_defaults_are_those_of_the_options(run, chosen, data):
     arguments = ("--checkpoint", "tiny", "--data", data, "--output", "x", "--steps", 1)
     assert run("train", *arguments)[0] == 0
     assert run("train", *arguments, "--full")[0] == 0
+    assert run("train", *arguments[2:])[0] == 0
     expected = RunOptions("tiny", (str(data),), "x", 1)
     assert chosen[0] == expected
-    assert chosen[1].lora_rank == 0
+    assert chosen[1].lora_rank == 0 and chosen[2] == expected
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ((), "missing: --checkpoint, --data\n"),
+        (("--report-to", "tensorbord"), "report_to='tensorbord' must be one of"),
         (("--config", "nowhere.yaml"), "cannot read nowhere.yaml"),
         (("--set", "steps"), "must be NAME=VALUE"),
         (("--set", "colour=3"), "unknown option colour"),

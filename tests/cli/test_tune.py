@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from fastedit import extras
 from fastedit.decoder import Decoder
 from fastedit.files.locks import locked_folder
 
@@ -130,7 +131,7 @@ def test_bad_lines_are_named_before_anything_is_decoded(tune, data, monkeypatch)
 def test_without_matplotlib_it_says_what_to_install(tune, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = tune("--task", "chain_sum", "--output", tmp_path)
-    assert code == 2 and "pip install 'fastedit-dlm[plot]'" in err
+    assert code == 2 and extras.install("plot") in err
     assert not list(tmp_path.iterdir())
 
 

@@ -199,7 +199,8 @@ def test_what_reads_nothing_is_not_refused():
     assert x.tolist() == [5, 5, 3]
 
 
-def test_no_step_reads_a_value(countless_experts, monkeypatch, late):
+@pytest.mark.parametrize("trace", [False, True])
+def test_no_step_reads_a_value(countless_experts, monkeypatch, late, trace):
     """Everything of a step but the reading of the record before it, model included."""
     read, steps, copies = Copy.read, [], []
 
@@ -218,7 +219,7 @@ def test_no_step_reads_a_value(countless_experts, monkeypatch, late):
 
     monkeypatch.setattr(Steps, "ahead", guarded)
     options = GOLDEN | {"eos_token_id": []}
-    got = Decoder(countless_experts).generate(PROMPTS, **options)
+    got = Decoder(countless_experts).generate(PROMPTS, trace=trace, **options)
     assert len(steps) > 20 and all(
         got.stats[i].tokens == GOLDEN["max_new_tokens"] for i in range(len(PROMPTS))
     )

@@ -8,7 +8,7 @@ import pytest
 
 from fastedit.decoder import Decoder
 from fastedit.evaluation.accuracy import evaluate
-from fastedit.evaluation.policies import compare, named
+from fastedit.evaluation.policies import compare, grid, named
 from fastedit.policies import POLICIES, parse
 
 pytest.importorskip("reasoning_gym")
@@ -158,3 +158,45 @@ def test_training_follows_the_parameters():
     for text in ("joint_threshold:editing_threshold=none", "correction:scorer=confidence"):
         assert parse(text).needs_training is None
     assert "RemeDi" in parse("correction:mode=rank").needs_training
+
+
+@pytest.mark.parametrize(
+    ("base", "texts", "policies"),
+    [
+        (
+            "joint_threshold",
+            ["threshold=.5,.7,.9"],
+            ["joint_threshold:threshold=0.5", "joint_threshold", "joint_threshold:threshold=0.9"],
+        ),
+        (
+            "remask:trigger=t2t",
+            ["tau=.3,.4,threshold=.6", "cap=2"],
+            [f"remask:trigger=t2t,tau={tau},cap=2,threshold=0.6" for tau in (0.3, 0.4)],
+        ),
+        ("joint_threshold", ["editing_threshold=none, .5,.5"], 2),
+        ("wino", [], ["wino"]),
+    ],
+)
+def test_a_grid_is_every_combination_once(base, texts, policies):
+    found = grid(parse(base), texts)
+    if isinstance(policies, int):
+        assert len(found) == policies
+    else:
+        assert set(found) == set(map(parse, policies)) and len(found) == len(policies)
+
+
+@pytest.mark.parametrize(
+    ("texts", "given", "words"),
+    [
+        (["thresh=.5"], (), "joint_threshold has no 'thresh'; its parameters are threshold"),
+        (["threshold"], (), "must be FIELD=VALUE"),
+        (["threshold=,"], (), "must be FIELD=VALUE"),
+        (["threshold=.5,high"], (), "threshold is of type float, not 'high'"),
+        (["threshold=.5", "threshold=.6"], (), "threshold is given twice"),
+        (["threshold=.5"], ("threshold",), "threshold is given twice"),
+        (["threshold=.5,50"], (), "--grid threshold=50.0: "),
+    ],
+)
+def test_what_is_no_grid_is_named(texts, given, words):
+    with pytest.raises(ValueError, match=words):
+        grid(parse("joint_threshold"), texts, given)

@@ -7,11 +7,13 @@ from fastedit import ops, policies
 from fastedit.policies import POLICIES
 
 V, L, MASK = 23, 9, 22
-TWINS = [
-    name
-    for name, kind in POLICIES.items()
-    if policies.open(kind(), torch.zeros(1, 1).long(), mask_token_id=1).twin
-]
+
+
+def has_twin(policy):
+    return policies.open(policy, torch.zeros(1, 1).long(), mask_token_id=1).twin is not None
+
+
+TWINS = [name for name, kind in POLICIES.items() if has_twin(kind())]
 SETTINGS = {
     "joint_threshold": [
         "",
@@ -19,6 +21,22 @@ SETTINGS = {
         ":editing_threshold=none,num_to_transfer=3",
         ":threshold=1,editing_threshold=0,max_post_steps=0",
         ":threshold=.5,editing_threshold=.5,max_post_steps=1,num_to_transfer=20",
+    ],
+    "multi_block": [
+        "",
+        ":rounds=0",
+        ":editing_threshold=none,max_post_steps=1",
+        ":threshold=.1,editing_threshold=.1,max_post_steps=0,rounds=2,share=.5",
+    ],
+    "entropy_bound": [
+        "",
+        ":bound=2,steps=5,confidence=.5,stability=0",
+        ":t_min=0,t_max=0,bound=0,confidence=9,stability=2",
+    ],
+    "correction": [
+        ":scorer=confidence",
+        ":scorer=confidence,stride=1,ring=1,tau=.2,budget=3,steps=4",
+        ":scorer=confidence,stride=1,ring=0,tau=0,budget=20,steps=40",
     ],
     "joint_threshold_indel": [
         f":delete_token_id=1,insert_token_id=2,{rest}"
@@ -30,6 +48,7 @@ SETTINGS = {
     ],
 }
 
+THRESHOLDS = ("joint_threshold", "multi_block")
 GREEDY = {"joint_threshold_indel"}  # does not draw, and makes no difference of `strict`
 
 
@@ -48,7 +67,29 @@ def pair(name, temperature, strict, seed):
 
 
 def test_there_is_one():
-    assert TWINS == ["joint_threshold", "joint_threshold_indel"] and SETTINGS.keys() == set(TWINS)
+    assert {*TWINS, "correction"} == SETTINGS.keys()
+    assert not has_twin("correction") and has_twin("correction:scorer=confidence")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "mode=rank",
+        "fill=confidence",
+        "fill=low_confidence;rank=entropy",
+        "fill=low_confidence;schedule=dream",
+    ],
+)
+def test_correction_has_one_for_the_fill_by_a_clock_and_confidence_alone(settings):
+    assert not has_twin(f"correction:scorer=confidence,{settings}")
+
+
+def test_a_rule_that_derives_from_another_has_not_its_twin():
+    class Later(policies.EntropyBound):
+        def rule(self, stats, view):
+            return super().rule(stats, view)
+
+    assert has_twin(policies.EntropyBound()) and not has_twin(Later())
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
@@ -56,7 +97,7 @@ def test_there_is_one():
     ("name", "strict", "temperature"),
     [
         (name + settings, strict, temperature)
-        for name in TWINS
+        for name in SETTINGS
         for settings in SETTINGS[name]
         for strict in (False, True)
         for temperature in (0.0, 0.7)
@@ -78,8 +119,8 @@ def test_the_twin_is_the_rule(name, strict, temperature, backend):
             with ops.use_backend(backend):
                 policies.step_(fused, logits)
                 policies.step_(plain, logits)
-            # Where edits may write the mask, the twin counts that as an edit, the core as a remask.
-            for state in (fused, plain):
+            # Masks that edits write count as edits in joint threshold's, in the core as remasks.
+            for state in (fused, plain) if name.startswith(THRESHOLDS) else ():
                 state.counts.t2t_edits.add_(state.counts.remasks)
                 state.counts.remasks.zero_()
             for mine, its in zip(fused.fields(), plain.fields(), strict=True):
@@ -88,13 +129,11 @@ def test_the_twin_is_the_rule(name, strict, temperature, backend):
 
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("settings", ["", ":rounds=0", ":editing_threshold=none,max_post_steps=1"])
-def test_while_no_block_is_reopened_multi_block_has_a_twin(settings, strict):
+def test_alone_multi_block_never_asks_what_is_reopened(settings, strict):
     """It is joint threshold's, and reopens what that is done with; here that is done for good."""
     reopened = 0
     for seed in range(6):
         fused, plain = pair("multi_block" + settings, 0.0, strict, seed)
-        assert fused.twin is None
-        del fused.twin
         fused.alone = True
         generator = torch.Generator().manual_seed(seed)
         for _ in range(8):
@@ -110,3 +149,11 @@ def test_while_no_block_is_reopened_multi_block_has_a_twin(settings, strict):
                 state.done.logical_or_(state.reopened)
                 state.reopened.zero_()
     assert bool(reopened) == (not settings)
+
+
+def test_where_a_block_is_reopened_multi_block_goes_by_its_rule():
+    state, _ = pair("multi_block", 0.0, False, 0)
+    logits = torch.zeros(4, L, V)
+    assert state.twin(logits, False)
+    state.reopened[1] = True
+    assert not state.twin(logits, False)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fastedit import extras
+
 SIDES = (("before", "tab:gray"), ("after", "tab:orange"))
 LABELS = 12  # at most on an axis
 LONG = 6  # characters of a label that lies level
@@ -15,10 +17,7 @@ WIDTH, HEIGHT = 11, 13  # inches
 
 def require() -> None:
     """Raises ImportError without matplotlib."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'fastedit-dlm[plot]'") from error
+    extras.require("matplotlib", "plot", "plots need")
 
 
 def draw(report: dict[str, Any], folder: Path) -> list[Path]:

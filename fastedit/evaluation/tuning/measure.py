@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from fastedit.chats.template import as_user
-from fastedit.evaluation.accuracy import BATCH, wilson_interval
+from fastedit.evaluation.accuracy import wilson_interval
+from fastedit.evaluation.answers import BATCH, askable, prompt_of
 from fastedit.evaluation.tuning.questions import Question, Questions
 from fastedit.files.jsonl import BadLines
 
@@ -61,7 +61,7 @@ class Measure:
 
     def __call__(self, policy: Policy, items: list[Question]) -> Tally:
         """Decode these questions; raises what `Decoder.as_completed` raises."""
-        prompts = [self._prompt(item) for item in items]
+        prompts = [prompt_of(self.decoder, self.questions, item) for item in items]
         tallies = []
         for result in self.decoder.as_completed(
             prompts, policy=policy, max_batch=self.batch_size, seed=self.seed
@@ -94,21 +94,8 @@ class Measure:
 
         Raises ValueError and TypeError where the policy or an option is refused.
         """
-        found = []
-        for item in self.questions.items:
-            try:
-                self._check(item, policy)
-            except (ValueError, TypeError) as error:
-                if not str(error).startswith("prompt 0"):
-                    raise
-                bad.add(item.where, str(error).removeprefix("prompt 0").lstrip(": "))
-            else:
-                found.append(item)
-        return found
+        return askable(self.decoder, self.questions, bad, policy=policy).items
 
     def _check(self, item: Question, policy: Policy) -> None:
         # Checks prompt and options; nothing runs until the first event is asked for.
-        self.decoder.stream(self._prompt(item), policy=policy)
-
-    def _prompt(self, item: Question) -> Any:
-        return as_user(item.prompt, self.decoder.tokenizer, self.questions.raw)
+        self.decoder.stream(prompt_of(self.decoder, self.questions, item), policy=policy)

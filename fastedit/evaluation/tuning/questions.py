@@ -5,43 +5,68 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Collection
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fastedit.evaluation.scorers import (
+    PYTHON,
+    SCORERS,
+    ScorerError,
+    last_number,
+    scorer_of,
+    version_of,
+)
 from fastedit.files.jsonl import UNREADABLE, BadLines, numbered, parse, place, read_lines
-from fastedit.files.keys import refuse_unread
+from fastedit.files.keys import ANSWERS, refuse_unread
 from fastedit.files.records import CHAT_FIELDS, asked, chat_of, holds_chat
 
 if TYPE_CHECKING:
-    from fastedit.tasks import Problem, Task
+    from fastedit.tasks import Problem, Score, Task
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+TASK_PREFIX = "task:"
+__all__ = ["SCORERS", "Question", "Questions", "of_file", "of_task"]
 
 
 class Question(NamedTuple):
     """A text or chat, the answer it should have, and its place in the data."""
 
     prompt: Any
-    answer: str
+    answer: Any  # a text, but for a scorer of the user's
     where: str
     problem: Problem | None = None  # of a task, whose scorer it is for
 
 
 class Questions(NamedTuple):
-    """right(text, question): whether a generated text answers it. raw: texts are no messages."""
+    """score(text, question): how a generated text answers it. raw: texts are no messages."""
 
     source: str
     items: list[Question]
-    right: Callable[[str, Question], bool]
+    score: Callable[[str, Question], Score]
     scorer: str
     raw: bool = False
 
+    def right(self, text: str, question: Question) -> bool:
+        """Whether a generated text answers it. Raises what `score` does."""
+        return self.score(text, question).exact
+
+    def named(self) -> dict[str, str]:
+        """What they are, for JSON."""
+        task = self.source.removeprefix(TASK_PREFIX)
+        if task != self.source:
+            return {"task": task}
+        return {"data": self.source, "scorer": self.scorer}
+
     def digest(self) -> str:
         """Differs where anything else is asked, or would be right."""
-        asked_for = [[item.prompt, item.answer] for item in self.items]
-        text = json.dumps([asked_for, self.scorer, self.raw], sort_keys=True, ensure_ascii=False)
+        return self._digest([item.answer for item in self.items], version_of(self.scorer))
+
+    def asked(self) -> str:
+        """A digest that differs where anything else is asked, whatever would be right."""
+        return self._digest()
+
+    def _digest(self, *more: Any) -> str:
+        told = [[item.prompt for item in self.items], self.raw, *more]
+        text = json.dumps(told, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -54,9 +79,9 @@ def of_task(task: Task, n: int) -> Questions:
         for number, problem in enumerate(task.test_set(n), start=1)
     ]
     return Questions(
-        f"task:{task.name}",
+        f"{TASK_PREFIX}{task.name}",
         items,
-        lambda text, question: task.score(text, question.problem).exact,  # type: ignore[arg-type]
+        lambda text, question: task.score(text, question.problem),  # type: ignore[arg-type]
         task.name,
     )
 
@@ -73,42 +98,51 @@ def of_file(
 ) -> Questions:
     """Lines with `prompt` or `messages`, and the answer that is expected, a text or a number.
 
-    scorer  of `SCORERS`
+    scorer  of `SCORERS`, or "python:module:function", see `scorer_of`; such a function gets the
+            answer as it stands in the line, which may then be of any kind
     raw     a prompt that is a text stays as it is, without the chat template
 
     What is wrong with a line goes to `bad`. Raises OSError, DataError for a file that is no JSON
-    Lines, and ValueError for an unknown scorer.
+    Lines, ValueError for an unknown scorer, and ScorerError for a function that fails on an answer
+    or on an empty text.
     """
-    if scorer not in SCORERS:
-        raise ValueError(f"scorer must be one of {', '.join(SCORERS)}; got {scorer!r}")
-    right = SCORERS[scorer]
+    score, own = scorer_of(scorer), scorer.startswith(PYTHON)
     items = []
     for number, line in numbered(read_lines(source)):
         where = place(source, number)
         try:
-            record = parse(line)
-            read = {prompt_field, answer_field, *CHAT_FIELDS, *ignore_fields}
+            # A key that is null is one that is not there, as in files of requests.
+            record = {name: value for name, value in parse(line).items() if value is not None}
+            read = {prompt_field, answer_field, *CHAT_FIELDS, *ANSWERS, *ignore_fields}
             refuse_unread(record, read, "; or pass --ignore-fields")
-            question = Question(*_asked(record, prompt_field, answer_field, raw), where)
-            if scorer == "number" and _last_number(question.answer) is None:
+            question = Question(*_asked(record, prompt_field, answer_field, raw, own), where)
+            if scorer == "number" and last_number(question.answer) is None:
                 raise ValueError(f"`{answer_field}` holds no number: {question.answer[:60]!r}")
+            if own:  # a text may be empty, or the answer: better known before anything is decoded
+                for text in ("", str(question.answer)):
+                    score(text, question.answer)
             items.append(question)
+        except ScorerError as error:  # mending lines is no remedy
+            raise ScorerError(f"{where}: {error}") from error
         except UNREADABLE as error:
             bad.add(where, error)
     return Questions(
-        os.fspath(source), items, lambda text, item: right(text, item.answer), scorer, raw
+        os.fspath(source), items, lambda text, item: score(text, item.answer), scorer, raw
     )
 
 
 def _asked(
-    record: dict[str, Any], prompt_field: str, answer_field: str, raw: bool
-) -> tuple[Any, str]:
+    record: dict[str, Any], prompt_field: str, answer_field: str, raw: bool, own: bool
+) -> tuple[Any, Any]:
+    """Prompt and answer; the scorer is the user's `own`, which takes any answer."""
     if (prompt_field in record) == holds_chat(record):
         raise ValueError(
             f"needs one of `{prompt_field}` and `messages`; --prompt-field names another key"
         )
     prompt = asked(record, prompt_field, raw) if prompt_field in record else chat_of(record)
     answer = record.get(answer_field)
+    if own and answer is not None:
+        return prompt, answer
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):
         answer = json.dumps(answer)
     if not isinstance(answer, str) or not answer.strip():
@@ -117,30 +151,3 @@ def _asked(
             f"{str(answer)[:60]!r}: --answer-field names another key"
         )
     return prompt, answer
-
-
-def _same(text: str, answer: str) -> bool:
-    return text.strip() == answer.strip()
-
-
-def _contains(text: str, answer: str) -> bool:
-    return answer.strip() in text
-
-
-def _same_number(text: str, answer: str) -> bool:
-    return _last_number(text) == _last_number(answer)
-
-
-def _last_number(text: str) -> Decimal | None:
-    """The last number in a text, thousands separated by commas or not."""
-    found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
-
-
-# Whether a generated text is right: the answer but for space around it, a text that holds the
-# answer, or one whose last number is that of the answer.
-SCORERS: dict[str, Callable[[str, str], bool]] = {
-    "exact": _same,
-    "contains": _contains,
-    "number": _same_number,
-}

@@ -43,7 +43,7 @@ ELSEWHERE = {
     "cuda_graphs": "start vLLM with --enforce-eager",
 }
 # Sampling parameters of vLLM that decide on tokens from left to right, and what leaves them out.
-LEFT_TO_RIGHT = {
+LEFT_TO_RIGHT: dict[str, tuple[object, ...]] = {
     "top_p": (1.0,),
     "top_k": (0, -1),
     "repetition_penalty": (1.0,),

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from fastedit import extras
 from fastedit.models.checkpoint_files import PICKLE_ADVICE, PICKLES, read_headers, read_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -63,10 +64,7 @@ def read_adapter(folder: Path, name: str) -> Adapter:
     Raises ImportError without peft; OSError and ValueError for files that are missing, damaged or
     pickled, and for kinds of adapters that do not become part of the weights.
     """
-    try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise ImportError("adapters need peft: pip install 'fastedit-dlm[train]'") from error
+    extras.require("peft", "train", "adapters need")
     _check_files(folder, name)
     return Adapter(name, folder, _config(folder / CONFIG, name))
 

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn.attention import varlen
 from torch.nn.functional import pad
 
+from fastedit import extras
+
 DEVICES = ("cuda",)
 DTYPES = (torch.bfloat16, torch.float16)
 
@@ -51,7 +53,7 @@ def report(device: torch.device) -> dict[str, str]:
         by_torch = by_package = f"takes key lengths on CUDA and ROCm devices, not on {device.type}"
     elif rocm:
         by_torch = "torch's has no `seqused_k` on ROCm"
-        by_package = "in use" if _kernel() else "not installed: pip install 'fastedit-dlm[flash]'"
+        by_package = "in use" if _kernel() else f"not installed: {extras.install('flash')}"
     elif not _runs(device):
         by_torch = by_package = "needs a GPU of compute capability 8.0 or more"
     else:

@@ -81,10 +81,12 @@ class Document(NamedTuple):
 
 
 class Documents(NamedTuple):
-    """All documents, and how many of them were cut off at the largest length."""
+    """All documents, how many of them were cut off at the largest length, and the tokens of the
+    longest example before."""
 
     items: list[Document]
     truncated: int
+    longest: int = 0
 
     def fingerprint(self) -> str:
         """A digest of every token, response and index."""
@@ -150,7 +152,7 @@ def tokenise(
         )
     examples = list(examples)
     documents: list[Document] = []
-    truncated = 0
+    truncated = longest = 0
     tokenised = _tokenised(examples, tokenizer, form)
     for example, parts in zip(examples, tokenised, strict=True):
         ids = np.concatenate(parts)
@@ -163,11 +165,12 @@ def tokenise(
             )
             continue
         truncated += len(ids) >= max_length
+        longest = max(longest, len(ids))
         documents.append(_document(example.index, ids, response, form))
     bad.check()
     if not documents:
         raise ValueError("the data holds no examples")
-    return Documents(documents, truncated)
+    return Documents(documents, truncated, longest)
 
 
 def _tokenised(examples: Sequence[Example], tokenizer: Any, form: Form) -> list[list[np.ndarray]]:

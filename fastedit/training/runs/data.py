@@ -15,6 +15,7 @@ from fastedit.training.data.documents import (
 from fastedit.training.data.order import Turn
 from fastedit.training.data.packing import pack
 from fastedit.training.data.problems import TASK_PREFIX
+from fastedit.training.runs.amounts import together
 from fastedit.training.runs.settings import RunOptions
 
 
@@ -24,6 +25,7 @@ class RunData(NamedTuple):
     training: Documents
     validation: list[Document]
     rows: list[list[int]]
+    packed: bool
     collator: Collator
     form: Form
 
@@ -44,8 +46,11 @@ class RunData(NamedTuple):
             eos_token_id=form.eos_token_id,
             block_size=form.block_size,
         )
-        rows = pack(lengths, form.max_length, together=options.packing)
-        return cls(training, validation, rows, collator, form)
+        rows = pack(lengths, form.max_length)
+        packed = together(options, len(rows))
+        if not packed:
+            rows = pack(lengths, form.max_length, together=False)
+        return cls(training, validation, rows, packed, collator, form)
 
     @property
     def example(self) -> Document | None:
@@ -63,11 +68,29 @@ class RunData(NamedTuple):
 
     def describe(self) -> str:
         tokens = sum(len(document.ids) for document in self.training.items)
-        cut = self.training.truncated
         return (
             f"{len(self.training.items):,} examples of {tokens:,} tokens in {len(self.rows):,} rows"
-            + (f", {cut:,} cut off at {self.form.max_length} tokens" if cut else "")
-            + f"; {len(self.validation)} for validation"
+            f"; {len(self.validation)} for validation"
+        )
+
+    def cut_off(self, positions: int) -> str | None:
+        """How many examples lose their end, and what would keep it; None: none does.
+
+        positions  that the model has
+        """
+        cut, form = self.training.truncated, self.form
+        if not cut:
+            return None
+        needed = -(-(self.training.longest + 1) // form.block_size) * form.block_size
+        way_out = f"--max-length {needed} keeps them whole"
+        if needed > positions:
+            way_out = (
+                f"the longest needs {needed} tokens, and the model has {positions} positions: "
+                "shorten or split them"
+            )
+        return (
+            f"{cut:,} of {len(self.training.items):,} examples are cut off at max_length="
+            f"{form.max_length} and are learnt without their end: {way_out}"
         )
 
 

@@ -19,6 +19,7 @@ from fastedit.training.runs.settings import RunOptions
 
 PACKAGE = "fastedit-dlm"
 FACTS = "run.json"
+CURVES = "curves.png"
 METRICS, VALIDATION, SAMPLES = LOGS = ("metrics.jsonl", "validation.jsonl", "samples.jsonl")
 ADAPTER, WEIGHTS, HEAD = RESULTS = ("adapter", "checkpoint", "head")
 # Where a launcher says which of its processes this is: torchrun, then those of MPI.
@@ -74,7 +75,7 @@ def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
     """
     facts = _read(output / FACTS)
     if facts is None:
-        own = {FACTS, UNFINISHED, *LOGS, *RESULTS}
+        own = {FACTS, CURVES, UNFINISHED, *LOGS, *RESULTS}
         names = sorted(path.name for path in output.glob("*"))
         taken = [n for n in names if n in own or _names_checkpoint(n)]
         if taken:

@@ -6,16 +6,14 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from torch import nn
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 
+from fastedit import extras
 from fastedit.heads import NextTokenHead
 from fastedit.models.identity import identity
 from fastedit.models.load import load
@@ -25,8 +23,10 @@ from fastedit.training.data.order import RunOrder
 from fastedit.training.data.texts import check_sources
 from fastedit.training.reading import Reading
 from fastedit.training.refinement.checks import check_reading
+from fastedit.training.runs.amounts import learning_rate_of, steps_of
 from fastedit.training.runs.checkpoints import StepLog, checkpoints
 from fastedit.training.runs.control_tokens import control_tokens
+from fastedit.training.runs.curves import Curves
 from fastedit.training.runs.data import RunData, validates
 from fastedit.training.runs.folder import (
     ADAPTER,
@@ -47,7 +47,16 @@ from fastedit.training.runs.lora import default_targets, trainable
 from fastedit.training.runs.samples import Sample, Samples
 from fastedit.training.runs.settings import RunOptions
 from fastedit.training.runs.steps import step_of
-from fastedit.training.runs.trainer import EditTrainer
+from fastedit.training.runs.trackers import check_trackers
+
+try:
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    from fastedit.training.runs.trainer import EditTrainer
+except ImportError as error:
+    package = (error.name or "accelerate").partition(".")[0]
+    raise extras.missing(package, "train", "training needs") from error
 
 
 def run(
@@ -73,8 +82,9 @@ def run(
     for options or data that cannot be trained on, DataError for bad lines, ImportError without peft
     for LoRA, FloatingPointError where the loss diverges, OSError where the disk fills up.
     """
-    if options.lora_rank and not options.head and find_spec("peft") is None:
-        raise ImportError("LoRA needs peft: pip install 'fastedit-dlm[train]'")
+    check_trackers(options.report_to or ())
+    if options.lora_rank and not options.head:
+        extras.require("peft", "train", "LoRA needs")
     refines = options.edit.labels == "levenshtein"
     if (options.head or refines) and parse_flag_from_env("ACCELERATE_USE_FSDP"):
         raise ValueError("a head trains beside a whole model: use ddp.yaml, not fsdp2.yaml")
@@ -112,11 +122,11 @@ def _run(
     form = form._replace(control_ids=control.ids if control else ())
     data = RunData.read(options, tokenizer, form)
     say(data.describe())
-    if options.steps is None:
-        options = replace(options, steps=-(-len(data.rows) // options.batch_size))
-        say(f"steps={options.steps}: the data is read once; --steps trains for longer")
+    if cut := data.cut_off(model.config.max_position_embeddings):
+        say(cut)
+    options = _measured_out(options, data, model.config.hidden_size, say)
     steps = cast(int, options.steps)
-    arguments.max_steps = steps
+    arguments.max_steps, arguments.learning_rate = steps, cast(float, options.learning_rate)
     # A run of which the warmup is less than a step has none: it would be a step at rate 0.
     warmup = options.warmup * steps
     arguments.warmup_steps = math.ceil(warmup) if warmup >= 1 else 0
@@ -147,6 +157,8 @@ def _run(
         optimizer=optimizer,
     )
     trainer.remove_callback(PrinterCallback)
+    if first:
+        trainer.add_callback(Curves(output, say))
     # A sharded model decodes in all processes or none; text without a prompt asks for nothing.
     if samples_log and data.example and not trainer.is_fsdp_enabled:
         trainer.add_callback(
@@ -184,6 +196,25 @@ def _run(
     return result
 
 
+def _measured_out(
+    options: RunOptions, data: RunData, width: int, say: Callable[[str], None]
+) -> RunOptions:
+    """`options` with what they leave to the data filled in; what that is, is said."""
+    chosen = []
+    if options.steps is None:
+        steps, passes = steps_of(len(data.rows), options.batch_size)
+        options = replace(options, steps=steps)
+        times = "once" if passes == 1 else f"{passes} times"
+        chosen.append(f"steps={steps}: the data is read {times}; --steps takes another number")
+    if options.learning_rate is None:
+        rate = learning_rate_of(options, cast(int, options.steps), width)
+        options = replace(options, learning_rate=rate)
+        chosen.append(f"learning_rate={rate:g}; --learning-rate takes another one")
+    for line in chosen:
+        say(line)
+    return replace(options, packing=data.packed)
+
+
 def _settled(options: RunOptions, model: Any, tokenizer: Any, form: Form) -> RunOptions:
     """`options` with what they leave to the model filled in, as `run.json` holds them."""
     reading = Reading.of(model)
@@ -218,7 +249,6 @@ def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
         per_device_train_batch_size=rows,
         per_device_eval_batch_size=rows,
         gradient_accumulation_steps=micro_batches,
-        learning_rate=cast(float, options.learning_rate),
         weight_decay=options.weight_decay,
         max_grad_norm=options.clip,
         lr_scheduler_type="cosine_with_min_lr",
@@ -231,7 +261,7 @@ def _arguments(options: RunOptions, validate: bool) -> TrainingArguments:
         save_total_limit=options.keep,
         eval_strategy="steps" if validate else "no",
         eval_steps=options.eval_every,
-        report_to=[],
+        report_to=list(options.report_to or ()),
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=not cpu,

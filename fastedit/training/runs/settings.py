@@ -17,7 +17,7 @@ from fastedit.training.typed import set_types
 # the rounding of differently shaped products. Checkpoint and data are compared by their content.
 FREE = frozenset(
     "checkpoint data output micro_batch device gradient_checkpointing save_every keep eval_data "
-    "eval_every eval_examples".split()
+    "eval_every eval_examples report_to".split()
 )
 # Options that hold options of their own, and how one writes them.
 PARTS: dict[str, tuple[type, str]] = {
@@ -37,7 +37,7 @@ class RunOptions:
     checkpoint     folder, Hub id, or "tiny"
     data           files of JSON Lines and tasks, see `fastedit.training.data.texts`
     output         folder of checkpoints, metrics and the result
-    steps          None: as many as read the data once
+    steps          None: they follow from the data, see `amounts`
     batch_size     rows per optimiser step, over all processes
     micro_batch    rows per forward and process; None: all of them at once
     ignore_fields  keys of lines that may be left unread
@@ -45,14 +45,17 @@ class RunOptions:
                    the model has positions
     head           "correction": a new correction head trains, with the options `correction`; the
                    checkpoint is frozen, and the options of edits and LoRA say nothing
+    packing        several documents in a row; None: unless that leaves too few steps to a run
+                   whose steps follow from the data
     lora_rank      0: every weight trains
     lora_targets   ends of module names; None: see `lora.default_targets`
-    learning_rate  None: 1e-4, of a head 3e-4
+    learning_rate  None: it follows from the steps, see `amounts`; of a head 3e-4
     warmup, min_learning_rate   shares of the steps and of the learning rate; less than a step of
                                 warmup is none
     dtype          of the checkpoint's weights; "auto": as stored, float32 where they all train
     precision      "bf16" (autocast), "fp32" or "auto": bf16 on a GPU
     gradient_checkpointing  compute activations again in the backward pass, for less memory
+    report_to      names of trackers that transformers reports to, such as tensorboard
     eval_data      None: held-out problems where the first of the data is a task, else none
 
     Raises ValueError naming the value and what is allowed.
@@ -73,7 +76,7 @@ class RunOptions:
     completion_field: str = "completion"
     ignore_fields: tuple[str, ...] | None = None
     max_length: int | None = None
-    packing: bool = True
+    packing: bool | None = None
     batch_size: int = 8
     micro_batch: int | None = None
     lora_rank: int = 16
@@ -94,6 +97,7 @@ class RunOptions:
     eval_data: str | None = None
     eval_every: int = 100
     eval_examples: int = 64
+    report_to: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         set_types(self)
@@ -104,8 +108,6 @@ class RunOptions:
                     f"{name}={value!r} must be a mapping of its options, such as {example}"
                 )
         self._check_head()
-        if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", LEARNING_RATES[self.head])
         for name in ("checkpoint", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing")
@@ -122,8 +124,9 @@ class RunOptions:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie between 0 and 1")
         for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name}={getattr(self, name)} must be positive")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name}={value} must be positive")
         if not 0 <= self.weight_decay < float("inf"):
             raise ValueError(f"weight_decay={self.weight_decay} must not be negative")
         choices = {

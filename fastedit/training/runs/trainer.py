@@ -32,6 +32,16 @@ class _Intervals(TrainerCallback):
         state.compute_steps(args, state.max_steps)
 
 
+class _Epochs(TrainerCallback):
+    """How often the data has been read, where the Trainer counts shares of the run."""
+
+    def __init__(self, order: Any, batch_size: int) -> None:
+        self.per_step = batch_size / order.per_epoch
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.epoch = round(state.global_step * self.per_step, 4)
+
+
 class EditTrainer(Trainer):
     """Trains what a `Step` says; `self.model` is the step, so that DDP and FSDP wrap its passes.
 
@@ -56,6 +66,8 @@ class EditTrainer(Trainer):
         # In the first process; the samples' is written by their callback.
         self.step_log, self.validation_log, self.samples_log = log, validation_log, samples_log
         self.add_callback(_Intervals())
+        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        self.add_callback(_Epochs(self.train_dataset, rows * self.args.world_size))
         # Of the step so far: what was seen, tokens.
         self._totals = torch.zeros(self.step.seen_size + 1, device=self.args.device)
         self.seen = [0.0] * self.step.seen_size  # of this run, since it was started or resumed
@@ -110,7 +122,8 @@ class EditTrainer(Trainer):
             super().log(logs, *args, **kwargs)
             return
         step = self.state.global_step
-        record: dict[str, Any] = {"step": step, "loss": logs["loss"], **self._take_totals()}
+        record: dict[str, Any] = {"step": step, "epoch": self.state.epoch, "loss": logs["loss"]}
+        record |= self._take_totals()
         record |= {name: logs[name] for name in ("grad_norm", "learning_rate") if name in logs}
         record["labels"] = int(self._labels)
         for name in ("loss", "grad_norm"):
@@ -167,7 +180,9 @@ class EditTrainer(Trainer):
         metrics |= {f"eval_{name}": value for name, value in rates.items()}
         self.log(metrics)
         if self.validation_log is not None:
-            self.validation_log.add({"step": self.state.global_step, **metrics})
+            self.validation_log.add(
+                {"step": self.state.global_step, "epoch": self.state.epoch, **metrics}
+            )
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )

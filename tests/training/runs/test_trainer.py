@@ -107,6 +107,7 @@ def test_packing_changes_layout_not_noise(train):
     packed = train("packed", batch_size=2, max_length=256, steps=1)
     alone = train("alone", max_length=128, packing=False, steps=1)
     assert packed[0]["tokens"] == alone[0]["tokens"]
+    assert (packed[0]["epoch"], alone[0]["epoch"]) == (1.0, 1.0)
     assert packed[0]["labels"] == alone[0]["labels"]
     assert packed[0]["loss"] == pytest.approx(alone[0]["loss"], rel=1e-4)
 

@@ -1,0 +1,66 @@
+"""A step that fills by a clock and takes back what is doubted, of the operations it consists of."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastedit.ops.blocks import Blocks
+from fastedit.ops.contents.reference import contents
+from fastedit.ops.highest.reference import highest
+from fastedit.ops.row_stats.reference import row_stats
+from fastedit.ops.write_blocks.reference import write_blocks_
+
+
+def correction_step_(
+    blocks: Blocks,
+    logits: Tensor,
+    turn: Tensor,
+    *,
+    settings: tuple[Tensor, ...],
+    forbid: tuple[int, ...],
+) -> None:
+    """Contract: `fastedit.ops.correction_step_`."""
+    steps, stride, budget, ring, limit, tau = settings
+    forward, filled = blocks.counts[:2].long()
+    stats = row_stats(
+        logits,
+        blocks.ids,
+        forbid=forbid,
+        temperature=1.0,
+        entropy=False,
+        top_k=0,
+        draws=None,
+        only=None,
+    )
+    masked, tokens, masks, held = contents(blocks.ids, blocks.may, blocks.mask_token_id)
+
+    count = masks + held
+    steps = torch.where(steps > 0, steps, count.clamp(min=1))
+    # The time left, of which `count` passes per forward and `steps` are worth a mask.
+    left = (steps * (masks + filled) - count * forward - count).clamp_(min=0)
+    share = masks - (2 * left + steps) // (2 * steps)
+    fill = highest(stats.prob, masked, share, None, False, stats.prob)
+
+    error = 1.0 - stats.prob_current
+    turns = (turn.amax(-1, keepdim=True) + 1).clamp_(min=0)
+    wrong = tokens & (error > tau[:, None]) & (turn < turns - ring[:, None])
+    most = budget * ((forward % stride == 0) & (left > 0))
+    remask = highest(error, wrong, most, None, False, error)
+    wanted = torch.where(fill, stats.token, blocks.ids)
+    write_blocks_(
+        blocks.ids,
+        wanted.masked_fill_(remask, blocks.mask_token_id),
+        blocks.may,
+        left == 0,
+        stats.bad,
+        blocks.flags,
+        blocks.counts,
+        blocks.mask_token_id,
+        judges_tokens=True,
+        buffers=[
+            (turn, torch.where(remask, turns - 1 + remask.cumsum(-1, dtype=turn.dtype), turn))
+        ],
+        limit=limit,
+        fallback=stats.token,
+    )

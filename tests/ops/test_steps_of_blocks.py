@@ -1,0 +1,107 @@
+"""Fused steps take bare addresses of what they are given: what does not fit is refused before."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fastedit import ops
+
+B, L, V = 2, 3, 5
+
+
+def blocks() -> ops.Blocks:
+    ids, may = torch.zeros(B, L, dtype=torch.int64), torch.ones(B, L, dtype=torch.bool)
+    flags, counts = torch.zeros(4, B, dtype=torch.bool), torch.zeros(4, B, dtype=torch.int32)
+    return ops.Blocks(ids, may, flags, counts, mask_token_id=4)
+
+
+def integers(*shape: int) -> torch.Tensor:
+    return torch.ones(shape, dtype=torch.int32)
+
+
+def entropy_bound() -> dict:
+    numbers = {name: torch.ones(B) for name in ("bound", "t_min", "t_max", "confidence")}
+    seed = torch.zeros(B, dtype=torch.int64)
+    return {
+        "logits": torch.zeros(B, L, V),
+        "best": torch.zeros(B, L, dtype=torch.int64),
+        **{name: integers(B) for name in ("stable", "steps", "stability")},
+        **numbers,
+        "sampling": ops.Sampling(torch.zeros(B), seed, torch.ones(B), seed, seed),
+    }
+
+
+def correction() -> dict:
+    names = ("steps", "stride", "budget", "ring", "limit")
+    logits, tau = torch.zeros(B, L, V), torch.ones(B)
+    return {
+        "logits": logits,
+        "turn": integers(B, L),
+        "tau": tau,
+        **{name: integers(B) for name in names},
+    }
+
+
+STEPS = {ops.entropy_bound_step_: entropy_bound, ops.correction_step_: correction}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_does_not_fit_is_refused(step):
+    """Each argument of another shape, and of another type."""
+    step(blocks(), **STEPS[step]())
+    for name, value in STEPS[step]().items():
+        if name == "sampling":
+            continue
+        for wrong in (value[:1], value.double(), value.to("meta")):
+            with pytest.raises((TypeError, ValueError), match=name):
+                step(blocks(), **{**STEPS[step](), name: wrong})
+    for name in ("ids", "may", "flags", "counts"):
+        value = getattr(blocks(), name)
+        for wrong in (value[:1], value[:, :1], value.double()):
+            with pytest.raises(ValueError, match=name):
+                step(dataclasses.replace(blocks(), **{name: wrong}), **STEPS[step]())
+
+
+@pytest.mark.parametrize("name", ["top_k", "top_p", "seed", "start"])
+def test_keys_of_draws_are_per_block(name):
+    given = entropy_bound()
+    sampling = given.pop("sampling")
+    wrong = dataclasses.replace(sampling, **{name: getattr(sampling, name)[:1]})
+    with pytest.raises(ValueError, match=name):
+        ops.entropy_bound_step_(blocks(), sampling=wrong, **given)
+
+
+def test_a_vocabulary_of_the_mask_alone_leaves_no_noise():
+    given = entropy_bound() | {"logits": torch.zeros(B, L, 1)}
+    held = dataclasses.replace(blocks(), mask_token_id=0)
+    with pytest.raises(ValueError, match="one id"):
+        ops.entropy_bound_step_(held, **given)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("step", STEPS)
+def test_steps_on_views_are_those_on_tensors_of_their_own(step, backend):
+    """Rows and columns of larger tensors get what dense ones get, and nothing else changes."""
+    generator = torch.Generator().manual_seed(0)
+    results = []
+    for apart in (False, True):
+        given, held = STEPS[step](), blocks()
+        given["logits"] = torch.rand(B, L, V, generator=generator.manual_seed(0))
+        if apart:
+            fields = ("ids", "may", "flags", "counts")
+            held = dataclasses.replace(held, **{k: spread(getattr(held, k)) for k in fields})
+            tensors = {k: spread(v) for k, v in given.items() if k not in ("logits", "sampling")}
+            given |= tensors
+        with ops.use_backend(backend):
+            step(held, **given)
+        written = [held.ids, held.flags, held.counts, given.get("best"), given.get("turn")]
+        results.append([each for each in written if each is not None])
+    assert all(one.equal(two) for one, two in zip(*results, strict=True))
+    assert bool(results[0][2][0].all())  # a decision was taken
+
+
+def spread(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values, every other one of a larger tensor."""
+    wide = tensor.repeat_interleave(2, dim=-1)
+    return wide[..., ::2]
