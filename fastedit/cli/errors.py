@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from fastedit.files.jsonl import as_line
+from fastedit.files.jsonl import DataError, as_line
 
 # typer brings its own copy of click in newer releases, so the class is found from typer's.
 CommandLineError: Any = typer.BadParameter.__mro__[2]
@@ -46,8 +46,9 @@ def message(error: Any) -> str:
 
 @contextlib.contextmanager
 def one_line(*kinds: type[Exception]) -> Iterator[None]:
-    """Turn exceptions of these kinds into a `UserError`."""
+    """Turn exceptions of these kinds into a `UserError`: bad lines of a file keep a line each."""
     try:
         yield
     except kinds as error:
-        raise UserError(as_line(error)) from error
+        told = str(error) if isinstance(error, DataError) else as_line(error)
+        raise UserError(told) from error

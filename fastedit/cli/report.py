@@ -65,12 +65,9 @@ def result_lines(result: Mapping[str, Any]) -> Iterator[str]:
 def policies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """Rows of `evaluation.policies.compared`, those that ran; fits 80 columns.
 
-    Rows of several models have a column that says which.
+    Rows of several models say which, before the policy.
     """
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    models = any("model" in row for row in rows)
-    if models:
-        table.add_column("", no_wrap=True)
     table.add_column("policy", overflow="fold")
     for header in POLICIES_HEADERS:
         table.add_column(header, justify="right", no_wrap=True)
@@ -80,9 +77,9 @@ def policies_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         low, high = row["interval"]
         name, _, fields = row["policy"].partition(":")
         name += "*" if row["needs_training"] else ""
+        told = name + (f": {fields.replace(',', ', ')}" if fields else "")
         table.add_row(
-            *([row["model"]] if models else []),
-            Text(name + (f": {fields.replace(',', ', ')}" if fields else "")),  # may wrap there
+            Text(f"{row['model']}, {told}" if "model" in row else told),  # may wrap at spaces
             f"{row['accuracy']:.0%} ({100 * low:.0f}-{high:.0%})",
             f"{row['tokens_per_forward']:.2f}",
             f"{row['block_forwards'] / row['n']:.1f}",
@@ -105,11 +102,13 @@ def paired_lines(pairs: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def remarks(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """What a table of policies cannot show, a line each."""
+    told: set[str] = set()  # rows of several models have one policy
     for row in rows:
         if "reason" in row:
             yield f"not run: {row['policy']}: {row['reason']}"
             continue
-        if row["needs_training"]:
+        if row["needs_training"] and row["policy"] not in told:
+            told.add(row["policy"])
             yield f"* {row['policy']}: for a model trained {row['needs_training']}"
         for name, key in (
             ("failed requests", "failed"),

@@ -106,7 +106,6 @@ def test_a_file_and_a_policy_whose_given_fields_stay(tune, data):
         (("--task", "chain_sum", "--policy", "remsk"), "policy must be one of"),
         (("--task", "chain_sum", "--policy", "wino:threshold=1,verify_threshold=1"), "nothing to"),
         (("--task", "chain_sum", "--policy", "correction"), "there is none"),
-        (("--task", "chain_sum", "--max-new-tokens", 99999), "positions"),
         (("--data", "nowhere.jsonl"), "nowhere.jsonl"),
     ],
 )
@@ -116,12 +115,20 @@ def test_mistakes_are_one_line(tune, arguments, message):
     assert message in err and len(err.strip().splitlines()) == 1
 
 
+def test_problems_that_do_not_fit_have_a_line_each(tune):
+    code, out, err = tune("--task", "chain_sum", "--n", 4, "--max-new-tokens", 99999)
+    assert code == 2 and out == ""
+    *lines, advice = err.strip().splitlines()
+    assert len(lines) == 4 and all("the model has 1024" in line for line in lines)
+    assert "--on-bad-line skip" in advice
+
+
 def test_bad_lines_are_named_before_anything_is_decoded(tune, data, monkeypatch):
     monkeypatch.setattr(Decoder, "as_completed", None)
     with data.open("a") as file:
         file.write('{"prompt": "no answer"}\n')
     code, _, err = tune("--data", data)
-    assert code == 2 and "sums.jsonl:11: `answer` must be" in err
+    assert code == 2 and "sums.jsonl:11: has no `answer`" in err
     ends = {"messages": [{"role": "assistant", "content": "a"}], "answer": "b"}
     data.write_text(data.read_text().splitlines()[0] + "\n" + json.dumps(ends) + "\n")
     code, _, err = tune("--data", data)

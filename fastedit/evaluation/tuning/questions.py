@@ -140,7 +140,11 @@ def _asked(
             f"needs one of `{prompt_field}` and `messages`; --prompt-field names another key"
         )
     prompt = asked(record, prompt_field, raw) if prompt_field in record else chat_of(record)
-    answer = record.get(answer_field)
+    if answer_field not in record:
+        raise ValueError(
+            f"has no `{answer_field}`, the expected answer: --answer-field names another key"
+        )
+    answer = record[answer_field]
     if own and answer is not None:
         return prompt, answer
     if isinstance(answer, (int, float)) and not isinstance(answer, bool):

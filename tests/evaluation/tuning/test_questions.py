@@ -58,7 +58,7 @@ def test_texts_chats_and_numbers_are_read(read):
 @pytest.mark.parametrize(
     ("line", "options", "message"),
     [
-        ({"prompt": "a"}, {}, "`answer` must be the expected answer.*--answer-field"),
+        ({"prompt": "a"}, {}, "has no `answer`, the expected answer: --answer-field"),
         ({"prompt": "a", "answer": " "}, {}, "must be the expected answer"),
         ({"prompt": "a", "answer": True}, {}, "got 'True'"),
         ({"prompt": "a", "answer": ["b"]}, {}, "must be the expected answer"),
@@ -67,7 +67,7 @@ def test_texts_chats_and_numbers_are_read(read):
         ({"prompt": 5, "answer": "b"}, {}, "must be a text"),
         ({"prompt": "a", "answer": "b", "hint": "c"}, {}, "`hint` would be left unread.*--ignore"),
         ({"prompt": "a", "answer": "b"}, {"scorer": "number"}, "holds no number: 'b'"),
-        ({"prompt": "a", "answer": "b"}, {"answer_field": "gold"}, "`gold` must be|`answer` would"),
+        ({"prompt": "a", "answer": "b"}, {"answer_field": "gold"}, "has no `gold`|`answer` would"),
         ({"prompt": "a", "answer": "b"}, {"scorer": "best"}, "exact, contains, number; got 'best'"),
     ],
 )
@@ -78,7 +78,7 @@ def test_what_is_no_question_is_named(read, line, options, message):
 
 def test_bad_lines_may_be_skipped_and_columns_ignored(read):
     good = {"prompt": "a", "answer": "b", "hint": "c"}
-    with pytest.warns(UserWarning, match=r"q\.jsonl:2: `answer`"):
+    with pytest.warns(UserWarning, match=r"q\.jsonl:2: has no `answer`"):
         found = read(good, {"prompt": "a"}, good, policy="skip", ignore_fields=["hint"])
     assert [item.where[-2:] for item in found.items] == [":1", ":3"]
 
