@@ -86,6 +86,8 @@ class Recorder:
             self.steps.append(
                 TraceEvent(COMMIT, number, block, place, token, token, p, p, policy=name)
             )
+        if not request.policy.wide:  # what begins again now is the next block
+            self._began, self._opened = len(self.steps), None
 
     def rewind(self, request: Request) -> None:
         """The active block begins again, or all blocks of a wide policy do."""
@@ -129,6 +131,8 @@ class Recorder:
             elif isinstance(step, TraceEvent):
                 ids.update(token for token in (step.old, step.new) if token is not None)
         each = sorted(ids)
+        if not each:  # the request never began
+            return {}
         texts = self.tokenizer.batch_decode(
             [[token] for token in each], clean_up_tokenization_spaces=False
         )

@@ -17,7 +17,10 @@ from fastedit.files.jsonl import as_line
 from fastedit.tasks import Score
 
 PYTHON = "python:"  # before the module and the name of a function
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+# A sign behind a letter or a digit is a dash: "3-5" are two numbers above zero.
+_NUMBER = re.compile(
+    r"(?:(?<![\w.)])[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+)
 
 
 class ScorerError(ValueError):

@@ -96,9 +96,9 @@ class MultiBlock(JointThreshold):
         def step_(logits: Tensor, draws: bool) -> bool:
             if not view.alone and view.reopened.any():
                 return False
-            before = ~view.done
+            wanted = ~view.done & _wanted(p, view.may_change())  # of the ids before the step
             fused(logits, draws)
-            reopen = view.done & before & _wanted(p, view.may_change())
+            reopen = view.done & wanted
             view.done.logical_xor_(reopen)
             view.reopened.logical_or_(reopen)
             return True

@@ -29,7 +29,7 @@ class Reason(NamedTuple):
     def told(self, event: TraceEvent, parameters: Mapping[str, Any]) -> str:
         value, bound = getattr(event, self.field, None), parameters.get(self.bound)
         words = self.words.format_map(_Known(parameters))
-        if value is None or bound is None:
+        if value is None or isinstance(bound, bool) or not isinstance(bound, (int, float)):
             return words
         if not (value < bound if self.below else value > bound):
             return words

@@ -195,15 +195,38 @@ def test_a_request_that_begins_again_is_traced_once(golden_model, prompts):
         GOLDEN | {"trace": True, "seed": 1, "max_new_tokens": 20},
     )
     (want,) = decoder.generate(prompts[0], **options).traces
-    with decoder.engine() as living:
-        living.add(prompts[0], **options)
-        for number in itertools.count():
-            if number == 12:
-                living.reset()
-            events = living.step()
-            if living.idle:
-                break
-    end = events[-1]
-    assert end.trace.sequence == want.sequence
-    assert end.trace.counts() == want.counts()
-    check(end.trace, torch.tensor(want.sequence), end.stats)
+    steps = itertools.count(1)
+    ended = False
+    while not ended:  # in every step, those between two blocks as well
+        broken = next(steps)
+        with decoder.engine() as living:
+            living.add(prompts[0], **options)
+            for number in itertools.count():
+                if number == broken:
+                    living.reset()
+                events = living.step()
+                if living.idle:
+                    break
+        ended = number < broken
+        end = events[-1]
+        assert end.trace.sequence == want.sequence
+        assert end.trace.counts() == want.counts()
+        check(end.trace, torch.tensor(want.sequence), end.stats)
+    assert broken > 12
+
+
+def test_a_request_that_never_begins_has_an_empty_trace():
+    decoder = Decoder.from_pretrained("tiny", device="cpu")
+    asked = ["1+2=", "", "3+4="]
+    out = decoder.generate(asked, trace=True, errors="return", max_new_tokens=4)
+    assert [bool(trace.sequence) for trace in out.traces] == [True, False, True]
+    assert out.traces[1].steps == [] and out.errors[1] is not None
+    (trace,) = decoder.generate("1+2=", trace=True, max_new_tokens=0).traces
+    assert trace.steps == [] and trace.sequence == []
+    with decoder.engine(max_batch=1) as living:
+        first, waits = (living.add("1+2=", trace=True, max_new_tokens=4) for _ in range(2))
+        living.abort(waits)
+        ends = {}
+        while not living.idle:
+            ends |= {event.request: event for event in living.step() if event.kind == "end"}
+    assert ends[waits].trace.steps == [] and ends[first].trace.sequence

@@ -66,7 +66,7 @@ class BlockSampler:
         state.vocab = self.req_states.vocab_size
         state.bad.fill_(fails)
         if state.draws:
-            state.sampling.top_k.fill_(max(asked.config.top_k or 0, 0))
+            state.sampling.top_k.fill_(min(max(asked.config.top_k or 0, 0), state.vocab))
             state.sampling.top_p.fill_(1.0 if asked.config.top_p is None else asked.config.top_p)
         state.ids.copy_(torch.where(editable, state.policy.open(state), block))
         self.drafts[slot, : self.length - len(tail)] = state.shown()[0, len(tail) :]

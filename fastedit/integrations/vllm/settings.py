@@ -105,10 +105,12 @@ class Settings:
                 raise ValueError(f"extra_args {name}={given[name]!r}: {ELSEWHERE[field]}")
             if field not in TAKEN:
                 raise ValueError(f"extra_args has no {name!r}; known: {', '.join(TAKEN)}")
+            if isinstance(given[name], (list, dict)):
+                raise ValueError(
+                    f"extra_args {name}={given[name]!r} must be one number, text or truth value"
+                )
         given = {name: _value(name, value) for name, value in given.items()}
         config = DecodeConfig(**given)
-        if isinstance(config.seed, list):
-            raise ValueError(f"seed={config.seed} must be one integer: every request has its own")
         length = self.config.canvas_length
         if config.gives("block_length") and config.block_length != length:
             raise ValueError(

@@ -143,6 +143,7 @@ def test_bad_logits_end_their_request_alone(llm, decoder, monkeypatch):
         ({"stop": "a"}, "give stop to vLLM"),
         ({"cache": "none"}, "vLLM's own cache"),
         ({"seed": [1, 2]}, "seed"),
+        ({"mode": ["quality"]}, "mode=.* must be one number, text or truth value"),
     ],
 )
 def test_a_request_is_refused_before_it_is_let_in(llm, extra, says):
@@ -152,6 +153,17 @@ def test_a_request_is_refused_before_it_is_let_in(llm, extra, says):
     with pytest.raises(VLLMValidationError, match=says):
         llm.generate({"prompt_token_ids": [5]}, SamplingParams(extra_args=extra), use_tqdm=False)
     assert not llm.llm_engine.has_unfinished_requests()
+
+
+def test_the_largest_top_k_is_all_of_the_vocabulary(llm):
+    from vllm import SamplingParams
+
+    drawn = {"temperature": 1.0, "seed": 3}
+    asked = [
+        SamplingParams(max_tokens=8, extra_args=drawn | more) for more in ({}, {"top_k": 2**63})
+    ]
+    first, second = llm.generate([{"prompt_token_ids": [5]}] * 2, asked, use_tqdm=False)
+    assert list(first.outputs[0].token_ids) == list(second.outputs[0].token_ids)
 
 
 @pytest.mark.parametrize("name, value", [("top_p", 0.5), ("logprobs", 1), ("temperature", 0)])
