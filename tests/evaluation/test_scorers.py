@@ -98,3 +98,21 @@ def test_another_code_is_another_version(module, tmp_path):
     (tmp_path / "scorers_of_a_test.py").write_text(MODULE + "\n# changed\n")
     assert version_of(module + "same") != before
     assert version_of("exact") == "exact"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "same"),
+    [
+        ("#### -037", "-37", True),
+        ("0.00001", "1e-05", True),
+        ("10000000000000000", "1e16", True),
+        ("it is 1,234,567.50", "1234567.5", True),
+        ("1,2,3", "123", False),
+        ("1,2,3", "3", True),
+        ("between 3-5", "5", True),
+        ("x=-5", "5", False),
+        ("none", "5", False),
+    ],
+)
+def test_the_last_number_is_the_answer(text, answer, same):
+    assert scorer_of("number")(text, answer)[0] is same

@@ -159,9 +159,8 @@ def test_the_largest_top_k_is_all_of_the_vocabulary(llm):
     from vllm import SamplingParams
 
     drawn = {"temperature": 1.0, "seed": 3}
-    asked = [
-        SamplingParams(max_tokens=8, extra_args=drawn | more) for more in ({}, {"top_k": 2**63})
-    ]
+    every = drawn, drawn | {"top_k": 2**63}
+    asked = [SamplingParams(max_tokens=8, extra_args=extra) for extra in every]
     first, second = llm.generate([{"prompt_token_ids": [5]}] * 2, asked, use_tqdm=False)
     assert list(first.outputs[0].token_ids) == list(second.outputs[0].token_ids)
 
