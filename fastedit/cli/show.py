@@ -67,7 +67,7 @@ def _traces(file: Path, request: int | None) -> list[Trace]:
     from fastedit import traces
 
     with one_line(OSError, ValueError):
-        found = traces.load(file)
+        found = sorted(traces.load(file), key=lambda trace: trace.header["request"])
     if request is None:
         return found
     chosen = [trace for trace in found if trace.header["request"] == request]

@@ -28,7 +28,7 @@ def save(traces: Iterable[Trace], path: str | os.PathLike[str]) -> None:
 def lines(trace: Trace) -> Iterator[str]:
     """The lines of one trace."""
     about = {"schema": SCHEMA, "version": VERSION, **trace.header}
-    about |= {"tokens": trace.tokens, "stats": trace.stats}
+    about |= {"tokens": trace.tokens, "stats": trace.stats, "lines": len(trace.steps)}
     for value in (about, *map(as_dict, trace.steps)):
         yield json.dumps(value, ensure_ascii=False, allow_nan=False)
 
@@ -37,21 +37,29 @@ def load(path: str | os.PathLike[str]) -> list[Trace]:
     """The traces of a file, which may be gzipped.
 
     Raises OSError, and DataError, a ValueError: for a file that is none of traces, one of a newer
-    version, and a line that is broken, with its number.
+    version, and a line that is broken, with its number; and for a trace that lacks lines.
     """
     traces: list[Trace] = []
+    due: list[Any] = []  # how many lines each has
     with contextlib.closing(Lines(path)) as found:
         for number, _, line in found:
             try:
                 value = parse(line)
                 if "schema" in value or not traces:
                     traces.append(_trace(value))
+                    due.append(value.get("lines"))
                 else:
                     traces[-1].steps.append(_step(value))
             except UNREADABLE as error:
                 raise DataError(f"{place(path, number)}: {as_line(error)}") from None
     if not traces:
         raise DataError(f"{shown(path)} holds no trace: `fastedit generate --trace` writes some")
+    for trace, lines_due in zip(traces, due, strict=True):
+        if lines_due not in (None, len(trace.steps)):
+            raise DataError(
+                f"{shown(path)}: the trace of request {trace.header['request']} has "
+                f"{len(trace.steps)} of its {lines_due} lines: the file was cut or changed"
+            )
     return traces
 
 
@@ -89,7 +97,7 @@ def _trace(value: dict[str, Any]) -> Trace:
     for name, kind in (("request", int), ("mask_token_id", int), ("policy", str)):
         if not isinstance(value.get(name), kind) or isinstance(value.get(name), bool):
             raise ValueError(f"{name} must be {_NAMES[kind]}; got {value.get(name)!r:.40}")
-    beside = ("schema", "version", "tokens", "stats")
+    beside = ("schema", "version", "tokens", "stats", "lines")
     header = {name: content for name, content in value.items() if name not in beside}
     return Trace(header, [], {int(name): text for name, text in tokens.items()}, stats)
 

@@ -192,9 +192,12 @@ class Trace:
     def history(self, position: int) -> History:
         """What happened to the token that stands at `position` of the sequence, and why.
 
-        Raises IndexError for a position that was never decoded.
+        Raises IndexError for a position that was never decoded, TypeError for what is no integer.
         """
         from fastedit.traces.history import history
+
+        if type(position) is not int:
+            raise TypeError(f"position must be an integer; got {position!r}")
 
         return history(self, position)
 

@@ -32,6 +32,14 @@ def test_the_first_line_says_what_it_is(trace, tmp_path):
     }  # fmt: skip
 
 
+def test_a_file_that_was_cut_is_refused(trace, tmp_path):
+    path = tmp_path / "t.jsonl"
+    trace.save(path)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-2]))
+    with pytest.raises(ValueError, match=r"has \d+ of its \d+ lines: the file was cut"):
+        traces.load(path)
+
+
 HEADER = {
     "schema": "fastedit.trace",
     "version": 1,
