@@ -77,8 +77,12 @@ TRAININGS: dict[str, dict[str, tuple[Stage, ...]]] = {
 class MEDLMDelete(MEDLM):
     """ME-DLM that replaces and deletes: its head for the next token, which it has, says nothing."""
 
-    def wants_next(self, view: View) -> torch.Tensor:
-        return torch.zeros_like(view.done)
+    def rule(self, stats: Stats, view: View) -> Write:
+        if stats.following is not None:  # some of its blocks edit
+            silent = torch.full_like(stats.following.token, -1)
+            following = dataclasses.replace(stats.following, token=silent)
+            stats = dataclasses.replace(stats, following=following)
+        return super().rule(stats, view)
 
 
 @dataclass(frozen=True)
