@@ -126,5 +126,5 @@ def test_me_dlm_without_some_operations(rule, after):
     one, two = torch.zeros(2, 1, 4, 9)
     one[0, range(4), [A, DELETE, C, EOS]] = 9.0
     two[0, range(4), [B, B, EOS, EOS]] = 9.0
-    policies.step_(state, one, next_logits=two if rule == "me_dlm" else None)
+    policies.step_(state, one, next_logits=two)
     assert state.ids[0, : state.lengths[0]].tolist() == after

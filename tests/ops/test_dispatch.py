@@ -10,7 +10,8 @@ import torch
 from fastedit import ops
 from fastedit.ops import dispatch
 
-ON_A_CPU = {"joint_threshold_indel_step_"}  # on a GPU, its rule runs inside the captured step
+# On a GPU their rules run inside the captured step.
+ON_A_CPU = {"joint_threshold_indel_step_", "entropy_bound_step_", "correction_step_"}
 
 
 def call():
