@@ -94,8 +94,8 @@ class MultiBlock(JointThreshold):
         p, fused = view.parameters, super().twin(view)
 
         def step_(logits: Tensor, draws: bool) -> bool:
-            if not view.alone and view.reopened.any():
-                return False
+            if not view.alone and (draws or view.reopened.any()):
+                return False  # positions of draws count from the block's own first one
             wanted = ~view.done & _wanted(p, view.may_change())  # of the ids before the step
             fused(logits, draws)
             reopen = view.done & wanted
