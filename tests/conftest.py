@@ -15,6 +15,10 @@ from triton_interpreter import patch_once_per_launch
 if not torch.cuda.is_available():  # before anything imports Triton: it looks when it is imported
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# It breaks the lines of what the command line says; readline, which pytest imports, sets it for
+# processes that are started from here, behind the back of os.environ.
+os.environ.pop("COLUMNS", None)
+os.unsetenv("COLUMNS")
 GOLDEN = Path(__file__).parent / "golden"
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"

@@ -252,6 +252,10 @@ def _train(options: RunOptions, resume: bool, unsaid: list[str]) -> None:
         base, way = "", "--checkpoint"
     rule = " --policy joint_threshold_indel" if options.edit.labels == "lcs" else ""
     progress.say(f"try it: fastedit generate {base}{way} {result}{rule} ...")
+    if options.steps is None and options.lora_rank and not options.head:
+        compared = f"fastedit eval --data HELD_OUT {base}{way} {result} --baseline"
+        progress.say(f"is it enough? {compared}")
+        progress.say("where it is not: more examples help most, then a larger --steps")
 
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:

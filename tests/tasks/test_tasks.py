@@ -190,7 +190,7 @@ def test_unknown_name_and_missing_library(monkeypatch):
     with pytest.raises(ValueError, match="chain_sum"):
         get_task("sudoku")
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ImportError, match=r"fastedit-dlm\[eval\]"):
+    with pytest.raises(ImportError, match=r"tasks need reasoning-gym: pip install .*eval"):
         get_task("chain_sum")
 
 
