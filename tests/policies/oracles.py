@@ -106,11 +106,10 @@ class Block:
         """The `count` places with the highest scores; equal scores: the lowest place first."""
         order = sorted(places, key=lambda i: (-score[i], i))
         if 0 < count < len(order):
-            cut = score[order[count - 1]]
             for i in order[count:]:
                 for j in order[:count]:
-                    if score[j] == cut and rows[i].key != rows[j].key:
-                        self.near = min(self.near, cut - score[i])
+                    if rows[i].key != rows[j].key:
+                        self.near = min(self.near, score[j] - score[i])
         return order[:count]
 
     def fill(self, rows: list[Row], threshold: float, least: int, score: dict) -> list[int]:
