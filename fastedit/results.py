@@ -104,9 +104,6 @@ class DecodeStats:
     """Counts of one request.
 
     forwards          step and KV-commit forwards that it took part in
-    forwards_after_last_mask  those of them behind the one that filled the last mask of their block;
-                      all of them, in a block that began without one. Not those that are the first
-                      of the next block as well (lookahead)
     block_forwards    the same in blocks of rows: a forward with shadows counts 2, one over m blocks
                       that are reopened together m
     prefill_forwards  forwards over its prompt, before the first step
@@ -120,6 +117,9 @@ class DecodeStats:
     seed              the seed of its draws; used when temperature > 0
     oscillations      how often a position got a token back that it had held two versions before,
                       the mask being one; None unless the request was traced
+    forwards_after_last_mask  those behind the forward that filled the last mask of their block; all
+                      of them, in a block that began without one. Not those that are the first of
+                      the next block as well (lookahead). None unless the request was traced
     approximate       whether some keys and values were of older ids: cache "prefix" or "dual"
     """
 
@@ -136,8 +136,8 @@ class DecodeStats:
     finish_reason: str = "length"
     seed: int = 0
     approximate: bool = False
-    forwards_after_last_mask: int = 0
     oscillations: int | None = None
+    forwards_after_last_mask: int | None = None
 
     @property
     def tokens_per_forward(self) -> float:
@@ -150,9 +150,11 @@ class DecodeStats:
         return 100.0 * self.t2t_edits / self.tokens if self.tokens else 0.0
 
     @property
-    def share_after_last_mask(self) -> float:
-        """Of all forwards, those behind the last mask of their block; 0.0 without a forward."""
-        return self.forwards_after_last_mask / self.forwards if self.forwards else 0.0
+    def share_after_last_mask(self) -> float | None:
+        """Of all forwards, those behind the last mask of their block; 0.0 without a forward, None
+        unless the request was traced."""
+        after = self.forwards_after_last_mask
+        return None if after is None else after / self.forwards if self.forwards else 0.0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._in_words()})"

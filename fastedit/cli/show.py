@@ -93,7 +93,7 @@ def _summary(stats: dict[str, Any]) -> str:
     for name, words in _COUNTS.items():
         told += [f"{stats[name]} {words}"] if stats.get(name) else []
     share = stats.get("share_after_last_mask")
-    if isinstance(share, (int, float)):
+    if isinstance(share, (int, float)) and stats.get("m2t_commits"):
         told.append(f"{share:.0%} of the forwards after the last mask")
     return ", ".join(told)
 

@@ -31,7 +31,6 @@ class Record:
                               they are gone
     lengths                   how many of the L positions there are; None: all
     moves                     [3, n, L] as in `policies.State`, or None
-    filled                    masks that became tokens in the block so far, per row
     planes                    [8, n, L] as `traced.PLANES` says; None unless the step is traced
     """
 
@@ -41,7 +40,7 @@ class Record:
         requests: Sequence[Any],
         ids: Tensor,
         flags: list[list[bool]],
-        counts: list[list[int]],
+        counts: list[list[int]] | Tensor,
         logits: Tensor | Sequence[Tensor] | None,
         moves: Tensor | None,
         lengths: list[int] | None = None,
@@ -50,13 +49,15 @@ class Record:
         self.step, self.requests, self.ids, self.logits = step, requests, ids, logits
         self.moves, self.lengths, self.planes = moves, lengths, planes
         self.done, self.dirty, self.bad, self.capped, self.reopened = flags
-        self._counts, self.filled = counts, counts[1]
+        self._counts = counts
 
     def row(self, row: int) -> Tensor:
         """Its ids, [L] or as many as there are."""
         return self.ids[row] if self.lengths is None else self.ids[row][: self.lengths[row]]
 
     def counts(self, row: int) -> Counts:
+        if isinstance(self._counts, Tensor):  # read where a block ends, not in every step
+            self._counts = self._counts.tolist()
         return Counts(*(column[row] for column in self._counts))
 
 

@@ -99,7 +99,9 @@ class Recorder:
         if self._trace is None:
             tokens = self._texts()
             self._trace = Trace(self._header(request, tokens), self.steps, tokens, {})
-            request.stats.oscillations = self._trace.oscillations()
+            stats = request.stats
+            stats.oscillations = self._trace.oscillations()
+            stats.forwards_after_last_mask = stats.forwards - self._trace.filling()
             self._trace.stats = request.stats.as_dict()
         return self._trace
 

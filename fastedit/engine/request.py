@@ -82,8 +82,6 @@ class Request(Layout):
     bad: BadLogitsError | None = None  # ends the request at the end of its block
     committed: bool = False  # the active block is final; only its KV may be outstanding
     progress: Progress = field(default_factory=Progress)  # of the active block
-    filled_masks: int = 0  # of the active block so far
-    filled_at: int = 0  # step of its lane that filled the last of them
 
     def __post_init__(self) -> None:
         self.stats.seed, self.stats.approximate = self.seed, self.config.approximate
@@ -105,10 +103,6 @@ class Request(Layout):
             behind = (self.start - self.origin) // self.block_length
             self.beside += min(self.policy.window - 1, behind)
         self.reopened = record.reopened[row]
-        if record.step == self.entered:  # lookahead: that forward ended the block before, too
-            self.stats.forwards_after_last_mask -= 1
-        if record.filled[row] != self.filled_masks:
-            self.filled_masks, self.filled_at = record.filled[row], record.step
         if not record.done[row]:
             over = record.step - self.entered > self.bound
             if over or self.bad or self.config.strict_reference:
@@ -116,7 +110,6 @@ class Request(Layout):
             return False
         if self.committed:  # the forward that only refreshed the KV is over
             self._took(1)
-            self.stats.forwards_after_last_mask += 1
         else:
             if self.bad:
                 self._stop(record, row, self.bad)
@@ -163,7 +156,6 @@ class Request(Layout):
     def next_block(self, step: int) -> None:
         self.start += self.block_length
         self.entered, self.committed, self.progress = step, False, Progress()
-        self.filled_masks = 0
         self.reopened, self.beside = False, 0
 
     def rewind(self) -> None:
@@ -177,14 +169,13 @@ class Request(Layout):
             self.start, self.committed = self.origin, False
         if self.committed:  # whose prefill does what the outstanding forward would have done
             self._took(1)
-            self.stats.forwards_after_last_mask += 1
             self.next_block(self.entered)
         del self.generated[self.stats.tokens :]  # half of a commit, where Ctrl-C came
         del self.written[max(self.start - len(self.prompt), 0) :]
         if self.text:
             self.text.update(self.generated)
         self.restarts += 1
-        self.filled = self.beside = self.filled_masks = 0
+        self.filled = self.beside = 0
         if self.recorder:
             self.recorder.rewind(self)
         self.reopened, self.bad, self.progress = False, None, Progress()
@@ -211,8 +202,6 @@ class Request(Layout):
     def _count(self, record: Record, row: int) -> None:
         stats, counts = self.stats, record.counts(row)
         self._took(record.step - self.entered)
-        last = self.filled_at if self.filled_masks else self.entered
-        stats.forwards_after_last_mask += record.step - last
         stats.m2t_commits += counts.m2t_commits
         stats.t2t_edits += counts.t2t_edits
         stats.remasks += counts.remasks

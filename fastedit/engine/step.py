@@ -44,7 +44,7 @@ class Steps:
         planes = self._decide(blocks, logits)
         flags = blocks.flags.tolist()
         lengths = None if blocks.lengths is None else blocks.lengths.tolist()
-        counts, moves = blocks.count_rows.tolist(), blocks.moves
+        counts, moves = blocks.count_rows, blocks.moves
         held = blocks.ids, flags, counts, logits.each(), moves, lengths, planes
         return Record(number, requests, *held)
 

@@ -174,6 +174,20 @@ class Trace:
             canvas = now
         return canvas
 
+    def filling(self) -> int:
+        """Forwards from the first of a block to the one that filled its last mask, of all blocks.
+
+        Of a policy that may write all blocks until the end, they count as one.
+        """
+        found, first, last = 0, 1, 0
+        for step in self.steps:
+            if isinstance(step, Opened):
+                found += last - first + 1
+                first, last = step.forward, step.forward - 1
+            elif isinstance(step, TraceEvent) and step.kind == FILL:
+                last = step.forward
+        return found + last - first + 1
+
     def oscillations(self) -> int:
         """How often a position got a token back that it had held two versions before; masks are
         versions, and what moves takes them along."""

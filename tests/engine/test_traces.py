@@ -52,8 +52,8 @@ def decoder_of(model, tokenizer, name: str, **options) -> Decoder:
 
 def told(out) -> list[tuple]:
     """Of each request, tokens and stats; how its prompt was prefilled depends on its company."""
-    beside = {"prefill_forwards": 0, "oscillations": None}
-    stats = (stats.as_dict() | beside for stats in out.stats)
+    beside = dict.fromkeys(("oscillations", "forwards_after_last_mask", "share_after_last_mask"))
+    stats = (stats.as_dict() | beside | {"prefill_forwards": 0} for stats in out.stats)
     return [(ids.tolist(), stats) for ids, stats in zip(out.sequences, stats, strict=True)]
 
 

@@ -76,9 +76,8 @@ class Alone:
 
 
 def comparable(stats: DecodeStats) -> DecodeStats:
-    """Without prefill forwards, which depend on what was in the pool already, and forwards after
-    the last mask, which a request that begins its block again may count anew."""
-    return replace(stats, prefill_forwards=0, forwards_after_last_mask=0)
+    """Without prefill forwards, which depend on what was in the pool already."""
+    return replace(stats, prefill_forwards=0)
 
 
 def by_request(events: Sequence[Event]) -> dict[int, list[Event]]:
