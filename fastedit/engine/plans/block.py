@@ -102,7 +102,6 @@ class Block(Plan):
         width = (1 + self.extra) * length
         begin, visible = live.start[:, None], reach + width - length
         stored = begin + self.columns(width)
-        relative = self.columns(visible) - begin  # of every column to the row's block
         self.seen = None
         if not self.extra:
             self.seen = live.start.to(torch.int32) + length, live.offset.to(torch.int32)
@@ -119,8 +118,10 @@ class Block(Plan):
         )
         self.positions = stored
         shape = (len(begin), 1, length, visible)
-        self.mask = (relative < length)[:, None, None, :].expand(shape)
+        columns = self.columns(visible)
+        self.mask = (columns < begin + length)[:, None, None, :].expand(shape)
         if self.extra:
+            relative = columns - begin  # to the row's block
             self.mask = torch.cat((self.mask, self._extra_mask(relative)[:, None]), dim=2)
             self.positions = self._extra_positions(stored)
 
