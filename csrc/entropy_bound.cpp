@@ -1,9 +1,10 @@
 // DiffusionGemma's decision: the operations that its rule is made of, in one call.
 // Contract: fastedit/ops/entropy_bound.
 #include <algorithm>
-#include <vector>
 
-#include "fastedit.h"
+#include "step.h"
+
+using namespace fastedit;
 
 namespace {
 
@@ -16,81 +17,57 @@ bool settled(const fe_entropy_bound_args& args, int64_t block, bool other, float
 
 }  // namespace
 
-int32_t fe_entropy_bound_step(const fe_entropy_bound_args* step, int32_t threads) {
-    const fe_entropy_bound_args& args = *step;
-    const int64_t blocks = args.blocks, length = args.length, rows = blocks * length;
-    const auto ids = [](int64_t count) { return std::vector<int64_t>(size_t(count)); };
-    const auto numbers = [](int64_t count) { return std::vector<float>(size_t(count)); };
-    const auto flags = [](int64_t count) { return std::vector<uint8_t>(size_t(count)); };
-    std::vector<int64_t> position = ids(rows), forward = ids(blocks), behind = ids(blocks);
-    std::vector<float> heat = numbers(blocks);
-    for (int64_t b = 0; b < blocks; ++b) {
-        const float left = float(args.steps[b] - args.counts[b]), range = args.t_max[b] - args.t_min[b];
+int32_t fe_entropy_bound_step(const fe_entropy_bound_args* given, int32_t threads) {
+    const fe_entropy_bound_args& args = *given;
+    BlockStep step(args.logits, args.blocks);
+    const int64_t length = step.length;
+    auto position = values<int64_t>(step.rows);
+    auto forward = values<int64_t>(step.count), behind = forward;
+    auto heat = values<float>(step.count);
+    for (int64_t b = 0; b < step.count; ++b) {
+        const int32_t taken = args.blocks.counts[b];
+        const float left = float(args.steps[b] - taken), range = args.t_max[b] - args.t_min[b];
         heat[size_t(b)] = args.t_min[b] + range * left / float(args.steps[b]);
-        forward[size_t(b)] = args.counts[b];
-        behind[size_t(b)] = args.counts[b] + 1;
+        forward[size_t(b)] = taken;
+        behind[size_t(b)] = taken + 1;
         for (int64_t i = 0; i < length; ++i) position[size_t(b * length + i)] = args.start[b] + i;
     }
     const fe_integers seeds{args.seed, 1, 0}, positions{position.data(), length, 1};
 
-    std::vector<int64_t> token = ids(rows), sample = ids(rows);
-    std::vector<float> entropy = numbers(rows), unused = numbers(rows);
-    std::vector<uint8_t> bad = flags(rows);
-    fe_row_stats_args stats{};
-    stats.logits = args.logits;
-    stats.rows = rows;
-    stats.length = length;
-    stats.current = args.ids;
-    stats.temperature = 1.0;
-    stats.temperatures = {heat.data(), 1, 0};
-    stats.token = token.data();
-    stats.prob = stats.prob_current = stats.lse = unused.data();
-    stats.entropy = entropy.data();
-    stats.bad = bad.data();
-    stats.draws = {seeds, positions, {forward.data(), 1, 0}, {args.top_k, 1, 0}, {args.top_p, 1, 0},
-                   args.draws, sample.data(), unused.data()};
-    if (const int32_t status = fe_row_stats(&stats, threads)) return status;
+    auto sample = values<int64_t>(step.rows);
+    auto entropy = values<float>(step.rows), unused = entropy;
+    step.stats.temperatures = {heat.data(), 1, 0};
+    step.stats.entropy = entropy.data();
+    step.stats.draws = {seeds, positions, {forward.data(), 1, 0}, {args.top_k, 1, 0}, {args.top_p, 1, 0},
+                        args.draws, sample.data(), unused.data()};
+    if (const int32_t status = step.read(threads)) return status;
 
-    std::vector<uint8_t> taken = flags(rows);
-    std::vector<float> total = numbers(blocks);
-    const fe_within_budget_args budget{blocks, length, entropy.data(), args.may, args.bound,
+    auto taken = values<uint8_t>(step.rows);
+    auto total = values<float>(step.count);
+    const fe_within_budget_args budget{step.count, length, entropy.data(), args.blocks.may, args.bound,
                                        taken.data(), total.data()};
     fe_within_budget(&budget);
 
-    std::vector<int64_t> wanted = ids(rows);
-    const fe_random_ids_args noise{seeds, positions, {behind.data(), 1, 0}, blocks, length, args.noise,
-                                   args.logits.vocab, args.mask_token_id, wanted.data()};
+    std::vector<int64_t>& wanted = step.wanted;
+    const fe_random_ids_args noise{seeds, positions, {behind.data(), 1, 0}, step.count, length, args.noise,
+                                   args.logits.vocab, args.blocks.mask_token_id, wanted.data()};
     fe_random_ids(&noise);
 
-    std::vector<uint8_t> finished = flags(blocks);
-    for (int64_t b = 0; b < blocks; ++b) {
-        if (args.flags[b]) continue;  // done
+    for (int64_t b = 0; b < step.count; ++b) {
+        if (args.blocks.flags[b]) continue;  // done
         int64_t count = 0;
         bool other = false;
         for (int64_t i = b * length; i < (b + 1) * length; ++i) {
-            count += args.may[i];
-            other |= args.may[i] && token[size_t(i)] != args.best[i];
-            args.best[i] = token[size_t(i)];
+            const int64_t token = step.token[size_t(i)];
+            count += args.blocks.may[i];
+            other |= args.blocks.may[i] && token != args.best[i];
+            args.best[i] = token;
             if (taken[size_t(i)]) wanted[size_t(i)] = sample[size_t(i)];
         }
         const bool over = settled(args, b, other, total[size_t(b)], count);
         if (over) std::copy(args.best + b * length, args.best + (b + 1) * length, wanted.data() + b * length);
         // A block of which nothing may change has no mean, and nothing to wait for.
-        finished[size_t(b)] = over || behind[size_t(b)] >= args.steps[b] || count == 0;
+        step.finished[size_t(b)] = over || behind[size_t(b)] >= args.steps[b] || count == 0;
     }
-    fe_write_blocks_args write{};
-    write.blocks = blocks;
-    write.length = length;
-    write.ids = args.ids;
-    write.wanted = wanted.data();
-    write.may = args.may;
-    write.bad = bad.data();
-    write.finished = finished.data();
-    write.flags = args.flags;
-    write.flag_stride = args.flag_stride;
-    write.counts = args.counts;
-    write.count_stride = args.count_stride;
-    write.mask_token_id = args.mask_token_id;
-    write.judges_tokens = 1;
-    return fe_write_blocks(&write);
+    return step.write();
 }

@@ -9,7 +9,7 @@
 #pragma once
 #include <stdint.h>
 
-#define FASTEDIT_ABI 9
+#define FASTEDIT_ABI 10
 
 #pragma GCC visibility push(default)
 #ifdef __cplusplus
@@ -177,9 +177,8 @@ typedef struct {
     fe_buffer buffers[];
 } fe_write_blocks_args;
 
-/* Blocks as fe_write_blocks_args has them. */
+/* What a step decides on and changes, as fe_write_blocks_args has it. */
 typedef struct {
-    fe_logits logits;
     int64_t blocks, length;
     int64_t* ids;
     const uint8_t* may;
@@ -188,6 +187,11 @@ typedef struct {
     int32_t* counts;
     int64_t count_stride;
     int64_t mask_token_id;
+} fe_blocks;
+
+typedef struct {
+    fe_logits logits;
+    fe_blocks blocks;
     const float *bound, *t_min, *t_max, *confidence; /* [blocks], as are the next */
     const int32_t *steps, *stability;
     const int64_t *seed, *start, *top_k;
@@ -197,21 +201,27 @@ typedef struct {
     int32_t* stable; /* [blocks] */
 } fe_entropy_bound_args;
 
-/* As above. */
 typedef struct {
     fe_logits logits;
-    int64_t blocks, length;
-    int64_t* ids;
-    const uint8_t* may;
-    uint8_t* flags;
-    int64_t flag_stride;
-    int32_t* counts;
-    int64_t count_stride;
-    int64_t mask_token_id;
+    fe_blocks blocks;
     const int32_t *steps, *stride, *budget, *ring, *limit; /* [blocks], as is the next */
     const float* tau;
     int32_t* turn; /* [blocks, length] */
 } fe_correction_args;
+
+enum { FE_LOW_PROB = 0, FE_T2T = 1, FE_LOGIT_DIFF = 2 };
+
+typedef struct {
+    fe_logits logits;
+    fe_blocks blocks;
+    const float *tau, *threshold; /* [blocks], as are the next */
+    const double* share;
+    const int32_t *cap, *max_post_steps, *num_to_transfer;
+    int64_t trigger;
+    int32_t* post_steps; /* [blocks] */
+    int32_t* remasked;   /* [blocks, length], as is the next */
+    float* before;       /* NULL but for FE_LOGIT_DIFF */
+} fe_remask_args;
 
 /* Values of positions that move with their tokens, and what places without a token hold. */
 typedef struct {
@@ -318,6 +328,7 @@ int32_t fe_within_budget(const fe_within_budget_args* args);
 int32_t fe_write_blocks(const fe_write_blocks_args* args);
 int32_t fe_entropy_bound_step(const fe_entropy_bound_args* args, int32_t threads);
 int32_t fe_correction_step(const fe_correction_args* args, int32_t threads);
+int32_t fe_remask_step(const fe_remask_args* args, int32_t threads);
 int32_t fe_levenshtein_labels(const fe_levenshtein_labels_args* args, int32_t threads);
 int32_t fe_lcs_labels(const fe_lcs_labels_args* args, int32_t threads);
 int32_t fe_rewrite_blocks(const fe_rewrite_args* args, const fe_plane* planes);

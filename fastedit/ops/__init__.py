@@ -9,6 +9,7 @@
 | `joint_threshold_indel` | that of LLaDA2.2, with inserts and deletes, on a CPU |
 | `entropy_bound` | that of DiffusionGemma, on a CPU |
 | `correction` | that which fills by a clock and takes back what is doubted, on a CPU |
+| `remask` | that which fills by a threshold and masks again what is doubted, on a CPU |
 | `draft_and_corrupt` | the drafts of training: masks become the model's own tokens |
 | `edit_labels` | labels of models that delete and insert, from drafts and targets |
 | `contents` | which positions of blocks hold masks, which tokens |
@@ -27,7 +28,7 @@ in plain torch: the truth for other back ends, and the fallback. `cpp.py` runs i
 | `dispatch` | which back end serves which operation, and why the others do not |
 | `registration` | the operations as `torch.ops.fastedit.*`, for `torch.compile` |
 | `logits` | which logits they take |
-| `blocks` | the blocks that a step on a CPU decides |
+| `blocks`, `steps` | the blocks that a step on a CPU decides, and what its references share |
 | `sampling` | what a sampled draw depends on, and the random words behind it |
 | `plain`, `library`, `launch` | the back ends: plain torch, the C++ library, Triton |
 """
@@ -45,6 +46,7 @@ from fastedit.ops.entropy_bound import entropy_bound_step_
 from fastedit.ops.highest import highest
 from fastedit.ops.joint_threshold import StepState, joint_threshold_step_
 from fastedit.ops.joint_threshold_indel import InDelState, joint_threshold_indel_step_
+from fastedit.ops.remask import remask_step_
 from fastedit.ops.row_partials import (
     RowPartials,
     joint_threshold_step_from_partials_,
@@ -86,6 +88,7 @@ __all__ = [
     "levenshtein_labels",
     "merge_partials",
     "random_ids",
+    "remask_step_",
     "rewrite_blocks",
     "row_partials",
     "row_stats",

@@ -37,8 +37,8 @@ class Blocks:
                 f"logits must be [B, L, V] on the CPU, a row for each of the ids "
                 f"{list(self.ids.shape)}; got {list(shape)} on {logits.device}"
             )
-        self.check_value("ids", self.ids, torch.int64, 2)
-        self.check_value("may", self.may, torch.bool, 2)
+        self.check_values(torch.int64, 2, ids=self.ids)
+        self.check_values(torch.bool, 2, may=self.may)
         for name, value, kind in (
             ("flags", self.flags, torch.bool),
             ("counts", self.counts, torch.int32),
@@ -50,14 +50,15 @@ class Blocks:
                 )
         return shape
 
-    def check_value(self, name: str, value: Tensor, dtype: torch.dtype, dims: int) -> None:
-        """Of a value per block (dims 1) or per position (2). Raises ValueError."""
+    def check_values(self, dtype: torch.dtype, dims: int, **values: Tensor) -> None:
+        """Of values per block (dims 1) or per position (2), by name. Raises ValueError."""
         shape = self.ids.shape[:dims]
-        if value.shape != shape or value.dtype != dtype or value.device.type != "cpu":
-            raise ValueError(
-                f"{name} must be {dtype} {list(shape)} on the CPU; "
-                f"got {value.dtype} {list(value.shape)} on {value.device}"
-            )
+        for name, value in values.items():
+            if value.shape != shape or value.dtype != dtype or value.device.type != "cpu":
+                raise ValueError(
+                    f"{name} must be {dtype} {list(shape)} on the CPU; "
+                    f"got {value.dtype} {list(value.shape)} on {value.device}"
+                )
 
     def forbidden(self, vocab: int, strict_reference: bool) -> tuple[int, ...]:
         """Ids that are never chosen: the mask, unless the released rule may."""

@@ -33,6 +33,7 @@ OPERATIONS = {  # and the folder of each
     "joint_threshold_indel_step_": "joint_threshold_indel",
     "entropy_bound_step_": "entropy_bound",
     "correction_step_": "correction",
+    "remask_step_": "remask",
     "draft_and_corrupt": "draft_and_corrupt",
     "contents": "contents",
     "highest": "highest",

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from struct import Struct
 
 import torch
 from torch import Tensor
@@ -17,14 +19,13 @@ from fastedit.ops.blocks import Blocks
 from fastedit.ops.logits import LOGIT_DTYPES
 
 DEVICES = ("cpu",)
-ABI = 9
+ABI = 10
 NO_MEMORY = -2  # FE_NO_MEMORY
 LIBRARY = Path(__file__).with_name(
     "libfastedit_cpu.dylib" if sys.platform == "darwin" else "libfastedit_cpu.so"
 )
 LOGITS = "P3qP2q"  # fe_logits, in the machine's own sizes and alignment
 NUMBERS = "P2q"  # fe_integers, fe_floats
-BLOCKS = "2q3PqP2q"  # those of `BlockFields`
 _DTYPES = {dtype: code for code, dtype in enumerate(LOGIT_DTYPES)}
 
 
@@ -102,32 +103,45 @@ def numbers_fields(numbers: Tensor | None, length: int) -> tuple[int, int, int]:
     return numbers.data_ptr(), block[0] if block else length * row, row
 
 
-class BlockFields:
-    """Blocks, and `others` that a step writes, as addresses; `back` once it is taken.
+def take_step(
+    name: str,
+    blocks: Blocks,
+    logits: Tensor,
+    forbid: tuple[int, ...],
+    *,
+    read: Sequence[Tensor],
+    numbers: Sequence[int] = (),
+    written: Sequence[Tensor | None],
+) -> None:
+    """Call the step `name`. Behind logits and blocks its argument block has addresses of what is
+    `read`, `numbers`, and addresses of what is `written`, per block or per position; None: NULL."""
+    may, *settings = (tensor.contiguous() for tensor in (blocks.may, *read))
+    planes = blocks.flags, blocks.counts
+    flags, counts = (p if p.stride(1) == 1 else p.contiguous() for p in planes)
+    ids, *others = (None if t is None else t.contiguous() for t in (blocks.ids, *written))
+    assert ids is not None
+    arguments = _step_arguments(len(settings), len(numbers), len(others)).pack(
+        *logits_fields(logits, forbid),
+        *ids.shape,
+        ids.data_ptr(),
+        may.data_ptr(),
+        flags.data_ptr(),
+        flags.stride(0),
+        counts.data_ptr(),
+        counts.stride(0),
+        blocks.mask_token_id,
+        *map(Tensor.data_ptr, settings),
+        *numbers,
+        *(0 if tensor is None else tensor.data_ptr() for tensor in others),
+    )
+    check(getattr(load(), name)(arguments, torch.get_num_threads()))
+    given = blocks.ids, *planes, *written
+    for tensor, dense in zip(given, (ids, flags, counts, *others), strict=True):
+        if tensor is not None and dense is not None and dense is not tensor:
+            tensor.copy_(dense)
 
-    fields  from `blocks` to `mask_token_id` in the argument block of a step
-    others  of what else is written, per block or per position
-    """
 
-    def __init__(self, blocks: Blocks, *others: Tensor) -> None:
-        may = blocks.may.contiguous()
-        planes = blocks.flags, blocks.counts
-        flags, counts = (p if p.stride(1) == 1 else p.contiguous() for p in planes)
-        ids, *dense = (tensor.contiguous() for tensor in (blocks.ids, *others))
-        self.fields = (
-            *ids.shape,
-            *(ids.data_ptr(), may.data_ptr()),
-            *(flags.data_ptr(), flags.stride(0)),
-            *(counts.data_ptr(), counts.stride(0)),
-            blocks.mask_token_id,
-        )
-        self.others = [tensor.data_ptr() for tensor in dense]
-        self._may = may  # kept until the call is over
-        self._written = ((blocks.ids, ids), *zip(planes, (flags, counts), strict=True))
-        self._written += tuple(zip(others, dense, strict=True))
-
-    def back(self) -> None:
-        """Into the tensors that were given, where others were written in their place."""
-        for tensor, dense in self._written:
-            if dense is not tensor:
-                tensor.copy_(dense)
+@cache
+def _step_arguments(read: int, numbers: int, written: int) -> Struct:
+    """fe_logits, fe_blocks, and what is a step's own."""
+    return Struct(f"{LOGITS}2q3PqP2q{read}P{numbers}q{written}P")

@@ -5,12 +5,14 @@ Source: arXiv 2604.18738; the released `generate` and edit step of synsis/remask
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from fastedit import ops
+from fastedit.ops.remask import TRIGGERS
 from fastedit.policies.base import Buffer, Policy, Stats, View, Write
 from fastedit.policies.fields import choice, integer, probability
 from fastedit.policies.primitives import highest
@@ -33,7 +35,7 @@ class Remask(Policy):
     and that again after each forward without a mask.
     """
 
-    trigger: str = choice("low_prob", "t2t", "logit_diff")
+    trigger: str = choice(*TRIGGERS)
     tau: float = probability(0.3)
     cap: int = integer(1)
     share: float = probability(0.25, dtype=torch.float64)
@@ -77,6 +79,27 @@ class Remask(Policy):
             prob = torch.where(fill, stats.prob, stats.prob_current)
             write["before"] = torch.where(had_token[:, None], prob, -1.0)
         return Write(ids, done, write)
+
+    def twin(self, view: View) -> Callable[[Tensor, bool], bool] | None:
+        """`ops.remask_step_` on the tensors of `view`, where these are on a CPU."""
+        if view.ids.device.type != "cpu":
+            return None
+        kept, settings = view.buffers, view.parameters
+
+        def step_(logits: Tensor, draws: bool) -> bool:
+            if draws or not ops.serves("remask_step_", "cpu"):
+                return False
+            ops.remask_step_(
+                view.changing(),
+                logits,
+                **kept,
+                trigger=self.trigger,
+                strict_reference=view.strict,
+                **settings,
+            )
+            return True
+
+        return step_
 
     def most_forwards(self, length: int) -> int:
         return length * (1 + self.cap) * (1 + self.max_post_steps) + self.max_post_steps

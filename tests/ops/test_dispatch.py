@@ -11,7 +11,12 @@ from fastedit import ops
 from fastedit.ops import dispatch
 
 # On a GPU their rules run inside the captured step.
-ON_A_CPU = {"joint_threshold_indel_step_", "entropy_bound_step_", "correction_step_"}
+ON_A_CPU = {
+    "joint_threshold_indel_step_",
+    "entropy_bound_step_",
+    "correction_step_",
+    "remask_step_",
+}
 
 
 def call():

@@ -43,7 +43,25 @@ def correction() -> dict:
     }
 
 
-STEPS = {ops.entropy_bound_step_: entropy_bound, ops.correction_step_: correction}
+def remask() -> dict:
+    """Of the trigger that takes everything."""
+    return {
+        "logits": torch.zeros(B, L, V),
+        "remasked": integers(B, L),
+        "before": torch.ones(B, L),
+        "trigger": "logit_diff",
+        **{name: torch.ones(B) for name in ("tau", "threshold")},
+        "share": torch.ones(B, dtype=torch.float64),
+        **{k: integers(B) for k in ("post_steps", "cap", "max_post_steps", "num_to_transfer")},
+    }
+
+
+STEPS = {
+    ops.entropy_bound_step_: entropy_bound,
+    ops.correction_step_: correction,
+    ops.remask_step_: remask,
+}
+WRITTEN = ("best", "stable", "turn", "post_steps", "remasked", "before")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -51,9 +69,9 @@ def test_what_does_not_fit_is_refused(step):
     """Each argument of another shape, and of another type."""
     step(blocks(), **STEPS[step]())
     for name, value in STEPS[step]().items():
-        if name == "sampling":
+        if name in ("sampling", "trigger"):
             continue
-        for wrong in (value[:1], value.double(), value.to("meta")):
+        for wrong in (value[:1], value.short(), value.to("meta")):
             with pytest.raises((TypeError, ValueError), match=name):
                 step(blocks(), **{**STEPS[step](), name: wrong})
     for name in ("ids", "may", "flags", "counts"):
@@ -79,6 +97,19 @@ def test_a_vocabulary_of_the_mask_alone_leaves_no_noise():
         ops.entropy_bound_step_(held, **given)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"before": None}, "before is for"),
+        ({"trigger": "t2t"}, "before is for"),
+        ({"trigger": "tau", "before": None}, "low_prob, t2t, logit_diff; got 'tau'"),
+    ],
+)
+def test_a_trigger_has_what_it_compares_with(wrong, told):
+    with pytest.raises(ValueError, match=told):
+        ops.remask_step_(blocks(), **remask() | wrong)
+
+
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
 @pytest.mark.parametrize("step", STEPS)
 def test_steps_on_views_are_those_on_tensors_of_their_own(step, backend):
@@ -91,12 +122,14 @@ def test_steps_on_views_are_those_on_tensors_of_their_own(step, backend):
         if apart:
             fields = ("ids", "may", "flags", "counts")
             held = dataclasses.replace(held, **{k: spread(getattr(held, k)) for k in fields})
-            tensors = {k: spread(v) for k, v in given.items() if k not in ("logits", "sampling")}
+            tensors = {
+                k: spread(v) for k, v in given.items() if k not in ("logits", "sampling", "trigger")
+            }
             given |= tensors
         with ops.use_backend(backend):
             step(held, **given)
-        written = [held.ids, held.flags, held.counts, given.get("best"), given.get("turn")]
-        results.append([each for each in written if each is not None])
+        written = (given[name] for name in WRITTEN if name in given)
+        results.append([held.ids, held.flags, held.counts, *written])
     assert all(one.equal(two) for one, two in zip(*results, strict=True))
     assert bool(results[0][2][0].all())  # a decision was taken
 

@@ -38,6 +38,15 @@ SETTINGS = {
         ":scorer=confidence,stride=1,ring=1,tau=.2,budget=3,steps=4",
         ":scorer=confidence,stride=1,ring=0,tau=0,budget=20,steps=40",
     ],
+    "remask": [
+        "",
+        ":tau=.9,cap=2,share=.5,threshold=.2,max_post_steps=2",
+        ":tau=1,cap=9,share=1,threshold=0,max_post_steps=0",
+        ":trigger=t2t,tau=.1,cap=3,share=.4,threshold=.3,num_to_transfer=2",
+        ":trigger=t2t,tau=.2,share=0,threshold=.1,max_post_steps=1",
+        ":trigger=logit_diff,tau=.05,cap=2,threshold=.1",
+        ":trigger=logit_diff,tau=0,cap=9,share=1,threshold=0,num_to_transfer=20",
+    ],
     "joint_threshold_indel": [
         f":delete_token_id=1,insert_token_id=2,{rest}"
         for rest in (

@@ -36,16 +36,11 @@ def correction_step_(
     `logits` or `blocks`, and for tensors elsewhere than on a CPU.
     """
     vocab = blocks.check(logits)[2]
-    blocks.check_value("turn", turn, torch.int32, 2)
-    blocks.check_value("tau", tau, torch.float32, 1)
-    for name, value in (
-        ("steps", steps),
-        ("stride", stride),
-        ("budget", budget),
-        ("ring", ring),
-        ("limit", limit),
-    ):
-        blocks.check_value(name, value, torch.int32, 1)
+    blocks.check_values(torch.int32, 2, turn=turn)
+    blocks.check_values(torch.float32, 1, tau=tau)
+    blocks.check_values(
+        torch.int32, 1, steps=steps, stride=stride, budget=budget, ring=ring, limit=limit
+    )
     implementation("correction_step_", "cpu")(
         blocks,
         logits,

@@ -8,8 +8,7 @@ from torch import Tensor
 from fastedit.ops.blocks import Blocks
 from fastedit.ops.contents.reference import contents
 from fastedit.ops.highest.reference import highest
-from fastedit.ops.row_stats.reference import row_stats
-from fastedit.ops.write_blocks.reference import write_blocks_
+from fastedit.ops.steps import block_stats, write_
 
 
 def correction_step_(
@@ -23,16 +22,7 @@ def correction_step_(
     """Contract: `fastedit.ops.correction_step_`."""
     steps, stride, budget, ring, limit, tau = settings
     forward, filled = blocks.counts[:2].long()
-    stats = row_stats(
-        logits,
-        blocks.ids,
-        forbid=forbid,
-        temperature=1.0,
-        entropy=False,
-        top_k=0,
-        draws=None,
-        only=None,
-    )
+    stats = block_stats(blocks, logits, forbid)
     masked, tokens, masks, held = contents(blocks.ids, blocks.may, blocks.mask_token_id)
 
     count = masks + held
@@ -48,19 +38,6 @@ def correction_step_(
     most = budget * ((forward % stride == 0) & (left > 0))
     remask = highest(error, wrong, most, None, False, error)
     wanted = torch.where(fill, stats.token, blocks.ids)
-    write_blocks_(
-        blocks.ids,
-        wanted.masked_fill_(remask, blocks.mask_token_id),
-        blocks.may,
-        left == 0,
-        stats.bad,
-        blocks.flags,
-        blocks.counts,
-        blocks.mask_token_id,
-        judges_tokens=True,
-        buffers=[
-            (turn, torch.where(remask, turns - 1 + remask.cumsum(-1, dtype=turn.dtype), turn))
-        ],
-        limit=limit,
-        fallback=stats.token,
-    )
+    wanted.masked_fill_(remask, blocks.mask_token_id)
+    now = torch.where(remask, turns - 1 + remask.cumsum(-1, dtype=turn.dtype), turn)
+    write_(blocks, stats, wanted, left == 0, [(turn, now)], limit)

@@ -39,21 +39,13 @@ def entropy_bound_step_(
     `logits` or `blocks`, and for tensors elsewhere than on a CPU.
     """
     vocab = blocks.check(logits)[2]
-    blocks.check_value("best", best, torch.int64, 2)
-    for name, value, kind in (
-        ("stable", stable, torch.int32),
-        ("bound", bound, torch.float32),
-        ("t_min", t_min, torch.float32),
-        ("t_max", t_max, torch.float32),
-        ("steps", steps, torch.int32),
-        ("stability", stability, torch.int32),
-        ("confidence", confidence, torch.float32),
-        ("sampling.top_k", sampling.top_k, torch.int64),
-        ("sampling.top_p", sampling.top_p, torch.float32),
-        ("sampling.seed", sampling.seed, torch.int64),
-        ("sampling.start", sampling.start, torch.int64),
-    ):
-        blocks.check_value(name, value, kind, 1)
+    blocks.check_values(torch.int64, 2, best=best)
+    blocks.check_values(torch.int32, 1, stable=stable, steps=steps, stability=stability)
+    blocks.check_values(
+        torch.float32, 1, bound=bound, t_min=t_min, t_max=t_max, confidence=confidence
+    )
+    for name, kind in _DRAWS.items():
+        blocks.check_values(kind, 1, **{f"sampling.{name}": getattr(sampling, name)})
     if vocab == 1 and blocks.mask_token_id == 0:
         raise ValueError("logits of one id, which is the mask, leave none to choose")
     implementation("entropy_bound_step_", "cpu")(
@@ -65,3 +57,11 @@ def entropy_bound_step_(
         sampling=sampling,
         forbid=blocks.forbidden(vocab, strict_reference),
     )
+
+
+_DRAWS = {
+    "top_k": torch.int64,
+    "top_p": torch.float32,
+    "seed": torch.int64,
+    "start": torch.int64,
+}

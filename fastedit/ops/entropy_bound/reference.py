@@ -6,11 +6,10 @@ import torch
 from torch import Tensor
 
 from fastedit.ops.blocks import Blocks
-from fastedit.ops.row_stats.reference import row_stats
 from fastedit.ops.sampling import NOISE, RowDraws, Sampling
+from fastedit.ops.steps import block_stats, write_
 from fastedit.ops.uniform.reference import random_ids
 from fastedit.ops.within_budget.reference import within_budget
-from fastedit.ops.write_blocks.reference import write_blocks_
 
 
 def entropy_bound_step_(
@@ -32,16 +31,8 @@ def entropy_bound_step_(
         each[:, None].expand(ids.shape)
         for each in (sampling.seed, forward.long(), sampling.top_k, sampling.top_p, heat)
     )
-    stats = row_stats(
-        logits,
-        ids,
-        forbid=forbid,
-        temperature=heats,
-        entropy=True,
-        top_k=0,
-        draws=RowDraws(seed, position, forwards, top_k, top_p),
-        only=None,
-    )
+    draws = RowDraws(seed, position, forwards, top_k, top_p)
+    stats = block_stats(blocks, logits, forbid, temperature=heats, entropy=True, draws=draws)
     assert stats.entropy is not None and stats.sample is not None
     taken, total = within_budget(stats.entropy, may, bound)
     mask, vocab = blocks.mask_token_id, logits.shape[-1]
@@ -52,18 +43,7 @@ def entropy_bound_step_(
     now_stable = (stable + 1).masked_fill_(((stats.token != best) & may).any(-1), 0)
     settled = (now_stable >= stability) & (total / count < confidence)
     canvas = torch.where(taken, stats.sample, noise)
-    write_blocks_(
-        ids,
-        torch.where(settled[:, None], stats.token, canvas),
-        may,
-        # A block of which nothing may change has no mean, and nothing to wait for.
-        settled | (forward + 1 >= steps) | (count == 0),
-        stats.bad,
-        blocks.flags,
-        blocks.counts,
-        mask,
-        judges_tokens=True,
-        buffers=[(best, stats.token), (stable, now_stable)],
-        limit=None,
-        fallback=None,
-    )
+    wanted = torch.where(settled[:, None], stats.token, canvas)
+    # A block of which nothing may change has no mean, and nothing to wait for.
+    finished = settled | (forward + 1 >= steps) | (count == 0)
+    write_(blocks, stats, wanted, finished, [(best, stats.token), (stable, now_stable)])
