@@ -97,8 +97,9 @@ study: $(READY)  # an hour on two cores; goes on where it stopped
 	$(BIN)/python benchmarks/study.py --output build/study --save build/study/results
 
 study-overedit: $(READY)  # the same from a base that edits a lot; goes on where it stopped
-	$(BIN)/python benchmarks/study.py --over-edit --rows 16 --steps 30 --n 100 --output build/study_overedit \
-		--save build/study_overedit/results
+	$(BIN)/python -m recipes.edits --base block_causal --output build/edits/bases --resume
+	$(BIN)/python benchmarks/study.py --over-edit --checkpoint build/edits/bases/block_causal/checkpoint --n 200 \
+		--output build/study_overedit --save build/study_overedit/results
 
 study-correction: $(READY)  # an hour on one core; goes on where it stopped
 	$(BIN)/python benchmarks/correction.py --output build/correction --save build/correction/results

@@ -1,7 +1,7 @@
 """The study: what wrong tokens to train an editor on. Three arms, several seeds, two tasks.
 
     python benchmarks/study.py --output build/study [--seeds 5] [--steps 120] [--save DIR]
-    python benchmarks/study.py --over-edit --output build/study_overedit --rows 16 --steps 30
+    python benchmarks/study.py --over-edit --output build/study_overedit --n 200
 
 From one checkpoint, by default what the first stage of `make tiny` makes, LoRA adapters are trained
 on the same problems with the same masks for as many steps, the arms differing in `--t2t` alone:
@@ -10,8 +10,9 @@ speed mode and in speed mode without editing. `OUTPUT/ARM-SEED.json` holds a fin
 study that was stopped goes on where it was. `--save` writes all of it as `study.json`, and the
 figure as PNG and SVG.
 
-The checkpoint hardly edits. With `--over-edit` the arms start from a base that edits a lot, which
-is trained from the checkpoint first, see `study_base.py`; `--save` writes `study_overedit.json`.
+The checkpoint hardly edits. With `--over-edit` the arms start from a base that edits a lot, on the
+tasks of the study of edits. It is trained first, from the block-causal one of `make bases`, see
+`study_base.py`; `--save` writes `study_overedit.json`.
 
 Intervals are Student's t over seeds: of an arm's mean, and of the difference of two arms whose runs
 are paired by seed.
@@ -26,13 +27,14 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import edits_arms
 from conftest import machine
 from correction_arms import Part
-from study_base import BOLD, FEWER, RECIPE, SELECTED, OfDigits, train_base
+from study_base import RECIPE, SELECTED, train_base
 
 from fastedit.files.locks import locked_folder
 
@@ -60,7 +62,7 @@ def train(arm: str, seed: int, options: argparse.Namespace, folder: Path) -> dic
     asked |= {"seed": seed, "steps": options.steps, "save_every": options.steps}
     asked |= {"edit": EDIT | {"t2t": arm}, **options.run}
     began = time.perf_counter()
-    run(RunOptions.from_mapping(asked), resume=folder.exists(), callbacks=options.callbacks)
+    run(RunOptions.from_mapping(asked), resume=folder.exists())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     last = lines[-max(1, options.steps // 10) :]
     names = ("loss", "masked_accuracy", "edit_accuracy", "false_edit_rate", "draft_error_rate")
@@ -79,7 +81,7 @@ def decode(
 
     decoder = Decoder.from_pretrained(options.checkpoint, adapter=adapter)
     rows = []
-    for name, (mode, thresholds) in itertools.product(TASKS, options.modes.items()):
+    for name, (mode, thresholds) in itertools.product(options.tasks, MODES.items()):
         if mode not in modes:
             continue
         settings = dict(zip(("threshold", "editing_threshold"), thresholds, strict=True))
@@ -153,7 +155,7 @@ def cell(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         result = json.loads(path.read_text())
     elif arm in ARMS:
         result |= train(arm, seed, options, folder)
-    missing = options.modes.keys() - {row["mode"] for row in result["decoded"]}
+    missing = MODES.keys() - {row["mode"] for row in result["decoded"]}
     if missing:
         adapter = str(folder / "adapter") if arm in ARMS else None
         problems = SELECTED if arm == "selection" else range(options.n)
@@ -190,17 +192,22 @@ def shown(sample: list[float], metric: str, signed: bool = False) -> str:
     return text if math.isnan(half) else f"{text} ± {half:.{digits}f}"
 
 
-def tables(cells: list[dict[str, Any]], modes: Iterable[str]) -> str:
+def places(cells: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Tasks and modes that were decoded, in order."""
+    return [(row["task"], row["mode"]) for row in cells[0]["decoded"]]
+
+
+def tables(cells: list[dict[str, Any]]) -> str:
     """Markdown: a row per task, mode and arm, then the differences to self-generated T2T."""
     seen = SEEN if SEEN.keys() <= cells[0]["decoded"][0].keys() else {}  # not in older runs
     metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in KINDS), *seen)
     columns = ["exact, %", "E/100tok", "tokens/forward", *(f"{kind}/100tok" for kind in KINDS)]
     columns += seen.values()
     lines = [_head("T2T", columns)]
-    for task, mode, arm in itertools.product(TASKS, modes, ("base", *ARMS)):
+    for (task, mode), arm in itertools.product(places(cells), ("base", *ARMS)):
         cols = [shown(values(cells, arm, task, mode, name), name) for name in metrics]
         lines.append(f"| `{task}` | {mode} | {arm} | " + " | ".join(cols) + " |")
-    lines += ["", _head("self minus", columns), *_differences(cells, modes, metrics)]
+    lines += ["", _head("self minus", columns), *_differences(cells, metrics)]
     return "\n".join(lines)
 
 
@@ -209,11 +216,9 @@ def _head(third: str, columns: Sequence[str]) -> str:
     return f"| {' | '.join(names)} |\n|{'---|' * len(names)}"
 
 
-def _differences(
-    cells: list[dict[str, Any]], modes: Iterable[str], metrics: Sequence[str]
-) -> list[str]:
+def _differences(cells: list[dict[str, Any]], metrics: Sequence[str]) -> list[str]:
     lines = []
-    for task, mode, other in itertools.product(TASKS, modes, ("base", "none", "random")):
+    for (task, mode), other in itertools.product(places(cells), ("base", "none", "random")):
         cols = []
         for metric in metrics:
             own = values(cells, "self", task, mode, metric)
@@ -226,14 +231,13 @@ def _differences(
     return lines
 
 
-def figure(cells: list[dict[str, Any]], modes: Iterable[str], path: Path) -> None:
+def figure(cells: list[dict[str, Any]], path: Path) -> None:
     """Accuracy and edits per task and mode: a point per seed, a line at the mean."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    places = list(itertools.product(TASKS, modes))
     looks = {"base": ("#888888", "x"), "none": ("#0072B2", "s"), "random": ("#D55E00", "^")}
     looks["self"] = ("#009E73", "o")
     drawing, axes = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
@@ -242,15 +246,15 @@ def figure(cells: list[dict[str, Any]], modes: Iterable[str], path: Path) -> Non
         scale = 100 if metric == "accuracy" else 1
         for shift, (arm, (colour, marker)) in enumerate(looks.items()):
             label = "checkpoint as it is" if arm == "base" else f"T2T {arm}"
-            for place, (task, mode) in enumerate(places):
+            for place, (task, mode) in enumerate(places(cells)):
                 sample = [scale * value for value in values(cells, arm, task, mode, metric)]
                 x = place + 0.18 * (shift - 1.5)
                 axis.plot([x] * len(sample), sample, marker, color=colour, markersize=5)
                 mean = [statistics.mean(sample)] * 2
                 line = label if not place else None
                 axis.plot([x - 0.08, x + 0.08], mean, color=colour, linewidth=2, label=line)
-        names = [f"{task}\n" + mode.replace(", ", ",\n") for task, mode in places]
-        axis.set_xticks(range(len(places)), names, fontsize=8)
+        names = [f"{task}\n" + mode.replace(", ", ",\n") for task, mode in places(cells)]
+        axis.set_xticks(range(len(names)), names, fontsize=8)
         axis.set_title(title)
         axis.grid(axis="y", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -277,11 +281,13 @@ def main() -> None:
     if options.seeds not in {1, *T95}:
         parser.error(f"--seeds {options.seeds}: intervals are there for 1 to {max(T95)}")
     run = options.run = RUN | {"batch_size": options.rows}
-    options.data, options.modes, options.callbacks = DATA, MODES, []
-    if options.over_edit:
-        options.data, options.modes, options.callbacks = FEWER, BOLD, [OfDigits()]
+    options.tasks, options.data = TASKS, DATA
     settings = {"steps": options.steps, "edit": EDIT, "run": run, "n": options.n}
-    settings |= {"data": options.data} | ({"base": RECIPE} if options.over_edit else {})
+    if options.over_edit:
+        options.tasks, options.data = edits_arms.TASKS, RECIPE["data"]
+        run["max_length"] = edits_arms.LENGTH
+        settings["base"] = RECIPE
+    settings["data"] = options.data
     weights = (Path(options.checkpoint) / "model.safetensors").read_bytes()
     settings["weights_sha256"] = hashlib.sha256(weights).hexdigest()
     with locked_folder(options.output):
@@ -292,12 +298,12 @@ def main() -> None:
         for seed, arm in itertools.product(range(options.seeds), ARMS):
             cells.append(cell(arm, seed, options))
             print(f"{arm}-{seed} done", flush=True)
-    print(tables(cells, options.modes))
+    print(tables(cells))
     if options.save:
         options.save.mkdir(parents=True, exist_ok=True)
         saved = {"machine": machine(), "settings": settings, "cells": cells}
         (options.save / f"{name}.json").write_text(json.dumps(saved, indent=1) + "\n")
-        figure(cells, options.modes, options.save / name)
+        figure(cells, options.save / name)
 
 
 if __name__ == "__main__":

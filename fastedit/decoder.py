@@ -17,10 +17,11 @@ from torch import Tensor
 from fastedit.chats.messages import ChatOptions
 from fastedit.chats.template import RawTextWarning, as_chats, has_template
 from fastedit.config import DecodeConfig
+from fastedit.engine.configs import configs_on_demand, one_per_prompt
 from fastedit.engine.events import OpenEngine, end_of, report, trace_of
 from fastedit.engine.kept import Kept
 from fastedit.engine.memory import Room
-from fastedit.engine.prepare import as_requests, configs_on_demand, one_per_prompt
+from fastedit.engine.prepare import as_requests
 from fastedit.engine.request import Request
 from fastedit.engine.scores import head_for, stored_head
 from fastedit.engine.settled import Settled, rule_of

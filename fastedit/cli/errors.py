@@ -50,5 +50,12 @@ def one_line(*kinds: type[Exception]) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        told = str(error) if isinstance(error, DataError) else as_line(error)
-        raise UserError(told) from error
+        raise UserError(_told(error)) from error
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"  # without "[Errno 2]"
+    return as_line(error)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastedit.chats.template import as_user
-from fastedit.evaluation.resumed import Layout, opened
+from fastedit.evaluation.resumed import Layout, Resumed
 from fastedit.evaluation.tuning.questions import Question, Questions
 from fastedit.files.jsonl import BadLines
 
@@ -20,13 +18,6 @@ if TYPE_CHECKING:
     from fastedit.results import Result
 
 BATCH = 32  # what the engine runs at once
-LAYOUT = Layout(
-    "eval.json",
-    "answers.jsonl",
-    ("report.json", "accuracy.png", "accuracy.svg"),
-    "an evaluation",
-    "evaluated",
-)
 Setting = tuple[str, str, str]  # the model, the policy and the seeds, as texts
 
 
@@ -66,13 +57,20 @@ class Answer:
         )
 
 
-class Record:
+class Record(Resumed):
     """Answers by setting and question. Those that are added while it is `open` stand in the
     folder before `add` returns."""
 
+    layout = Layout(
+        "eval.json",
+        "answers.jsonl",
+        ("report.json", "accuracy.png", "accuracy.svg"),
+        "an evaluation",
+        "evaluated",
+    )
+
     def __init__(self) -> None:
         self._answers: dict[Setting, dict[int, Answer]] = defaultdict(dict)
-        self._keep: Callable[[Mapping[str, Any]], None] = lambda line: None
 
     def __len__(self) -> int:
         return sum(map(len, self._answers.values()))
@@ -85,18 +83,6 @@ class Record:
         named = zip(("model", "policy", "seeds"), setting, strict=True)
         self._keep({**dict(named), **asdict(answer)})
         self._answers[setting][answer.index] = answer
-
-    @contextlib.contextmanager
-    def open(self, folder: Path | None, facts: Mapping[str, Any]) -> Iterator[Record]:
-        """Take what a run with the same facts has left in `folder`, and keep there what is added.
-
-        Facts and errors are those of `resumed.opened`.
-        """
-        if folder is None:
-            yield self
-            return
-        with opened(folder, LAYOUT, facts, self._take) as self._keep:
-            yield self
 
     def _take(self, line: dict[str, Any]) -> None:
         model, policy, seeds = (line.pop(name) for name in ("model", "policy", "seeds"))

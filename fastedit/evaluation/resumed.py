@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 from fastedit.files.jsonl import UNREADABLE, parse, write_line
 
@@ -25,36 +25,47 @@ class Layout(NamedTuple):
     was: str  # "tuned"
 
 
-@contextlib.contextmanager
-def opened(
-    folder: Path,
-    layout: Layout,
-    facts: Mapping[str, Any],
-    take: Callable[[dict[str, Any]], None],
-) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Give `take` the lines that a run with the same facts has left; yields what adds one.
+class Resumed:
+    """Something measured, of which each part is a line; subclasses say how one is read."""
 
-    facts: what the numbers depend on, by the names that a message calls it. A line that was added
-    stands in the folder; a last one that was cut off is removed. Raises ValueError where the folder
-    is of other facts or holds a line that `take` cannot use, FileExistsError where it holds files
-    of these names that no run has made, and OSError.
-    """
-    _check_facts(folder, layout, json.loads(json.dumps(facts)))
-    path = folder / layout.lines
-    content = path.read_bytes() if path.exists() else b""
-    kept = content[: content.rfind(b"\n") + 1]
-    for number, line in enumerate(kept.splitlines(), start=1):
-        try:
-            take(parse(line))
-        except (*UNREADABLE, KeyError):
-            raise ValueError(
-                f"{path}:{number}: is no line of {layout.run}; remove it, or give another --output"
-            ) from None
-    if len(kept) < len(content):
-        with path.open("r+b") as file:
-            file.truncate(len(kept))
-    with path.open("a", encoding="utf-8", newline="\n", errors="backslashreplace") as file:
-        yield lambda line: write_line(file, line)
+    layout: ClassVar[Layout]
+    _keep: Callable[[Mapping[str, Any]], None] = staticmethod(lambda line: None)  # while not open
+
+    def _take(self, line: dict[str, Any]) -> None:
+        """Read a line of an earlier run; KeyError and what `UNREADABLE` names: it is none."""
+        raise NotImplementedError
+
+    @contextlib.contextmanager
+    def open(self, folder: Path | None, facts: Mapping[str, Any]) -> Iterator[Self]:
+        """Take what a run with the same facts has left in `folder`, and keep there what is added;
+        None: keep nothing.
+
+        facts: what the numbers depend on, by the names that a message calls it. A line that was
+        added stands in the folder; a last one that was cut off is removed. Raises ValueError where
+        the folder is of other facts or holds a line that cannot be used, FileExistsError where it
+        holds files of these names that no run has made, and OSError.
+        """
+        if folder is None:
+            yield self
+            return
+        _check_facts(folder, self.layout, json.loads(json.dumps(facts)))
+        path = folder / self.layout.lines
+        content = path.read_bytes() if path.exists() else b""
+        kept = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(kept.splitlines(), start=1):
+            try:
+                self._take(parse(line))
+            except (*UNREADABLE, KeyError):
+                raise ValueError(
+                    f"{path}:{number}: is no line of {self.layout.run}; remove it, or give another "
+                    "--output"
+                ) from None
+        if len(kept) < len(content):
+            with path.open("r+b") as file:
+                file.truncate(len(kept))
+        with path.open("a", encoding="utf-8", newline="\n", errors="backslashreplace") as file:
+            self._keep = lambda line: write_line(file, line)
+            yield self
 
 
 def _check_facts(folder: Path, layout: Layout, facts: dict[str, Any]) -> None:

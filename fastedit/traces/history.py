@@ -81,7 +81,7 @@ def history(trace: Trace, position: int) -> History:
         changes.append(Change(event, reason, f"{_told(trace, event)}: {reason}"))
     token = final[position]
     held = f"Position {position} holds {_quoted(trace, token)}, under policy {trace.policy}."
-    if not events:
+    if all(event.kind == COMMIT for event in events):
         held = f"{held[:-1]}: it was there from the beginning."
     return History(position, token, trace.policy, changes, held)
 

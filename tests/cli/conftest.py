@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from batch_files import LENGTH
 
 TEMPLATE = (
     "{% for m in messages %}<|role|>{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
@@ -80,3 +83,30 @@ def decoder(checkpoint):
     from fastedit import Decoder
 
     return Decoder.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def decode(run, checkpoint, tmp_path):
+    """Writes the input lines, runs the command: (exit code, stderr); files are f and g.jsonl."""
+
+    def decode(lines, *arguments):
+        text = "".join((x if isinstance(x, str) else json.dumps(x)) + "\n" for x in lines)
+        (tmp_path / "f.jsonl").write_text(text, encoding="utf-8")
+        code, out, err = run(
+            "generate", "--checkpoint", checkpoint, "--max-new-tokens", LENGTH,
+            "--input", tmp_path / "f.jsonl", "--output", tmp_path / "g.jsonl", *arguments,
+        )  # fmt: skip
+        assert out == ""
+        return code, err
+
+    return decode
+
+
+@pytest.fixture
+def results(tmp_path):
+    def read():
+        lines = (tmp_path / "g.jsonl").read_text(encoding="utf-8").split("\n")
+        assert lines.pop() == ""
+        return [json.loads(line) for line in lines]
+
+    return read

@@ -56,6 +56,15 @@ def test_every_command_has_help(run, command):
         (["generate", "a", "--checkpoint", "./missing"], "missing' is not a folder"),
         (["generate", "--input", "missing.jsonl"], "cannot read missing.jsonl"),
         *(
+            (verb.split(), "fastedit: missing.jsonl: No such file or directory")
+            for verb in (
+                "show missing.jsonl",
+                "eval --data missing.jsonl --answer-field gold",
+                "tune --data missing.jsonl",
+            )
+        ),
+        (["show", "."], "fastedit: .: Is a directory"),
+        *(
             ([*verb.split(), "--cache", "all"], "cache must be one of 'exact', 'none', 'prefix'")
             for verb in ("generate a", "fill [MASK]", "eval", "tune --task chain_sum")
         ),

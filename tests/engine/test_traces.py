@@ -8,16 +8,15 @@ import itertools
 import pytest
 import torch
 from cases import ENDS, GOLDEN, PROMPTS
-from every_policy import RULES, drawing, second_head, small
-from spread_head import spread_head
+from every_policy import RULES, decoder_of, drawing
 from tape import Tape
 
-from fastedit import DecodeConfig, Decoder, ops
+from fastedit import Decoder, ops
 from fastedit.engine import engine, step
 from fastedit.engine import graphs as graph
 from fastedit.traces import Opened, Trace
 
-MASK, LENGTH, TOKENS = 127, 8, 12
+TOKENS = 12
 COUNTS = {
     "fill": "m2t_commits",
     "edit": "t2t_edits",
@@ -31,23 +30,6 @@ COUNTS = {
 def prompts() -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
     return [torch.randint(7, 90, (length,), generator=generator) for length in (9, 1, 16)]
-
-
-def decoder_of(model, tokenizer, name: str, **options) -> Decoder:
-    rules = {"threshold": 0.3, "editing_threshold": 0.2, "tau": 0.1, "steps": 6}
-    config = DecodeConfig(
-        policy=small(name, **rules),
-        block_length=LENGTH,
-        max_new_tokens=TOKENS,
-        mask_token_id=MASK,
-        eos_token_id=[],
-        seed=4,
-        **options,
-    )
-    heads = second_head(name, model)
-    if "head" in name:
-        heads = {"head": spread_head(model.config)}
-    return Decoder(model, tokenizer, config=config, **heads)
 
 
 def told(out) -> list[tuple]:
@@ -92,7 +74,7 @@ def after_last_mask(trace: Trace, forwards: int) -> int:
 @pytest.mark.parametrize("name", [name for name in RULES if name != "correction"])
 def test_every_policy(golden_model, tokenizer, prompts, name):
     """Two at a time, so that a slot changes hands; one of them draws."""
-    decoder = decoder_of(golden_model, tokenizer, name)
+    decoder = decoder_of(golden_model, tokenizer, name, max_new_tokens=TOKENS)
     config = [decoder.config.replace(**drawing(name) if i == 1 else {}) for i in range(3)]
     plain = decoder.generate(prompts, config=config, max_batch=2)
     traced = decoder.generate(prompts, config=config, max_batch=2, trace=True)
@@ -103,7 +85,7 @@ def test_every_policy(golden_model, tokenizer, prompts, name):
 
 
 def test_probabilities_are_what_the_rule_compared(golden_model, tokenizer, prompts):
-    decoder = decoder_of(golden_model, tokenizer, "joint_threshold")
+    decoder = decoder_of(golden_model, tokenizer, "joint_threshold", max_new_tokens=TOKENS)
     (trace,) = decoder.generate(prompts[0], trace=True).traces
     for event in trace.events:
         if event.kind in ("fill", "edit"):
@@ -121,9 +103,17 @@ def test_probabilities_are_what_the_rule_compared(golden_model, tokenizer, promp
 @pytest.mark.parametrize("name", ["joint_threshold", "wino", "joint_threshold_indel"])
 def test_late_and_from_graphs(golden_model, tokenizer, prompts, monkeypatch, name):
     """As on a GPU: the host follows one step late, and captured steps record as well."""
-    want = decoder_of(golden_model, tokenizer, name).generate(prompts, trace=True).traces
+    want = (
+        decoder_of(golden_model, tokenizer, name, max_new_tokens=TOKENS)
+        .generate(prompts, trace=True)
+        .traces
+    )
     monkeypatch.setitem(engine.DELAY, "cpu", 1)
-    late = decoder_of(golden_model, tokenizer, name).generate(prompts, trace=True).traces
+    late = (
+        decoder_of(golden_model, tokenizer, name, max_new_tokens=TOKENS)
+        .generate(prompts, trace=True)
+        .traces
+    )
     assert changes(late) == changes(want)
 
 

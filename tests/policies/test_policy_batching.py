@@ -6,10 +6,9 @@ from itertools import pairwise
 
 import pytest
 import torch
-from every_policy import NOISE, RANDOM, REOPENING, RULES, VARIABLE, drawing, second_head, small
-from spread_head import spread_head
+from every_policy import NOISE, RANDOM, REOPENING, RULES, VARIABLE, decoder_of, drawing
 
-from fastedit import DecodeConfig, Decoder
+from fastedit import Decoder
 
 MASK, LENGTH, TOKENS = 127, 8, 14
 LENGTHS = (17, 1, 24)
@@ -28,19 +27,7 @@ def name(request) -> str:
 
 @pytest.fixture
 def decoder(golden_model, tokenizer, name) -> Decoder:
-    options = {"threshold": 0.3, "editing_threshold": 0.2, "tau": 0.1, "steps": 6}
-    config = DecodeConfig(
-        policy=small(name, **options),
-        block_length=LENGTH,
-        max_new_tokens=TOKENS,
-        mask_token_id=MASK,
-        eos_token_id=[],
-        seed=4,
-    )
-    heads = second_head(name, golden_model)
-    if "head" in name:
-        heads = {"head": spread_head(golden_model.config)}
-    return Decoder(golden_model, tokenizer, config=config, **heads)
+    return decoder_of(golden_model, tokenizer, name, max_new_tokens=TOKENS)
 
 
 def results(out) -> list[tuple]:

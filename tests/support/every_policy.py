@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from spread_head import spread_head
+
+from fastedit import DecodeConfig, Decoder
 from fastedit.heads import NextTokenHead
 from fastedit.models import Family
 from fastedit.policies import POLICIES
@@ -53,3 +56,20 @@ def second_head(name: str, model: Any) -> dict[str, Any]:
 def drawing(name: str) -> dict[str, float]:
     """Options that make the rule draw its tokens."""
     return {} if name in HEATED else {"temperature": 1.0}
+
+
+def decoder_of(model: Any, tokenizer: Any, name: str, **options: Any) -> Decoder:
+    """One that fills, edits and remasks a lot on the golden model, with blocks of eight tokens."""
+    rules = {"threshold": 0.3, "editing_threshold": 0.2, "tau": 0.1, "steps": 6}
+    config = DecodeConfig(
+        policy=small(name, **rules),
+        block_length=8,
+        mask_token_id=127,
+        eos_token_id=[],
+        seed=4,
+        **options,
+    )
+    heads = second_head(name, model)
+    if "head" in name:
+        heads = {"head": spread_head(model.config)}
+    return Decoder(model, tokenizer, config=config, **heads)

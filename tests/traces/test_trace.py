@@ -54,6 +54,7 @@ def test_a_position_that_is_not_there(trace):
 
 def test_of_a_model(edited):
     drafted, fresh = edited
+    assert "there from the beginning" in str(drafted.history(0)), "a token of the draft, kept"
     history = drafted.history(3)
     assert [event.kind for event in history] == ["edit", "commit"]
     assert "was above editing_threshold=0.5" in str(history)

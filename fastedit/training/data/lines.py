@@ -66,7 +66,11 @@ def parts_of(record: dict[str, Any], form: Form) -> tuple[list[Part], bool]:
         parts, special = [Part(_text(record, "text"), True)], True
         read = {"text"}
     else:
-        raise ValueError(f"needs one of `messages`, `{completion}` (with `{prompt}`) and `text`")
+        has = ", ".join(f"`{name}`" for name in sorted(record)[:10]) or "no field"
+        raise ValueError(
+            f"needs one of `messages`, `{completion}` (with `{prompt}`) and `text`; it has {has}: "
+            "prompt_field and completion_field give other names"
+        )
     way_out = ", or pass --set ignore_fields=[...] with what may be left out"
     refuse_unread(record, read | form.ignored | set(LEARNT), way_out)
     return parts, special
