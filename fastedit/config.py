@@ -236,9 +236,8 @@ def _normalise(options: Mapping[str, Any]) -> dict[str, Any]:
         elif field not in known:
             near = difflib.get_close_matches(name, option_names(), n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise UnknownOptionError(
-                f"unknown decoding option {name!r}; {hint}known: {', '.join(sorted(known))}"
-            )
+            names = ", ".join(sorted({*known, "mode"}))
+            raise UnknownOptionError(f"unknown decoding option {name!r}; {hint}known: {names}")
         elif field in values and values[field] != value:
             raise ValueError(
                 f"{spelled[field]}={options[spelled[field]]!r} and {name}={options[name]!r} are "

@@ -56,7 +56,7 @@ def _cache(value: Any) -> str:
 
 _SEED = whole(-(2**63), "an integer")
 CHECKS = {
-    "threshold": real(0.0, 1.0, "a number from 0 to 1, which is never"),
+    "threshold": real(0.0, 1.0, "a number from 0 to 1 (1 is never)"),
     "editing_threshold": real(0.0, 1.0, "None (off) or a number from 0 to 1", True),
     "max_post_steps": whole(0, "an integer from 0 to 2**31 - 1", most=2**31 - 1),
     "num_to_transfer": whole(1, "an integer from 1 to 2**31 - 1", most=2**31 - 1),

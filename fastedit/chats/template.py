@@ -7,7 +7,7 @@ drops, which is refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -64,6 +64,8 @@ def as_chats(value: Any, tokenizer: Any) -> Any:
         if not value.strip():
             raise ValueError("the text is empty: give a text to answer")
         return as_user(value, tokenizer, raw=False)
+    if isinstance(value, Mapping) and "role" in value:
+        raise TypeError("chat takes messages as a list; got one of them: put it in a list")
     if not is_chat(value):
         raise TypeError(
             f"chat takes a text or messages, one or a list; got {type(value).__name__}: "

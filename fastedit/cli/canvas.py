@@ -61,7 +61,7 @@ class Canvas:
         """Take the next "draft" or "commit" event."""
         if self.first_block is None:  # the blocks before it hold nothing but prompt
             self.first_block = event.block
-        self.block = event.block - self.first_block + 1
+        self.block = event.block - self.first_block
         if event.kind == "commit":
             self.text += event.text
             self.committed += len(event.ids)

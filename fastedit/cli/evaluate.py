@@ -172,6 +172,9 @@ def evaluate_command(
         typer.echo(text)
     else:
         _print(result, asked, output)
+        if data is not None:
+            for line in questions.scorer_lines(asked, record):
+                plain(stdout_console(), line)
     total = len(rules) * (2 if baseline else 1)
     if result.get("interrupted"):
         kept = f"; {len(record)} answers are in {output}, and the same command goes on from there"
@@ -266,7 +269,7 @@ def _print(result: dict[str, Any], asked: Questions, output: Path | None) -> Non
     else:
         for line in result_lines(result):
             plain(stdout_console(), line)
-        name, batch_size = asked.source.removeprefix("task:"), result["batch_size"]
+        name, batch_size = questions.source_line(asked), result["batch_size"]
         plain(stdout_console(), f"{name}, batches of {batch_size}, {result['hardware']}")
     if output is not None and not result.get("interrupted"):
         plain(stdout_console(), f"report.json and the plot are in {output}")

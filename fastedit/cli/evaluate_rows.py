@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastedit.cli.errors import UserError, one_line
+from fastedit.cli.questions import source_line
 from fastedit.cli.report import POLICIES_CAPTION, paired_lines, policies_table, remarks
 from fastedit.cli.terminal import counting, plain, stdout_console
 
@@ -90,11 +91,5 @@ def print_rows(result: Mapping[str, Any], questions: Questions) -> None:
     for line in remarks(rows):
         console.print(line, markup=False)
     console.print(POLICIES_CAPTION, markup=False)
-    name, what = questions.source, "questions"
-    if "task" in questions.named():
-        name, what = questions.named()["task"], "problems"
-    plain(
-        console,
-        f"{name}, {len(questions.items)} {what}, batches of {result['batch_size']}, "
-        f"{result['hardware']}",
-    )
+    batches = f"batches of {result['batch_size']}, {result['hardware']}"
+    plain(console, f"{source_line(questions)}, {batches}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from fastedit.files.jsonl import BadLines
 from fastedit.tasks import get_task, task_names
 
 if TYPE_CHECKING:
+    from fastedit.evaluation.answers import Record
     from fastedit.evaluation.tuning.questions import Questions
 
 TASK_QUESTIONS = 200
@@ -47,6 +49,25 @@ OnBadLine = Annotated[str | None, option("What a bad line does.", _PANEL, metava
 IgnoreFields = Annotated[
     list[str] | None, option("Keys of lines that may be left unread; repeatable.", _PANEL)
 ]
+
+
+def source_line(questions: Questions) -> str:
+    """What was asked, and what was right."""
+    named, many = questions.named(), len(questions.items)
+    if "task" in named:
+        return f"{named['task']}, {many} problems"
+    return f"{named['data']}, {many} questions, scorer {named['scorer']}"
+
+
+def scorer_lines(questions: Questions, record: Record) -> Iterator[str]:
+    """Where most answers are wrong: which other scorer calls many more of them right."""
+    from fastedit.evaluation.answers import right_by_others
+
+    found = right_by_others(questions, record)
+    own, many = found.pop(questions.scorer, (0, 0))
+    for name, (right, _) in found.items():
+        if 2 * own < many and 10 * (right - own) >= many:
+            yield f"--scorer {name} would call {right} of the {many} answers right, not {own}"
 
 
 def read_questions(

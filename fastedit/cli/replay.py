@@ -85,7 +85,7 @@ class Replay:
                 behind = (new for new, was in old if was + forward.position > place)
                 at = next(behind, forward.position + len(forward.moved))
                 gaps[at] = gaps.get(at, 0) + 1
-        canvas.forwards, canvas.block = forward.forward, forward.block + 1
+        canvas.forwards, canvas.block = forward.forward, forward.block
         self._show(gaps)
 
     def _commit(self, events: list[TraceEvent]) -> None:

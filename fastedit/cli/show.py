@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 Files = Annotated[
     list[Path],
-    typer.Argument(help="Of `generate --trace`; two stand side by side.", metavar="FILE [FILE]"),
+    typer.Argument(
+        help="Of `generate --trace`; two are side by side in a page.", metavar="FILE [FILE]"
+    ),
 ]
 Which = Annotated[
     int | None, typer.Option("--request", help="The request to show, by its index.", metavar="N")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastedit.chats.template import as_user
 from fastedit.evaluation.resumed import Layout, Resumed
+from fastedit.evaluation.scorers import SCORERS
 from fastedit.evaluation.tuning.questions import Question, Questions
 from fastedit.files.jsonl import BadLines
 
@@ -79,6 +81,10 @@ class Record(Resumed):
         """What there is, by the index of the question."""
         return self._answers[setting]
 
+    def settings(self) -> Iterator[Collection[Answer]]:
+        """The answers of each."""
+        return (answers.values() for answers in self._answers.values())
+
     def add(self, setting: Setting, answer: Answer) -> None:
         named = zip(("model", "policy", "seeds"), setting, strict=True)
         self._keep({**dict(named), **asdict(answer)})
@@ -127,6 +133,22 @@ def decode(
             last = now
             on_done(1)
     return [known[number] for number in range(len(questions.items))]
+
+
+def right_by_others(questions: Questions, record: Record) -> dict[str, tuple[int, int]]:
+    """By each scorer that `questions` might have had: how many of the answers that are kept it
+    calls right, and how many there are. Empty where theirs is none of `SCORERS`."""
+    if questions.scorer not in SCORERS:
+        return {}
+    pairs = [
+        (answer.text, questions.items[answer.index].answer)
+        for answers in record.settings()
+        for answer in answers
+        if answer.text is not None
+    ]
+    return {
+        name: (sum(itertools.starmap(right, pairs)), len(pairs)) for name, right in SCORERS.items()
+    }
 
 
 def prompt_of(decoder: Decoder, questions: Questions, item: Question) -> Any:

@@ -219,8 +219,12 @@ class Policy:
     def __str__(self) -> str:
         """As `parse` reads it: the name, and the parameters that differ from their defaults."""
         values = [
-            f"{field.name}={self.told(field.name)}"
+            f"{field.name}={_spelt(self.told(field.name))}"
             for field in dataclasses.fields(self)  # type: ignore[arg-type]
             if getattr(self, field.name) != field.default
         ]
         return (self.name or type(self).__name__) + (f":{','.join(values)}" if values else "")
+
+
+def _spelt(value: Any) -> str:
+    return "none" if value is None else str(value)

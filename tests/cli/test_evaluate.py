@@ -243,6 +243,17 @@ def test_questions_of_a_file_are_scored(ask, questions):
     assert "task" not in result
     code, out, _ = ask("--n", 3)
     assert code == 0 and "100.0%  (3 of 3; 95% Wilson interval 43.9% - 100.0%)" in out
+    assert "3 questions, scorer exact" in out and "would call" not in out
+
+
+def test_a_scorer_that_suits_the_answers_better_is_named(ask, questions):
+    lines = [json.loads(line) for line in questions.read_text().splitlines()]
+    for line in lines[:3]:
+        line["gold"] = int(line["gold"].rsplit("####")[-1])  # nothing but the last number
+    questions.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
+    code, out, _ = ask()
+    assert code == 0 and "(0 of 3;" in out
+    assert "--scorer number would call 3 of the 3 answers right, not 0\n" in out
 
 
 def test_a_grid_before_and_after_an_adapter_goes_on_where_it_stopped(

@@ -41,7 +41,7 @@ def test_states_of_a_token(canvas, ids):
     canvas.update(Event("draft", ids=ids("__b$$_"), block=5))
     assert canvas.states == [MASK, MASK, DRAFT, DRAFT, DRAFT, MASK]
     assert canvas.tokens == 4 + 2  # what follows the end does not count
-    assert canvas.block == 2
+    assert canvas.block == 1
 
 
 def test_fills_edits_and_remasks_have_signs_of_their_own(canvas, ids):
@@ -132,7 +132,7 @@ def test_without_a_terminal_every_forward_is_a_line(run, checkpoint, decoder):
     assert code == 0
     lines = out.removesuffix(answer.texts[0] + "\n").split("\n")
     assert lines.pop() == ""
-    assert lines[0].startswith("forward   1  block 1  tokens ")
+    assert lines[0].startswith("forward   1  block 0  tokens ")
     assert all(line.startswith(f"forward {i:3}  ") for i, line in enumerate(lines, 1))
     assert "\x1b" not in "".join(lines) and any("░" in line for line in lines)
     assert any("[" in line for line in lines)

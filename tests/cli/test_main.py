@@ -48,7 +48,7 @@ def test_every_command_has_help(run, command):
         (["generate", "a", "--threshold", "high"], "'--threshold': 'high': Input should be"),
         (
             ["generate", "a", "--threshold", "-1"],
-            "threshold must be a number from 0 to 1, which is never; got -1.0",
+            "threshold must be a number from 0 to 1 (1 is never); got -1.0",
         ),
         (["generate", "a", "--editing-threshold", "low"], "editing_threshold must be None (off)"),
         (["generate", "a", "--mode", "fast"], "mode must be one of quality, speed"),

@@ -218,7 +218,7 @@ def test_what_the_step_of_others_is_given_is_checked():
     assert set(state.buffers) == {"post_steps"}
     with pytest.raises(ValueError, match=r"ids must be int64 \[2, 3\] to match logits"):
         policies.step_(state, torch.randn(2, 3, 10))
-    other = policies.open("remask", ids, mask_token_id=9)
+    other = policies.open("low_confidence", ids, mask_token_id=9)  # it has no fused step
     with pytest.raises(ValueError, match=r"logits must be \[2, 4, ...\].*got \[2, 3, 10\]"):
         policies.step_(other, torch.randn(2, 3, 10))
     with pytest.raises(ValueError, match=r"draws must be \[2, 4, ...\]"):

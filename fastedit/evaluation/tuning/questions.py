@@ -119,8 +119,8 @@ def of_file(
             if scorer == "number" and last_number(question.answer) is None:
                 raise ValueError(f"`{answer_field}` holds no number: {question.answer[:60]!r}")
             if own:  # a text may be empty, or the answer: better known before anything is decoded
-                for text in ("", str(question.answer)):
-                    score(text, question.answer)
+                for text, what in (("", "no text"), (str(question.answer), "the answer itself")):
+                    _try(score, text, question.answer, what)
             items.append(question)
         except ScorerError as error:  # mending lines is no remedy
             raise ScorerError(f"{where}: {error}") from error
@@ -129,6 +129,13 @@ def of_file(
     return Questions(
         os.fspath(source), items, lambda text, item: score(text, item.answer), scorer, raw
     )
+
+
+def _try(score: Callable[[str, Any], Score], text: str, answer: Any, what: str) -> None:
+    try:
+        score(text, answer)
+    except ScorerError as error:
+        raise ScorerError(f"{error}, a trial with {what} before anything is decoded") from error
 
 
 def _asked(
