@@ -26,6 +26,7 @@ import itertools
 import json
 import math
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,8 +45,6 @@ TASKS = ("chain_sum", "leg_counting")
 MODES = {"quality": (0.7, 0.5), "speed": (0.5, 0.0), "speed, no editing": (0.5, None)}
 METRICS = ("accuracy", "edits_per_100_tokens", "tokens_per_forward")
 KINDS = ("repairs", "breaks", "others")
-ENDLESS = 32  # edits: two places that change in each of the 16 steps after a block's last mask
-SEEN = {"calm_edits_per_100_tokens": "E of the calm", "endless_answers": "endless, %"}
 DATA = tuple(f"task:{task},examples=6000" for task in TASKS)
 # Masks up to all of a block, as a decoder sees them: most errors of a draft are made there.
 EDIT = {"noise": "uniform_block(0.3,1)"}
@@ -94,12 +93,11 @@ def decode(
 def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> dict[str, float]:
     """Edits per 100 tokens that write the worked solution's token, overwrite it, or do neither.
 
-    Solutions have a fixed format, so the right token of every position is known. Beside them the
-    percentage of answers with ENDLESS edits and more, and the edits per 100 tokens of the others.
+    There is one right answer, so the right token of every position is known.
     """
     count = dict.fromkeys(KINDS, 0)
     mask = decoder.tokenizer.mask_token_id
-    answers: list[tuple[int, int]] = []  # edits, tokens
+    tokens = 0
     for start in range(0, len(problems), 32):
         batch = problems[start : start + 32]
         prompts = [task.messages(problem.question) for problem in batch]
@@ -110,13 +108,8 @@ def kinds_of_edits(decoder: Any, problems: list, task: Any, settings: dict) -> d
         with decoder._running(requests, room) as steps:
             for _ in steps:
                 pass
-        answers += [(request.stats.t2t_edits, request.stats.tokens) for request in requests]
-    calm = [(edits, many) for edits, many in answers if edits < ENDLESS]
-    tokens, calm_tokens = (sum(many for _, many in those) for those in (answers, calm))
-    found = {f"{kind}_per_100_tokens": 100.0 * many / tokens for kind, many in count.items()}
-    found["endless_answers"] = 100.0 * (len(answers) - len(calm)) / len(answers)
-    found["calm_edits_per_100_tokens"] = 100.0 * sum(edits for edits, _ in calm) / calm_tokens
-    return found
+        tokens += sum(request.stats.tokens for request in requests)
+    return {f"{kind}_per_100_tokens": 100.0 * many / tokens for kind, many in count.items()}
 
 
 def watch(right: list[int], mask: int, count: dict[str, int]) -> Callable[..., None]:
@@ -199,10 +192,8 @@ def places(cells: list[dict[str, Any]]) -> list[tuple[str, str]]:
 
 def tables(cells: list[dict[str, Any]]) -> str:
     """Markdown: a row per task, mode and arm, then the differences to self-generated T2T."""
-    seen = SEEN if SEEN.keys() <= cells[0]["decoded"][0].keys() else {}  # not in older runs
-    metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in KINDS), *seen)
+    metrics = (*METRICS, *(f"{kind}_per_100_tokens" for kind in KINDS))
     columns = ["exact, %", "E/100tok", "tokens/forward", *(f"{kind}/100tok" for kind in KINDS)]
-    columns += seen.values()
     lines = [_head("T2T", columns)]
     for (task, mode), arm in itertools.product(places(cells), ("base", *ARMS)):
         cols = [shown(values(cells, arm, task, mode, name), name) for name in metrics]
@@ -253,13 +244,16 @@ def figure(cells: list[dict[str, Any]], path: Path) -> None:
                 mean = [statistics.mean(sample)] * 2
                 line = label if not place else None
                 axis.plot([x - 0.08, x + 0.08], mean, color=colour, linewidth=2, label=line)
-        names = [f"{task}\n" + mode.replace(", ", ",\n") for task, mode in places(cells)]
+        names = [
+            textwrap.fill(task.replace("_", " "), 14) + "\n" + mode.replace(", ", ",\n")
+            for task, mode in places(cells)
+        ]
         axis.set_xticks(range(len(names)), names, fontsize=8)
         axis.set_title(title)
         axis.grid(axis="y", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[1].set_ylim(bottom=0)
-    axes[0].legend(fontsize=8, loc="lower left")
+    axes[0].legend(fontsize=8, loc="best")
     for kind in ("png", "svg"):
         drawing.savefig(path.with_suffix(f".{kind}"), dpi=150)
 
