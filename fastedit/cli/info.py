@@ -220,10 +220,14 @@ def _print(report: dict[str, Any]) -> None:
         line("checkpoint tiny", size)
     else:
         line("checkpoint tiny", f"missing ({checkpoint['path']})")
+    # Operations that are served alike stand together.
+    alike: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for operation, backends in report["backends"].items():
-        serving = next((name for name, state in backends.items() if state == "in use"), "none")
-        line(operation, serving)
-        for name, state in backends.items():
+        alike.setdefault(tuple(backends.items()), []).append(operation)
+    for states, operations in alike.items():
+        serving = next((name for name, state in states if state == "in use"), "none")
+        line("operations", f"{serving} for {', '.join(operations)}")
+        for name, state in states:
             if state != "in use":
                 line("", f"not {name}: {state}")
     # "in use" may go on with a word of the dtypes it is in use for; those come first.
