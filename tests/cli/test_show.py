@@ -8,7 +8,7 @@ import json
 import pytest
 from rich.console import Console
 
-from fastedit import traces
+from fastedit import Decoder, traces
 from fastedit.cli import live
 from fastedit.cli.replay import Replay
 from fastedit.cli.terminal import printable
@@ -92,6 +92,14 @@ def test_the_canvas_is_what_the_trace_replays(traced):
     assert replay.canvas.committed == trace.stats["tokens"]
     console = Console(file=io.StringIO(), width=80, height=9, force_terminal=True)
     console.print(live.CanvasView(replay.canvas))
+
+
+def test_what_lies_behind_the_end_is_no_text():
+    ask = "State the final answer to the following arithmetic problem: 27 + 45 - 86 ="
+    out = Decoder.from_pretrained("tiny", device="cpu").chat(ask, trace=True, max_new_tokens=64)
+    replay = Replay(out.traces[0])
+    assert list(replay.frames()) and max(out.traces[0].final()) >= out.stats[0].tokens
+    assert (replay.canvas.tokens, replay.canvas.text) == (out.stats[0].tokens, out.texts[0])
 
 
 def test_what_moves(tmp_path):
