@@ -106,14 +106,14 @@ def _kill_at(owner: str, name: str, number: int) -> None:
             args[0].joinpath("optimizer.pt").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    _before(owner, name, number, kill)
+    at_call(owner, name, number, kill)
 
 
 def _limit_at(owner: str, name: str, number: int, size: int) -> None:
-    _before(owner, name, number, lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1)))
+    at_call(owner, name, number, lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1)))
 
 
-def _before(owner: str, name: str, number: int, act: Callable[..., None]) -> None:
+def at_call(owner: str, name: str, number: int, act: Callable[..., None]) -> None:
     import importlib
 
     module, _, cls = owner.partition(".")
