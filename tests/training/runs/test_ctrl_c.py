@@ -18,7 +18,7 @@ pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 pytest.importorskip("reasoning_gym")
 
-from test_resume import assert_equal, at_call
+from test_resume import PRELOAD, assert_equal, at_call
 
 OPTIONS = {
     "checkpoint": "tiny",
@@ -42,7 +42,7 @@ MOMENTS = {
     "while a checkpoint is written": ("trainer", "publish", 1, 4),
     "in the last step": ("trainer.EditTrainer", "compute_loss", 5, 5),
 }
-QUICK = ("in a step", "in a validation")
+QUICK = ("in a step",)
 
 
 def train(output: str, changes: dict, flags: list, moment: tuple | None, times: int) -> None:
@@ -66,7 +66,7 @@ def train(output: str, changes: dict, flags: list, moment: tuple | None, times: 
 def command():
     """Runs `train` in a process forked from one that has the imports behind it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastedit.training.runs.run", "peft", "reasoning_gym"])
+    context.set_forkserver_preload(PRELOAD)
 
     def run_command(folder, *flags, changes=None, moment=None, times=1):
         arguments = (str(folder / "run"), changes or {}, list(flags), moment, times)
@@ -109,7 +109,7 @@ def test_a_step_that_is_under_way_is_saved(moment, uninterrupted, command, tmp_p
     assert "Ctrl-C: the step under way is finished and saved; a second one ends at once" in said
     last = f"--resume goes on from {output}/checkpoint-{step}, where all steps are saved"
     assert said.splitlines()[-1] == f"fastedit: interrupted: the same command with {last}"
-    assert saved(output) == [f"checkpoint-{step}"]
+    assert saved(output) == sorted({f"checkpoint-{n}" for n in (4, step) if n <= step})
     code, said = command(tmp_path, "--resume")
     assert code == 0 and (f"going on after step {step} of 5" in said) == (step < 5)
     assert_equal(output, uninterrupted)
