@@ -204,9 +204,9 @@ def _run_options(values: dict[str, Any]) -> RunOptions:
 def _train(options: RunOptions, resume: bool, unsaid: list[str]) -> None:
     """unsaid: what the user left to us, said before the first remark."""
     try:
+        from fastedit.cli.ctrl_c import SaveOnCtrlC
         from fastedit.cli.progress import TrainingProgress
         from fastedit.engine.memory import out_of_memory
-        from fastedit.training.runs.checkpoints import checkpoints
         from fastedit.training.runs.folder import first_process
         from fastedit.training.runs.run import run
     except ImportError as error:
@@ -222,13 +222,13 @@ def _train(options: RunOptions, resume: bool, unsaid: list[str]) -> None:
         progress.say(line)
 
     try:
-        with progress:
+        with progress, SaveOnCtrlC(progress.say) as ctrl_c:
             result = run(
                 options,
                 resume=resume,
                 say=say,
                 show=progress.show,
-                callbacks=[progress],
+                callbacks=[progress, ctrl_c],
             )
     except DataError as error:
         raise UserError(str(error)) from error
@@ -237,8 +237,7 @@ def _train(options: RunOptions, resume: bool, unsaid: list[str]) -> None:
             raise UserError(_memory_advice(options, error)) from error
         raise
     except KeyboardInterrupt:
-        saved = checkpoints(Path(options.output))
-        left = f"goes on from {saved[-1]}" if saved else "starts anew, since no checkpoint is saved"
+        left = _left(Path(options.output))
         raise InterruptedRunError(f"interrupted: the same command with --resume {left}") from None
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         raise UserError(as_line(error)) from error
@@ -256,6 +255,19 @@ def _train(options: RunOptions, resume: bool, unsaid: list[str]) -> None:
         compared = f"fastedit eval --data HELD_OUT {base}{way} {result} --baseline"
         progress.say(f"is it enough? {compared}")
         progress.say("where it is not: more examples help most, then a larger --steps")
+
+
+def _left(output: Path) -> str:
+    """What an interrupted run goes on from, and which of its steps that holds."""
+    from fastedit.training.runs.checkpoints import checkpoints, last_step
+    from fastedit.training.runs.folder import METRICS
+
+    saved = checkpoints(output)
+    if not saved:
+        return "starts anew, since no checkpoint is saved"
+    step, done = int(saved[-1].name.rpartition("-")[2]), last_step(output / METRICS)
+    held = "all steps" if step >= done else f"{step} of {done} steps"
+    return f"goes on from {saved[-1]}, where {held} are saved"
 
 
 def _memory_advice(options: RunOptions, error: Exception) -> str:

@@ -75,6 +75,12 @@ class StepLog:
         os.fsync(self._file.fileno())
 
 
+def last_step(path: Path) -> int:
+    """The last step in the record `path`; 0 where there is none."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return max(map(_step, lines), default=0)
+
+
 def _step(line: str) -> int:
     """The step of a line; 0 for one that was cut off."""
     try:

@@ -14,7 +14,13 @@ from typing import Any
 
 from fastedit.files.disk import full
 from fastedit.files.locks import locked_folder
-from fastedit.training.runs.checkpoints import PREFIX, UNFINISHED, checkpoints, write_text
+from fastedit.training.runs.checkpoints import (
+    PREFIX,
+    UNFINISHED,
+    checkpoints,
+    last_step,
+    write_text,
+)
 from fastedit.training.runs.settings import RunOptions
 
 PACKAGE = "fastedit-dlm"
@@ -70,8 +76,9 @@ def held(output: Path) -> Iterator[None]:
 def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
     """The facts of the run in `output`; None where a new one begins, and nothing would be lost.
 
-    A run that stopped before its first step left nothing to lose. Raises FileExistsError for one
-    that went on while `resume` is off, and for files that a run would overwrite and none has made.
+    A run that stopped before it saved, validated or decoded anything left nothing to lose. Raises
+    FileExistsError for one that went on while `resume` is off, and for files that a run would
+    overwrite and none has made.
     """
     facts = _read(output / FACTS)
     if facts is None:
@@ -84,8 +91,11 @@ def run_to_go_on(output: Path, resume: bool) -> dict[str, Any] | None:
                 "of a run: move them away, or give another --output"
             )
         return None
-    logged = any((output / name).exists() and (output / name).stat().st_size for name in LOGS)
-    begun = logged or checkpoints(output) or any((output / name).exists() for name in RESULTS)
+    results = any((output / name).exists() for name in RESULTS)
+    measured = any(last_step(output / name) for name in (VALIDATION, SAMPLES))
+    # Steps alone are worth nothing, unless they are a whole run, of which the rest was moved away.
+    whole = last_step(output / METRICS) >= (facts["options"].get("steps") or 1)
+    begun = checkpoints(output) or results or measured or whole
     if begun and not resume:
         raise FileExistsError(f"{output} holds a run: pass --resume to go on, or another --output")
     return facts if begun else None

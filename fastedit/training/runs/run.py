@@ -24,7 +24,7 @@ from fastedit.training.data.texts import check_sources
 from fastedit.training.reading import Reading
 from fastedit.training.refinement.checks import check_reading
 from fastedit.training.runs.amounts import learning_rate_of, steps_of
-from fastedit.training.runs.checkpoints import StepLog, checkpoints
+from fastedit.training.runs.checkpoints import StepLog, checkpoints, last_step
 from fastedit.training.runs.control_tokens import control_tokens
 from fastedit.training.runs.curves import Curves
 from fastedit.training.runs.data import RunData, validates
@@ -114,6 +114,8 @@ def _run(
     arguments = _arguments(options, validate=validates(options))
     first = arguments.process_index == 0
     say = say if first else lambda line: None
+    if last is None and last_step(output / METRICS):
+        say(f"{output} holds no checkpoint of its run: it begins anew")
     origin = identity(options.checkpoint)
     model, tokenizer = _load(options, last, arguments.device)
     form = Form.of(model, tokenizer, options.max_length)

@@ -56,8 +56,20 @@ def test_a_run_that_made_no_step_is_no_obstacle(tmp_path):
     assert run_to_go_on(tmp_path, False) is None and run_to_go_on(tmp_path, True) is None
 
 
-@pytest.mark.parametrize("trace", ["metrics.jsonl", "checkpoint-3/", "adapter/"])
+def test_steps_that_no_checkpoint_holds_are_no_obstacle(tmp_path):
+    begin(options(tmp_path, steps=9), "digest")
+    for name in ("validation.jsonl", "samples.jsonl"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 8}\n{"step": 9')
+    assert run_to_go_on(tmp_path, False) is None and run_to_go_on(tmp_path, True) is None
+
+
+@pytest.mark.parametrize(
+    "trace",
+    ["metrics.jsonl", "validation.jsonl", "samples.jsonl", "checkpoint-3/", "adapter/", "head/"],
+)
 def test_a_run_goes_on_when_asked_to(tmp_path, trace):
+    """The steps are those of a whole run."""
     begin(options(tmp_path), "digest")
     path = tmp_path / trace
     path.mkdir() if trace.endswith("/") else path.write_text('{"step": 1}\n')

@@ -37,6 +37,8 @@ OPTIONS = {
     "eval_examples": 2,
     "edit": {"t2t": "self", "labels": "lcs", "turns": 2, "noise": "fixed(1)"},
 }
+# What every run imports; there is one server for all tests, which keeps what it was first given.
+PRELOAD = ["fastedit.training.runs.run", "fastedit.cli", "peft", "reasoning_gym"]
 # Where a process kills itself: owner, name, and the number of the call before which it does.
 MOMENTS = {
     "before a step is logged": ("trainer.EditTrainer", "_take_totals", 5),
@@ -106,14 +108,14 @@ def _kill_at(owner: str, name: str, number: int) -> None:
             args[0].joinpath("optimizer.pt").unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 
-    _before(owner, name, number, kill)
+    at_call(owner, name, number, kill)
 
 
 def _limit_at(owner: str, name: str, number: int, size: int) -> None:
-    _before(owner, name, number, lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1)))
+    at_call(owner, name, number, lambda *_: resource.setrlimit(resource.RLIMIT_FSIZE, (size, -1)))
 
 
-def _before(owner: str, name: str, number: int, act: Callable[..., None]) -> None:
+def at_call(owner: str, name: str, number: int, act: Callable[..., None]) -> None:
     import importlib
 
     module, _, cls = owner.partition(".")
@@ -134,7 +136,7 @@ def _before(owner: str, name: str, number: int, act: Callable[..., None]) -> Non
 def launch():
     """Starts `train` in a process forked from one that has the imports behind it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fastedit.training.runs.run", "peft", "reasoning_gym"])
+    context.set_forkserver_preload(PRELOAD)
 
     def start(output, changes=None, resume=False, moment=None):
         process = context.Process(target=train, args=(str(output), changes or {}, resume, moment))
