@@ -1,7 +1,8 @@
 """The study: what wrong tokens to train an editor on. Three arms, several seeds, two tasks.
 
     python benchmarks/study.py --output build/study [--seeds 5] [--steps 120] [--save DIR]
-    python benchmarks/study.py --over-edit --output build/study_overedit --n 200
+    python benchmarks/study.py --over-edit --checkpoint build/edits/bases/block_causal/checkpoint
+        --output build/study_overedit --n 200
 
 From one checkpoint, by default what the first stage of `make tiny` makes, LoRA adapters are trained
 on the same problems with the same masks for as many steps, the arms differing in `--t2t` alone:

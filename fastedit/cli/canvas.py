@@ -32,7 +32,7 @@ class Canvas:
     ids, states  of the active block's tokens, prompt excluded
     within       how many of them may be returned: the others are counted, as in `DecodeStats`, but
                  neither shown nor called tokens; None: all
-    committed    tokens in the blocks before; block: the active one, counted from 1
+    committed    tokens in the blocks before; block: the active one, as of `Event`
     edits        tokens that became other tokens, those behind the end included
     remasks      tokens that became masks again, as well
     inserts, deletes  positions that were put in and taken out, as well; moves: whether the policy
@@ -47,7 +47,6 @@ class Canvas:
     states: list[str] = field(default_factory=list)
     within: int | None = None
     committed: int = 0
-    first_block: int | None = None
     block: int = 0
     forwards: int = 0
     edits: int = 0
@@ -59,9 +58,7 @@ class Canvas:
 
     def update(self, event: Event) -> None:
         """Take the next "draft" or "commit" event."""
-        if self.first_block is None:  # the blocks before it hold nothing but prompt
-            self.first_block = event.block
-        self.block = event.block - self.first_block
+        self.block = event.block
         if event.kind == "commit":
             self.text += event.text
             self.committed += len(event.ids)

@@ -57,5 +57,5 @@ def _told(error: Exception) -> str:
     if isinstance(error, DataError):
         return str(error)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"  # without "[Errno 2]"
+        return as_line(f"{error.filename}: {error.strerror}")  # without "[Errno 2]"
     return as_line(error)

@@ -172,9 +172,8 @@ def evaluate_command(
         typer.echo(text)
     else:
         _print(result, asked, output)
-        if data is not None:
-            for line in questions.scorer_lines(asked, record):
-                plain(stdout_console(), line)
+        if hint := questions.better_scorer(asked, record):
+            plain(stdout_console(), hint)
     total = len(rules) * (2 if baseline else 1)
     if result.get("interrupted"):
         kept = f"; {len(record)} answers are in {output}, and the same command goes on from there"

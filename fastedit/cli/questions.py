@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -59,15 +58,19 @@ def source_line(questions: Questions) -> str:
     return f"{named['data']}, {many} questions, scorer {named['scorer']}"
 
 
-def scorer_lines(questions: Questions, record: Record) -> Iterator[str]:
-    """Where most answers are wrong: which other scorer calls many more of them right."""
+def better_scorer(questions: Questions, record: Record) -> str | None:
+    """Where most answers are wrong: that another scorer calls many more of them right, if so."""
     from fastedit.evaluation.answers import right_by_others
+    from fastedit.evaluation.scorers import is_number
 
     found = right_by_others(questions, record)
-    own, many = found.pop(questions.scorer, (0, 0))
-    for name, (right, _) in found.items():
-        if 2 * own < many and 10 * (right - own) >= many:
-            yield f"--scorer {name} would call {right} of the {many} answers right, not {own}"
+    own, many = found.get(questions.scorer, (0, 0))
+    # A text that holds a number may hold it in another one.
+    name = "number" if all(is_number(item.answer) for item in questions.items) else "contains"
+    right, _ = found.get(name, (0, 0))
+    if 2 * own >= many or 10 * (right - own) < many:
+        return None
+    return f"--scorer {name} would call {right} of the {many} answers right, not {own}"
 
 
 def read_questions(

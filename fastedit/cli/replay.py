@@ -45,6 +45,7 @@ class Replay:
             Texts(trace), -1 if trace.mask_token_id is None else trace.mask_token_id
         )
         self._tokens = len(trace.sequence)
+        self._ends = trace.stats.get("finish_reason") in ("eos", "stop")
         self._ids: dict[int, int] = {}
         self._states: dict[int, str] = {}
         self.canvas.moves = any(forward.moved is not None for forward in trace.forwards)
@@ -99,7 +100,7 @@ class Replay:
 
     def _show(self, gaps: dict[int, int]) -> None:
         canvas = self.canvas
-        over = 0 < self._tokens <= canvas.committed  # what lies behind the end is no text
+        over = self._ends and canvas.committed >= self._tokens  # what lies behind is no text
         places = sorted(place for place in self._ids if place >= canvas.committed and not over)
         canvas.ids = [self._ids[place] for place in places]
         canvas.states = [self._states[place] for place in places]

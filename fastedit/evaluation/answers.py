@@ -73,17 +73,19 @@ class Record(Resumed):
 
     def __init__(self) -> None:
         self._answers: dict[Setting, dict[int, Answer]] = defaultdict(dict)
+        self._asked: dict[Setting, None] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._answers.values()))
 
     def of(self, setting: Setting) -> dict[int, Answer]:
         """What there is, by the index of the question."""
+        self._asked[setting] = None
         return self._answers[setting]
 
-    def settings(self) -> Iterator[Collection[Answer]]:
-        """The answers of each."""
-        return (answers.values() for answers in self._answers.values())
+    def asked(self) -> Iterator[Collection[Answer]]:
+        """The answers of each setting that `of` was asked for."""
+        return (self._answers[setting].values() for setting in self._asked)
 
     def add(self, setting: Setting, answer: Answer) -> None:
         named = zip(("model", "policy", "seeds"), setting, strict=True)
@@ -136,13 +138,14 @@ def decode(
 
 
 def right_by_others(questions: Questions, record: Record) -> dict[str, tuple[int, int]]:
-    """By each scorer that `questions` might have had: how many of the answers that are kept it
-    calls right, and how many there are. Empty where theirs is none of `SCORERS`."""
+    """By each scorer that `questions` might have had: how many of the answers it calls right, and
+    how many there are, of those that were asked for in this run. Empty where theirs is none of
+    `SCORERS`."""
     if questions.scorer not in SCORERS:
         return {}
     pairs = [
         (answer.text, questions.items[answer.index].answer)
-        for answers in record.settings()
+        for answers in record.asked()
         for answer in answers
         if answer.text is not None
     ]

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,15 @@ def version_of(name: str) -> str:
 def last_number(text: str) -> Decimal | None:
     """The last number in a text, thousands separated by commas or not."""
     found = _NUMBER.findall(text)
-    return Decimal(found[-1].replace(",", "")) if found else None
+    try:
+        return Decimal(found[-1].replace(",", "")) if found else None
+    except InvalidOperation:  # an exponent beyond what there is
+        return None
+
+
+def is_number(text: Any) -> bool:
+    """Whether a text is one number, and nothing else."""
+    return isinstance(text, str) and _NUMBER.fullmatch(text.strip()) is not None
 
 
 def _same(text: str, answer: str) -> bool:
@@ -69,7 +77,8 @@ def _contains(text: str, answer: str) -> bool:
 
 
 def _same_number(text: str, answer: str) -> bool:
-    return last_number(text) == last_number(answer)
+    wanted = last_number(answer)
+    return wanted is not None and last_number(text) == wanted
 
 
 # Whether a generated text is right: the answer but for space around it, a text that holds the

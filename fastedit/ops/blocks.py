@@ -43,10 +43,11 @@ class Blocks:
             ("flags", self.flags, torch.bool),
             ("counts", self.counts, torch.int32),
         ):
-            if len(value) < 4 or value.shape[1:] != shape[:1] or value.dtype != kind:
+            fits = len(value) >= 4 and value.shape[1:] == shape[:1] and value.dtype == kind
+            if not fits or value.device.type != "cpu":
                 raise ValueError(
-                    f"{name} must be {kind} [4 or more, {shape[0]}]; "
-                    f"got {value.dtype} {list(value.shape)}"
+                    f"{name} must be {kind} [4 or more, {shape[0]}] on the CPU; "
+                    f"got {value.dtype} {list(value.shape)} on {value.device}"
                 )
         return shape
 

@@ -246,14 +246,25 @@ def test_questions_of_a_file_are_scored(ask, questions):
     assert "3 questions, scorer exact" in out and "would call" not in out
 
 
-def test_a_scorer_that_suits_the_answers_better_is_named(ask, questions):
-    lines = [json.loads(line) for line in questions.read_text().splitlines()]
-    for line in lines[:3]:
-        line["gold"] = int(line["gold"].rsplit("####")[-1])  # nothing but the last number
-    questions.write_text("".join(json.dumps(line) + "\n" for line in lines[:3]))
-    code, out, _ = ask()
-    assert code == 0 and "(0 of 3;" in out
-    assert "--scorer number would call 3 of the 3 answers right, not 0\n" in out
+def test_a_scorer_that_suits_the_answers_better_is_named(ask, questions, tmp_path):
+    lines = [json.loads(line) for line in questions.read_text().splitlines()][:3]
+    whole = [line["gold"] for line in lines]
+
+    def asked(golds):
+        for line, gold in zip(lines, golds, strict=True):
+            line["gold"] = gold
+        questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        code, out, _ = ask("--output", tmp_path / "out")
+        assert code == 0 and "(0 of 3;" in out
+        return out.partition("--scorer ")[2].partition("\n")[0]
+
+    last = [int(gold.rsplit("####")[-1]) for gold in whole]
+    assert asked(last) == "number would call 3 of the 3 answers right, not 0"
+    assert (
+        asked(whole[i][:9] for i in range(3))
+        == "contains would call 3 of the 3 answers right, not 0"
+    )
+    assert asked(["yes", "no", "7e4417093384417093384f"]) == ""  # a number beyond what there is
 
 
 def test_a_grid_before_and_after_an_adapter_goes_on_where_it_stopped(

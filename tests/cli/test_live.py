@@ -41,7 +41,7 @@ def test_states_of_a_token(canvas, ids):
     canvas.update(Event("draft", ids=ids("__b$$_"), block=5))
     assert canvas.states == [MASK, MASK, DRAFT, DRAFT, DRAFT, MASK]
     assert canvas.tokens == 4 + 2  # what follows the end does not count
-    assert canvas.block == 1
+    assert canvas.block == 5
 
 
 def test_fills_edits_and_remasks_have_signs_of_their_own(canvas, ids):

@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused(step):
                 step(blocks(), **{**STEPS[step](), name: wrong})
     for name in ("ids", "may", "flags", "counts"):
         value = getattr(blocks(), name)
-        for wrong in (value[:1], value[:, :1], value.double()):
+        for wrong in (value[:1], value[:, :1], value.double(), value.to("meta")):
             with pytest.raises(ValueError, match=name):
                 step(dataclasses.replace(blocks(), **{name: wrong}), **STEPS[step]())
 
@@ -108,6 +108,34 @@ def test_a_vocabulary_of_the_mask_alone_leaves_no_noise():
 def test_a_trigger_has_what_it_compares_with(wrong, told):
     with pytest.raises(ValueError, match=told):
         ops.remask_step_(blocks(), **remask() | wrong)
+
+
+# Of a token of probability 1/2, and one that had 3/4 in the step before.
+TIES = {"low_prob": 0.5, "t2t": 0.5, "logit_diff": 0.25}
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("trigger", TIES)
+def test_what_equals_a_threshold_is_not_above_it(trigger, backend):
+    logits = torch.full((B, L, V), -torch.inf)
+    logits[..., :2] = 0.0
+    more = 0.01 if trigger == "low_prob" else -0.01  # of tau, so that it is passed
+    taus = torch.tensor([TIES[trigger], TIES[trigger] + more])
+    for threshold, filled in ((0.5, 1), (0.49, 2)):
+        held = blocks()
+        held.ids[:] = torch.tensor([4, 4, 1])  # two masks, and the best token is 0
+        given = remask() | {
+            "logits": logits,
+            "trigger": trigger,
+            "tau": taus,
+            "cap": 9 * integers(B),
+        }
+        given["threshold"][:] = threshold
+        given["before"] = torch.full((B, L), 0.75) if trigger == "logit_diff" else None
+        with ops.use_backend(backend):
+            ops.remask_step_(held, **given)
+        assert held.counts[1].tolist() == [filled] * B
+        assert held.counts[3].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpp"])
