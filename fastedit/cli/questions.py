@@ -60,14 +60,15 @@ def source_line(questions: Questions) -> str:
 
 def better_scorer(questions: Questions, record: Record) -> str | None:
     """Where most answers are wrong: that another scorer calls many more of them right, if so."""
-    from fastedit.evaluation.answers import right_by_others
-    from fastedit.evaluation.scorers import is_number
+    from fastedit.evaluation.answers import right_by
+    from fastedit.evaluation.scorers import SCORERS, is_number
 
-    found = right_by_others(questions, record)
-    own, many = found.get(questions.scorer, (0, 0))
+    if questions.scorer not in SCORERS:  # of a task, or of the user's
+        return None
+    own, many = right_by(questions.scorer, questions, record)
     # A text that holds a number may hold it in another one.
     name = "number" if all(is_number(item.answer) for item in questions.items) else "contains"
-    right, _ = found.get(name, (0, 0))
+    right, _ = right_by(name, questions, record)
     if 2 * own >= many or 10 * (right - own) < many:
         return None
     return f"--scorer {name} would call {right} of the {many} answers right, not {own}"

@@ -137,21 +137,15 @@ def decode(
     return [known[number] for number in range(len(questions.items))]
 
 
-def right_by_others(questions: Questions, record: Record) -> dict[str, tuple[int, int]]:
-    """By each scorer that `questions` might have had: how many of the answers it calls right, and
-    how many there are, of those that were asked for in this run. Empty where theirs is none of
-    `SCORERS`."""
-    if questions.scorer not in SCORERS:
-        return {}
+def right_by(scorer: str, questions: Questions, record: Record) -> tuple[int, int]:
+    """How many answers of this run the scorer, one of `SCORERS`, calls right; and of how many."""
     pairs = [
         (answer.text, questions.items[answer.index].answer)
         for answers in record.asked()
         for answer in answers
         if answer.text is not None
     ]
-    return {
-        name: (sum(itertools.starmap(right, pairs)), len(pairs)) for name, right in SCORERS.items()
-    }
+    return sum(itertools.starmap(SCORERS[scorer], pairs)), len(pairs)
 
 
 def prompt_of(decoder: Decoder, questions: Questions, item: Question) -> Any:

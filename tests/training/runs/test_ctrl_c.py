@@ -18,22 +18,9 @@ pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 pytest.importorskip("reasoning_gym")
 
-from test_resume import PRELOAD, assert_equal, at_call
+from test_resume import PRELOAD, SMALL, assert_equal, at_call
 
-OPTIONS = {
-    "checkpoint": "tiny",
-    "data": ["task:chain_sum,examples=9"],
-    "steps": 5,
-    "batch_size": 2,
-    "max_length": 64,
-    "packing": False,
-    "learning_rate": 5e-3,
-    "device": "cpu",
-    "save_every": 4,
-    "eval_every": 3,
-    "eval_examples": 2,
-    "edit": {"t2t": "random"},
-}
+OPTIONS = SMALL | {"steps": 5, "save_every": 4, "edit": {"t2t": "random"}}
 HEAD = {"head": "correction", "correction": {"width": 16, "depth": 1}, "edit": {}}
 # Where Ctrl-C comes: owner, name and number of the call; the step that is saved then.
 MOMENTS = {

@@ -21,20 +21,22 @@ pytest.importorskip("peft")
 pytest.importorskip("accelerate")
 pytest.importorskip("reasoning_gym")
 
-OPTIONS = {
+SMALL = {
     "checkpoint": "tiny",
     "data": ["task:chain_sum,examples=9"],
-    "steps": 6,
     "batch_size": 2,
-    "micro_batch": 1,
     "max_length": 64,
     "packing": False,
     "learning_rate": 5e-3,
     "device": "cpu",
-    "save_every": 2,
-    "keep": 1,
     "eval_every": 3,
     "eval_examples": 2,
+}
+OPTIONS = SMALL | {
+    "steps": 6,
+    "micro_batch": 1,
+    "save_every": 2,
+    "keep": 1,
     "edit": {"t2t": "self", "labels": "lcs", "turns": 2, "noise": "fixed(1)"},
 }
 # What every run imports; there is one server for all tests, which keeps what it was first given.
