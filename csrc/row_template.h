@@ -206,7 +206,7 @@ struct Reader {
         }
         Sums<entropy> sums(scale, state.reference);
         steps<dtype, true>(from, count, [&](const F* x) { sums.add(x); });
-        sums.into(state);
+        sums.into(state, sums.added());
     }
 
     // Of exponentials, and for the entropy of these times their exponents.
@@ -230,8 +230,10 @@ struct Reader {
             }
         }
 
-        void into(RowState& state) const {
-            state.sum += total(sum);
+        float added() const { return total(sum); }
+
+        void into(RowState& state, float added) const {
+            state.sum += added;
             if constexpr (entropy) state.weighted += total(weighted);
         }
     };
@@ -254,17 +256,17 @@ struct Reader {
             peaks.see(x);
             sums.add(x);
         });
-        const float most = peaks.highest(), added = total(sums.sum);
+        const float most = peaks.highest(), added = sums.added();
         if (!(added == added && most * double(scale) - reference <= kRoom)) return false;
         if (entropy && std::rint(most * double(scale)) > reference) {
-            add_tile<dtype>(from, count, peaks, row, logits, begin, scale, entropy, state, ranking);
+            add_tile<dtype, true>(from, count, peaks, row, logits, begin, scale, state, ranking);
             return true;
         }
         choose<dtype>(from, count, most, row, logits, begin, state);
         rank<dtype>(from, count, peaks, logits, begin, ranking);
         if (most == -kInf) return true;
         state.reference = reference;
-        sums.into(state);
+        sums.into(state, added);
         state.include(most, scale);
         return true;
     }
@@ -323,53 +325,56 @@ struct Reader {
         for (int64_t i = whole; i < count; ++i) offer(i);
     }
 
-    template <int dtype>
+    template <int dtype, bool entropy>
     static void add_tile(const void* from, int64_t count, const Peaks& peaks, const void* row,
-                         const fe_logits& logits, int64_t begin, float scale, bool entropy,
-                         RowState& state, Ranking* ranking) {
+                         const fe_logits& logits, int64_t begin, float scale, RowState& state,
+                         Ranking* ranking) {
         const float top = peaks.highest();
         choose<dtype>(from, count, top, row, logits, begin, state);
         rank<dtype>(from, count, peaks, logits, begin, ranking);
         if (top == -kInf) return;
         state.include(top, scale);
-        if (entropy)
-            add_exponentials<dtype, true>(from, count, scale, state);
-        else
-            add_exponentials<dtype, false>(from, count, scale, state);
+        add_exponentials<dtype, entropy>(from, count, scale, state);
     }
 
-    template <int dtype>
+    template <int dtype, bool entropy>
     static RowState read_as(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
-                            float scale, bool entropy, Ranking* ranking) {
+                            float scale, Ranking* ranking) {
         RowState state;
         float clean[kTile];
         for (int64_t at = begin; at < end; at += kTile) {
             const int64_t count = std::min(kTile, end - at);
             const void* from = static_cast<const char*>(row) + at * element_size(dtype);
-            if (entropy ? add_at_once<dtype, true>(from, count, row, logits, at, scale, state, ranking)
-                        : add_at_once<dtype, false>(from, count, row, logits, at, scale, state, ranking))
+            if (add_at_once<dtype, entropy>(from, count, row, logits, at, scale, state, ranking))
                 continue;
             bool nan;
             const Peaks seen = peaks<dtype>(from, count, nan);
             if (!nan && seen.highest() < kInf) {
-                add_tile<dtype>(from, count, seen, row, logits, at, scale, entropy, state, ranking);
+                add_tile<dtype, entropy>(from, count, seen, row, logits, at, scale, state, ranking);
                 continue;
             }
             state.bad = true;
             for (int64_t i = 0; i < count; ++i) clean[i] = finite(logit_at(from, dtype, i));
             const Peaks held = peaks<FE_FP32>(clean, count, nan);
-            add_tile<FE_FP32>(clean, count, held, row, logits, at, scale, entropy, state, ranking);
+            add_tile<FE_FP32, entropy>(clean, count, held, row, logits, at, scale, state, ranking);
         }
         return state;
     }
 
+    template <bool entropy>
+    static RowState read_with(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
+                              float scale, Ranking* ranking) {
+        switch (logits.dtype) {
+            case FE_FP32: return read_as<FE_FP32, entropy>(row, logits, begin, end, scale, ranking);
+            case FE_BF16: return read_as<FE_BF16, entropy>(row, logits, begin, end, scale, ranking);
+            default: return read_as<FE_FP16, entropy>(row, logits, begin, end, scale, ranking);
+        }
+    }
+
     static RowState read(const void* row, const fe_logits& logits, int64_t begin, int64_t end,
                          float scale, bool entropy, Ranking* ranking) {
-        switch (logits.dtype) {
-            case FE_FP32: return read_as<FE_FP32>(row, logits, begin, end, scale, entropy, ranking);
-            case FE_BF16: return read_as<FE_BF16>(row, logits, begin, end, scale, entropy, ranking);
-            default: return read_as<FE_FP16>(row, logits, begin, end, scale, entropy, ranking);
-        }
+        return entropy ? read_with<true>(row, logits, begin, end, scale, ranking)
+                       : read_with<false>(row, logits, begin, end, scale, ranking);
     }
 
     template <int dtype>
