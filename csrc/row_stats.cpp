@@ -24,10 +24,10 @@ struct Statistics {
         return at(numbers, row / args.length, row % args.length);
     }
 
-    // One for all is used as it is given; one of a row is held to the range that this one is from.
+    // One for all is used as it is given; one of a row is held to its range.
     double temperature(int64_t row) const {
         if (!args.temperatures.data) return args.temperature;
-        return std::fmin(std::fmax(of_row(args.temperatures, row), 1e-30f), 1e30f);
+        return held_temperature(of_row(args.temperatures, row));
     }
     double scale(int64_t row) const { return kLog2e / temperature(row); }
 

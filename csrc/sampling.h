@@ -6,6 +6,9 @@
 
 namespace fastedit {
 
+// In the range of temperatures that may be asked for.
+inline float held_temperature(float temperature) { return std::fmin(std::fmax(temperature, 1e-30f), 1e30f); }
+
 struct Draw {
     int64_t token;
     float prob;  // after all filters
