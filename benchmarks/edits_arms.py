@@ -35,8 +35,8 @@ RUN = {
     "eval_examples": 0,
 }
 
-
-STEPS = {"block_causal": 1500, "full_attention": 2000}  # of every training
+# Of every training.
+STEPS = {"block_causal": 1000, "full_attention": 2000}
 
 
 class Stage(NamedTuple):
@@ -50,7 +50,9 @@ class Stage(NamedTuple):
 # Masks up to all of a canvas, as decoding begins with. Masks alone go on for as many steps as the
 # others: what they gain is what training on gives.
 _BLOCKS, _TEXTS = {"noise": "uniform_block(0.3,1)"}, {"noise": "uniform(0.3,1)"}
-_LEVENSHTEIN = _TEXTS | {"labels": "levenshtein"}
+# ME-DLM's loss is a mean over the labels of a row: with 1/t on top, texts of which all is masked,
+# as decoding in few forwards begins, would count least.
+_LEVENSHTEIN = _TEXTS | {"labels": "levenshtein", "mask_weight": "1"}
 _FIRST = {"mask_first": True}  # a canvas has no first token that is known
 TRAININGS: dict[str, dict[str, tuple[Stage, ...]]] = {
     "block_causal": {
@@ -63,8 +65,13 @@ TRAININGS: dict[str, dict[str, tuple[Stage, ...]]] = {
         "replace": (Stage(1.0, _TEXTS | {"t2t": "self"}),),
         "edit": (
             Stage(0.4, _LEVENSHTEIN | {"t2t": "none"}, _FIRST),
-            # As many forwards edit a draft, at the end, as ever do in decoding.
-            Stage(0.6, _LEVENSHTEIN | {"t2t": "self"}, _FIRST | {"edit_steps": 8}),
+            # Drafts of 2 to 8 forwards, which is what an eighth has room for, and not edited before
+            # they are learnt from: once they are, they hold next to nothing to repair.
+            Stage(
+                0.6,
+                _LEVENSHTEIN | {"t2t": "self"},
+                _FIRST | {"fills": (8, 16, 32), "edit_steps": 0},
+            ),
         ),
     },
 }
