@@ -66,7 +66,7 @@ TRAININGS: dict[str, dict[str, tuple[Stage, ...]]] = {
         "edit": (
             Stage(0.4, _LEVENSHTEIN | {"t2t": "none"}, _FIRST),
             # Drafts of 2 to 8 forwards, which is what an eighth has room for, and not edited before
-            # they are learnt from: once they are, they hold next to nothing to repair.
+            # they are learnt from: as raw as those that the first edit of a text meets.
             Stage(
                 0.6,
                 _LEVENSHTEIN | {"t2t": "self"},
