@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
@@ -42,3 +44,12 @@ def checkpointed(model: LLaDA2MoeModelLM, **kwargs) -> LLaDA2MoeModelLM:
 
 def random_ids(*shape: int, vocab: int = 64) -> torch.Tensor:
     return torch.randint(0, vocab, shape, generator=torch.Generator().manual_seed(1))
+
+
+IDS = random_ids(2, 10)
+close = functools.partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
+
+
+def logits(model, *args, **kwargs) -> torch.Tensor:
+    with torch.no_grad():
+        return model(*args, **kwargs).logits
