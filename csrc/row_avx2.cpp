@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "row_template.h"
+#include "weights.h"
 
 namespace fastedit {
 namespace {
@@ -56,7 +57,6 @@ private:
 
 }  // namespace
 
-const RowReader kAvx2 = {"avx2", Reader<Avx2>::read, Reader<Avx2>::power,
-                         Reader<Avx2>::weigh, Reader<Avx2>::masses, Reader<Avx2>::between};
+const RowReader kAvx2 = {"avx2", Reader<Avx2>::read, power<Avx2>, weigh<Avx2>, masses, between<Avx2>};
 
 }  // namespace fastedit

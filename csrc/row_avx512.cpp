@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "row_template.h"
+#include "weights.h"
 
 namespace fastedit {
 namespace {
@@ -52,7 +53,6 @@ private:
 
 }  // namespace
 
-const RowReader kAvx512 = {"avx512", Reader<Avx512>::read, Reader<Avx512>::power,
-                           Reader<Avx512>::weigh, Reader<Avx512>::masses, Reader<Avx512>::between};
+const RowReader kAvx512 = {"avx512", Reader<Avx512>::read, power<Avx512>, weigh<Avx512>, masses, between<Avx512>};
 
 }  // namespace fastedit

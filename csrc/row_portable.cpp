@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "row_template.h"
+#include "weights.h"
 
 namespace fastedit {
 namespace {
@@ -78,8 +79,7 @@ struct Portable {
 
 }  // namespace
 
-const RowReader kPortable = {"portable", Reader<Portable>::read, Reader<Portable>::power,
-                             Reader<Portable>::weigh, Reader<Portable>::masses, Reader<Portable>::between};
+const RowReader kPortable = {"portable", Reader<Portable>::read, power<Portable>, weigh<Portable>, masses, between<Portable>};
 #if !defined(__x86_64__)
 const RowReader kAvx2 = {}, kAvx512 = {};  // not in this build
 #endif
