@@ -7,11 +7,14 @@ it does, whoever comes and goes beside it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
+
+from fastedit.engine.extents import Extent
 
 
 class Pool:
@@ -79,8 +82,8 @@ class Rows(Cache):
     offsets   int64 [n], first positions of the rows' extents
     positions int64 [n, width], counted in their extents, consecutive
     furthest  the largest first position of a row, or a bound on it
-    first, stride  where the extents begin at `first`, each so far behind the one before, and no row
-              reads beyond its own: they are read in place, and copied together else
+    extents   of the rows, where the host may say how they lie. Where they lie evenly, and no row
+              reads beyond its own, they are read in place; else they are copied together
     sizes     int64 [n] of the extents, where they may be shorter than what is read
     level     whether all rows begin at `furthest`
     """
@@ -91,15 +94,15 @@ class Rows(Cache):
         offsets: Tensor,
         positions: Tensor,
         furthest: int,
+        extents: Sequence[Extent] | None = None,
         *,
-        first: int = 0,
-        stride: int | None = None,
         sizes: Tensor | None = None,
         level: bool = False,
     ) -> None:
         super().__init__(layers=[])
         rows, width = positions.shape
         self.pool, self.cached, self.visible = pool, furthest, furthest + width
+        first, stride = _evenly(extents, self.visible) if extents else (0, None)
         self.where: Any = offsets[:, None] + positions
         if level and stride is not None:
             self.where = rows, first + furthest, stride, width
@@ -152,6 +155,18 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _evenly(extents: Sequence[Extent], visible: int) -> tuple[int, int | None]:
+    """Where extents begin, and how far each is behind the one before.
+
+    The second is None where they differ in that, or one is shorter than what is read of it.
+    """
+    first, *others = (extent.first for extent in extents)
+    steps = {b - a for a, b in pairwise((first, *others))} or {visible}
+    step = steps.pop()
+    short = any(extent.size < visible for extent in extents)
+    return first, None if steps or short or step < 0 else step
 
 
 def _rows(plane: Tensor, rows: int, first: int, stride: int, count: int) -> Tensor:

@@ -7,6 +7,7 @@ from cases import GOLDEN, B, prompt
 from fakes import Recorder
 
 from fastedit import Decoder
+from fastedit.engine.extents import Extent
 from fastedit.engine.kv import Pool, Rows
 from fastedit.engine.plans import block as forward
 
@@ -116,8 +117,8 @@ def test_drafts_show_steps_and_no_commit_forwards(golden_model):
     assert cached == plain and len(cached) > 8
 
 
-@pytest.mark.parametrize("stride", [None, 8])
-def test_rows_are_written_to_and_read_from_their_extents(stride):
+@pytest.mark.parametrize("told", [False, True])
+def test_rows_are_written_to_and_read_from_their_extents(told):
     """In place where extents lie evenly, copied together where not: the same keys and values."""
     pool = Pool(torch.device("cpu"))
     pool.resize(40)
@@ -125,8 +126,9 @@ def test_rows_are_written_to_and_read_from_their_extents(stride):
     before = torch.randn(40, 2, 3, generator=generator)
     offsets, starts = torch.tensor([8, 16, 24]), torch.tensor([0, 4, 2])
     positions = starts[:, None] + torch.arange(2)
-    first = {} if stride is None else {"first": 8, "stride": stride}
-    rows = Rows(pool, offsets, positions, 4, sizes=torch.tensor([8, 8, 8]), **first)
+    extents = [Extent(first, 8) for first in offsets.tolist()] if told else None
+    rows = Rows(pool, offsets, positions, 4, extents, sizes=torch.tensor([8, 8, 8]))
+    assert isinstance(rows.read, tuple) == told
     new = torch.randn(3, 2, 2, 3, generator=generator)
     rows.update(torch.zeros_like(new), torch.zeros_like(new), 0)
     pool.layers[0].keys.copy_(before)

@@ -12,7 +12,6 @@ from fastedit.engine.call import ModelCall
 from fastedit.engine.extents import Extent
 from fastedit.engine.kv import Rows
 from fastedit.engine.plans.base import Logits, Plan
-from fastedit.engine.plans.block import laid_out
 from fastedit.engine.request import Request
 from fastedit.engine.slots import Slots
 
@@ -105,17 +104,9 @@ class Approximate(Plan):
             wanted = torch.cat((wanted, (width + self.columns(length)).expand_as(own)), dim=1)
             positions = torch.cat((window, own), dim=1)
             stored = torch.cat((window, behind), dim=1)
-        place, stride = laid_out(extents, visible) if extents else (0, None)
-        cache = Rows(
-            self.pool,
-            offset,
-            stored,
-            visible - stored.shape[1],
-            first=place,
-            stride=stride,
-            sizes=size,
-            level=first and not self.shadow,
-        )
+        before = visible - stored.shape[1]
+        level = first and not self.shadow
+        cache = Rows(self.pool, offset, stored, before, extents, sizes=size, level=level)
         told = None if self.shadow else (end.to(torch.int32), offset.to(torch.int32))
         return Part(rows, offset[:, None] + window, positions, mask[:, None], wanted, cache, told)
 
@@ -123,10 +114,7 @@ class Approximate(Plan):
         self.slots.live.write_(self.slots.live.blocks.shown())
         each = [self._logits(part) for part in self.parts]
         logits = each[0] if len(each) == 1 else torch.cat(each)[self.order.to(each[0].device)]
-        if not self.shadow:
-            return Logits(logits)
-        block, shadow = logits.split(self.length, dim=1)
-        return Logits(block, shadow=shadow)
+        return self.split(logits)
 
     def _logits(self, part: Part) -> Tensor:
         ids = self.pool.ids[part.where]

@@ -112,6 +112,17 @@ class Plan:
     def forward(self) -> Logits:
         raise NotImplementedError
 
+    def shadows(self) -> Tensor:
+        """Ids [n, L] of the shadows of the active blocks: masks."""
+        return torch.full_like(self.slots.live.blocks.ids, self.slots.mask_token_id)
+
+    def split(self, logits: Tensor, scores: Tensor | None = None) -> Logits:
+        """Logits of the active blocks, and of the shadows that stand behind them, if any do."""
+        if not self.shadow:
+            return Logits(logits, scores=scores)
+        block, shadow = logits.split(self.length, dim=1)
+        return Logits(block, shadow=shadow, scores=scores)
+
     def more(
         self, logits: Logits, opened: Sequence[tuple[int, Request]]
     ) -> Iterator[tuple[Live, Logits, Request]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import chain, pairwise, takewhile
+from itertools import chain, takewhile
 
 import torch
 from torch import Tensor
@@ -84,10 +84,7 @@ class Block(Plan):
         numbers = [(run[0].extent.first, run[0].extent.size, run[0].start) for run in runs]
         offsets, sizes, starts = sent(torch.tensor(numbers), device).unbind(1)
         positions = starts[:, None] + self.columns(width)
-        first, stride = laid_out(extents, reach)
-        rows = Rows(
-            self.pool, offsets, positions, reach - width, first=first, stride=stride, sizes=sizes
-        )
+        rows = Rows(self.pool, offsets, positions, reach - width, extents, sizes=sizes)
         seen = starts[:, None] + (1 + self.columns(blocks)) * length  # by block
         mask = (self.columns(reach) < seen[..., None])[:, :, None].expand(-1, -1, length, -1)
         ids = self.pool.ids[offsets[:, None] + positions]
@@ -105,16 +102,8 @@ class Block(Plan):
         self.seen = None
         if not self.extra:
             self.seen = live.start.to(torch.int32) + length, live.offset.to(torch.int32)
-        first, stride = laid_out(extents, visible) if extents else (0, None)
         self.rows = Rows(
-            self.pool,
-            live.offset,
-            stored,
-            reach - length,
-            first=first,
-            stride=stride,
-            sizes=live.size,
-            level=level,
+            self.pool, live.offset, stored, reach - length, extents, sizes=live.size, level=level
         )
         self.positions = stored
         shape = (len(begin), 1, length, visible)
@@ -130,22 +119,15 @@ class Block(Plan):
         if self.extra:
             ids = torch.cat((ids, self._extra_ids()), dim=1)
         logits, hidden, _ = self.call(ids, self.mask, self.positions, self.rows, self.seen)
-        return self._split(logits, None if hidden is None else self._scores(hidden))
+        return self.split(logits, None if hidden is None else self._scores(hidden))
 
     def _scores(self, hidden: Tensor) -> Tensor:
         assert self.scorer is not None
         rows = slice(self.length)
         return self.scorer.of_blocks(hidden[:, rows], self.positions[:, rows])
 
-    def _split(self, logits: Tensor, scores: Tensor | None) -> Logits:
-        if not self.extra:
-            return Logits(logits, scores=scores)
-        block, shadow = logits.split(self.length, dim=1)
-        return Logits(block, shadow=shadow, scores=scores)
-
     def _extra_ids(self) -> Tensor:
-        """Shadows are masks."""
-        return torch.full_like(self.slots.live.blocks.ids, self.slots.mask_token_id)
+        return self.shadows()
 
     def _extra_mask(self, relative: Tensor) -> Tensor:
         """What the shadow rows see, bool [n, L, T]: all before, the others of the block, itself."""
@@ -191,7 +173,7 @@ class Lookahead(Block):
         assert self.scorer is not None
         return self.scorer.of_blocks(hidden, self.positions, ahead=self.extra > 0)
 
-    def _split(self, logits: Tensor, scores: Tensor | None) -> Logits:
+    def split(self, logits: Tensor, scores: Tensor | None = None) -> Logits:
         if not self.extra:
             return Logits(logits, scores=scores)
         block, ahead = logits.split(self.length, dim=1)
@@ -211,15 +193,3 @@ class Lookahead(Block):
 
     def _extra_positions(self, stored: Tensor) -> Tensor:
         return stored
-
-
-def laid_out(extents: Sequence[Extent], visible: int) -> tuple[int, int | None]:
-    """Where extents begin, and how far each is behind the one before.
-
-    The second is None where they differ in that, or one is shorter than what is read of it.
-    """
-    first, *others = (extent.first for extent in extents)
-    steps = {b - a for a, b in pairwise((first, *others))} or {visible}
-    step = steps.pop()
-    short = any(extent.size < visible for extent in extents)
-    return first, None if steps or short or step < 0 else step

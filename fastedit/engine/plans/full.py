@@ -71,14 +71,10 @@ class Full(Plan):
         live.write_(live.blocks.shown())
         ids = self.pool.ids[self.where]
         if self.shadow:
-            masks = torch.full_like(live.blocks.ids, self.slots.mask_token_id)
-            ids = torch.cat((ids, masks), dim=1)
+            ids = torch.cat((ids, self.shadows()), dim=1)
         logits, hidden, _ = self.call.rows(ids, self.mask, self.positions, self.wanted)
         scores = None if hidden is None else self._scores(hidden)
-        if not self.shadow:
-            return Logits(logits, scores=scores)
-        block, shadow = logits.split(self.length, dim=1)
-        return Logits(block, shadow=shadow, scores=scores)
+        return self.split(logits, scores)
 
     def _scores(self, hidden: Tensor) -> Tensor:
         """Of what the slots hold, [n, L], whichever rows predict it."""

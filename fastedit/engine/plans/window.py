@@ -9,7 +9,7 @@ import torch
 from fastedit.engine.extents import Extent
 from fastedit.engine.kv import Rows
 from fastedit.engine.plans.base import Logits
-from fastedit.engine.plans.block import Block, laid_out
+from fastedit.engine.plans.block import Block
 from fastedit.engine.request import Request
 
 
@@ -42,17 +42,8 @@ class Window(Block):
         stored, outside = live.stored(torch.where(reopened, first, live.start))
         width = stored.shape[1]
         visible = max(reach, width)
-        lowest, stride = laid_out(extents, visible) if extents else (0, None)
         self.seen = None
-        self.rows = Rows(
-            self.pool,
-            live.offset,
-            stored,
-            visible - width,
-            first=lowest,
-            stride=stride,
-            sizes=live.size,
-        )
+        self.rows = Rows(self.pool, live.offset, stored, visible - width, extents, sizes=live.size)
         places = begin + self.slots.offsets
         self.positions = places.clamp(min=0)
         # First positions behind what each row sees.
