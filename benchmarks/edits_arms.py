@@ -174,7 +174,12 @@ _EDITING = [
     f"editing_threshold={threshold},max_post_steps={post}"
     for threshold, post in ((0.0, 1), (0.5, 1), (0.9, 1), (0.5, 16))
 ]
-_NO_EDITING = ["editing_threshold=none,max_post_steps=0"]
+_NO_EDITING = "editing_threshold=none,max_post_steps=0"
+
+
+def _counts(share: int, masks: int) -> Iterator[str]:
+    """As many fills per forward as make the budget."""
+    yield f"joint_threshold:threshold=1,num_to_transfer={share},{_NO_EDITING}"
 
 
 def _blocks(editing: bool) -> Callable[[int, int], Iterator[str]]:
@@ -183,7 +188,7 @@ def _blocks(editing: bool) -> Callable[[int, int], Iterator[str]]:
     paces += [f"threshold={threshold}" for threshold in _THRESHOLDS]
 
     def settings(share: int, masks: int) -> Iterator[str]:
-        for pace, edit in itertools.product(paces, _EDITING if editing else _NO_EDITING):
+        for pace, edit in itertools.product(paces, _EDITING if editing else [_NO_EDITING]):
             yield f"joint_threshold:{pace},{edit}"
 
     return settings
@@ -214,6 +219,7 @@ def _texts(policy: str, editing: bool) -> Callable[[int, int], Iterator[str]]:
 ARMS: dict[str, dict[str, Arm]] = {
     "block_causal": {
         "masks alone": Arm("masks", _blocks(editing=False)),
+        "masks alone, by count": Arm("masks", _counts),
         "+ T2T": Arm("replace", _blocks(editing=True)),
         "+ InDel": Arm("edit", _indel("joint_threshold_indel")),
         "InDel, replace": Arm("edit", _indel("indel_replace")),

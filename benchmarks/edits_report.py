@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import defaultdict
@@ -43,23 +44,24 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def differences(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What an arm gains over masks alone, paired by seed: at the same budget, and where these take
-    all of the forwards ("over": 1)."""
+    """What an editor gains over masks alone ("against"), paired by seed: at the same budget, and
+    where these take all of the forwards ("over": 1)."""
     known = {
         (row["base"], row["task"], row["arm"], row["share"], row["seed"]): row["accuracy"]
         for row in rows
     }
     found = []
     for key, those in _groups(rows):
-        if key["arm"] == "masks alone":
+        plain = [arm for arm in ARMS[key["base"]] if arm.startswith("masks alone")]
+        if key["arm"] in plain:
             continue
-        for share in dict.fromkeys((key["share"], 1)):
+        for arm, share in itertools.product(plain, dict.fromkeys((key["share"], 1))):
             gains = [
-                row["accuracy"] - known[row["base"], row["task"], "masks alone", share, row["seed"]]
+                row["accuracy"] - known[row["base"], row["task"], arm, share, row["seed"]]
                 for row in those
             ]
             mean, half = interval(gains)
-            found.append(key | {"over": share, "gain": mean, "half": half})
+            found.append(key | {"against": arm, "over": share, "gain": mean, "half": half})
     return found
 
 
@@ -102,20 +104,20 @@ def _shown(line: dict[str, Any]) -> str:
 
 
 def figure(lines: list[dict[str, Any]], folder: Path) -> None:
-    """Exact answers over forwards per answer, a curve per arm, a panel per base and task."""
-    drawn: dict[str, list[Curve]] = {}
-    for base, task in dict.fromkeys((line["base"], line["task"]) for line in lines):
-        those = [line for line in lines if (line["base"], line["task"]) == (base, task)]
-        drawn[f"{base.replace('_', '-')}, {task}"] = [
-            Curve(
-                arm,
-                [
-                    (line["forwards"], line["accuracy"], *line["interval"])
-                    for line in those
-                    if line["arm"] == arm
-                ],
-                dashed="replace" in arm,
-            )
-            for arm in ARMS[base]
-        ]
-    panels(drawn, "forwards per answer", folder / "edits")
+    """Exact answers over forwards per answer: a figure per base, a panel per task, a curve per
+    arm."""
+    for base in dict.fromkeys(line["base"] for line in lines):
+        drawn: dict[str, list[Curve]] = {}
+        those = [line for line in lines if line["base"] == base]
+        for task in dict.fromkeys(line["task"] for line in those):
+            drawn[task] = [_curve(arm, task, those) for arm in ARMS[base]]
+        panels(drawn, "forwards per answer", folder / f"edits-{base}")
+
+
+def _curve(arm: str, task: str, lines: list[dict[str, Any]]) -> Curve:
+    points = [
+        (line["forwards"], line["accuracy"], *line["interval"])
+        for line in lines
+        if (line["arm"], line["task"]) == (arm, task)
+    ]
+    return Curve(arm, points, dashed="," in arm)
