@@ -63,8 +63,11 @@ struct BlockStep {
         return out;
     }
 
-    // limit: as of fe_write_blocks, where masks become the best ids.
-    int32_t write(const int32_t* limit = nullptr) const {
+    // limit: as of fe_write_blocks, where masks become the best ids. A row that has nothing to choose
+    // from keeps what it holds: that is its best id, with a probability of 0.
+    int32_t write(const int32_t* limit = nullptr) {
+        for (size_t i = 0; i < size_t(rows); ++i)
+            if (bad[i] && token[i] == blocks.ids[i] && !(prob[i] > 0.0f)) wanted[i] = token[i];
         fe_write_blocks_args args{};
         args.blocks = count;
         args.length = length;

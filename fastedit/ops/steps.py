@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from fastedit.ops.blocks import Blocks
@@ -43,10 +44,15 @@ def write_(
     buffers: Sequence[tuple[Tensor, Tensor]],
     limit: Tensor | None = None,
 ) -> None:
-    """`ops.write_blocks_` of a step that judges tokens; at a limit masks become the best ids."""
+    """`ops.write_blocks_` of a step that judges tokens; at a limit masks become the best ids.
+
+    A row that has nothing to choose from keeps what it holds: that is its best id, with a
+    probability of 0.
+    """
+    none = stats.bad & (stats.token == blocks.ids) & ~(stats.prob > 0.0)
     write_blocks_(
         blocks.ids,
-        wanted,
+        torch.where(none, blocks.ids, wanted),
         blocks.may,
         finished,
         stats.bad,

@@ -19,12 +19,13 @@ def apply_(state: State, write: Write, stats: Stats, watch: Watch | None = None)
         raise ValueError(f"policy {name} inserts or deletes: say so, with `rewrites = True`")
     bounded = policy.may_reach_bound
     active = ~state.done if policy.rewrites else None
+    bad = policy.bad(stats, state)
     ops.write_blocks_(
         state.ids,
-        write.ids,
+        _with_candidates(state, write.ids, stats, bad) if policy.judges_tokens else write.ids,
         state.may_change(),
         write.done,
-        policy.bad(stats, state),
+        bad,
         state.flags,
         state.count_rows,
         mask_token_id=state.mask_token_id,
@@ -42,6 +43,18 @@ def apply_(state: State, write: Write, stats: Stats, watch: Watch | None = None)
         # Keys and values of a forward in which blocks saw those behind them are stale in any case.
         state.dirty.logical_or_(state.reopened)
         state.reopened.logical_or_(write.reopen & ~state.done)
+
+
+def _with_candidates(state: State, wanted: Tensor, stats: Stats, bad: Tensor) -> Tensor:
+    """`wanted`, but what is held where a row that was judged has nothing to choose from.
+
+    Of such a row the best id is the one that is held, with a probability of 0.
+    """
+    if bad.device.type == "cpu" and not bad.any():
+        return wanted
+    judged = stats if stats.shadow is None else stats.shadow
+    none = bad & (judged.token == state.ids) & ~(judged.prob > 0.0)
+    return torch.where(none, state.ids, wanted)
 
 
 def _rewrite(state: State, write: Write, active: Tensor) -> None:

@@ -12,7 +12,7 @@ from every_policy import RULES, VARIABLE, small
 from spread_head import spread_head
 from torch import Tensor, nn
 
-from fastedit import BadLogitsError, DecodeConfig, Decoder
+from fastedit import BadLogitsError, DecodeConfig, Decoder, ops, policies
 
 VOCAB, MASK, LENGTH, TOKENS = 8, 7, 4, 10
 BAD_PROMPT = 4  # the first id of the prompt whose request is to fail
@@ -186,6 +186,28 @@ def test_a_bad_request_fails_alone(name, bad):
             assert out.errors[i] is None
             assert out.sequences[i].equal(alone[i].sequences[0])
             assert out.stats[i].forwards == alone[i].stats[0].forwards
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+@pytest.mark.parametrize("bad", ["only NaN", "nothing finite", "nothing but the mask"])
+@pytest.mark.parametrize("name", RULES)
+def test_a_row_with_nothing_to_choose_from_is_not_written(name, bad, backend):
+    """Its mask stays one, and so does a token that the rule judges by it."""
+    policy = small(name, threshold=0.5, tau=0.5, stride=1)
+    state = policies.open(policy, torch.tensor([[1, MASK, 2, MASK]]), mask_token_id=MASK, seed=1)
+    for _ in range(4):
+        logits = regrets(state.ids).float()
+        logits[:, :2] = torch.tensor(BAD[bad])
+        given = {"next_logits": logits} if "next_token" in policy.needs else {}
+        given |= {"shadow_logits": logits.clone()} if policy.plan == "shadow" else {}
+        given |= {"scores": torch.zeros(1, 4)} if "score" in policy.needs else {}
+        with ops.use_backend(backend):
+            policies.step_(state, logits, **given)
+    assert state.bad.all()
+    reads = policy.reads_tokens or policy.plan == "shadow"
+    mask_is_none = not policy.chooses_mask or bad != "nothing but the mask"
+    judged = slice(0 if reads and mask_is_none else 1, 2)
+    assert state.ids[0, judged].tolist() == [1, MASK][judged]
 
 
 @pytest.mark.parametrize("name", RULES)
