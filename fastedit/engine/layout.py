@@ -89,7 +89,8 @@ class Layout:
     def _fixed_at(self, start: int) -> int:
         if self.policy.wide:
             return self.origin
-        return max(start - (self.policy.window - 1) * self.block_length, self.origin)
+        reopened = self.policy.window - 1 if self.policy.reopens else 0
+        return max(start - reopened * self.block_length, self.origin)
 
     @property
     def base(self) -> int:

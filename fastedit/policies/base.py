@@ -141,6 +141,11 @@ class Policy:
         """
         return view.ids
 
+    @property
+    def reopens(self) -> bool:
+        """Whether blocks of a window may be reopened, with these parameters."""
+        return self.window > 1
+
     def heat(self, view: View) -> Tensor | None:
         """Temperatures [n] of this step's statistics and draws, where the policy sets them."""
         return None

@@ -57,6 +57,10 @@ class MultiBlock(JointThreshold):
     def window(self) -> int:  # type: ignore[override]
         return self.blocks
 
+    @property
+    def reopens(self) -> bool:  # type: ignore[override]
+        return self.blocks > 1 and self.rounds > 0 and self.editing_threshold is not None
+
     def reads(self, view: View, following: bool) -> Tensor:
         return view.may_change()  # not what stands before blocks that are not reopened
 

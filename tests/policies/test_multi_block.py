@@ -168,13 +168,23 @@ def test_earlier_blocks_are_edited(known):
 
 @pytest.mark.parametrize("off", [{"rounds": 0}, {"editing_threshold": None}])
 def test_without_rounds_it_is_joint_threshold(golden_model, off):
-    given = {"threshold": 0.3, "editing_threshold": 0.2, "max_post_steps": 3} | off
-    prompts = [prompt_of(length) for length in LENGTHS]
-    out = Decoder(golden_model).generate(prompts, config=config(MultiBlock(**given)))
-    given.pop("rounds", None)
-    want = Decoder(golden_model).generate(prompts, config=config(policies.JointThreshold(**given)))
-    for i in range(len(prompts)):
-        assert told(out, i) == told(want, i)
+    """Beside requests that have rounds, too; a text ends where it ends there."""
+    given = {"threshold": 0.3, "editing_threshold": 0.2, "max_post_steps": 3}
+    rounds = {"threshold": 0.3, "editing_threshold": 0.0, "rounds": 2}
+    plain = policies.JointThreshold(**given | {k: v for k, v in off.items() if k != "rounds"})
+    prompts, decoder = [prompt_of(length) for length in LENGTHS], Decoder(golden_model)
+    whole = decoder.generate(prompts, config=config(plain))
+    eos = [ids[2].item() for ids in whole.sequences]  # of the first block
+    for ends in ([], eos):
+        want = decoder.generate(prompts, config=config(plain, eos_token_id=ends))
+        both = [
+            config(MultiBlock(**one), eos_token_id=ends) for one in (given | off, rounds)
+        ] * len(prompts)
+        out = decoder.generate([each for each in prompts for _ in range(2)], config=both)
+        assert [told(out, 2 * i) for i in range(len(prompts))] == [
+            told(want, i) for i in range(len(prompts))
+        ]
+    assert all(len(ids) < TOKENS for ids in want.sequences)
 
 
 def test_what_a_stream_has_told_is_final(golden_model, known):
