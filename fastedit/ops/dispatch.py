@@ -13,7 +13,7 @@ import contextlib
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cache
 from types import ModuleType
@@ -74,26 +74,32 @@ def demanded() -> str | None:
     """The back end that `use_backend` or `FASTEDIT_BACKEND` asks for. ValueError if unknown."""
     name = _chosen.get() or os.environ.get("FASTEDIT_BACKEND") or None
     if name is not None and name not in ORDER:
-        raise ValueError(f"unknown back end {name!r}; choose one of {', '.join(ORDER)}")
+        raise ValueError(_unknown(name))
     return name
 
 
-@contextlib.contextmanager
-def use_backend(name: str, device: str | None = None) -> Iterator[None]:
-    """Serve every operation from back end `name` ("reference", "cpp", "triton") inside the block.
+def _unknown(name: str) -> str:
+    return f"unknown back end {name!r}; choose one of {', '.join(ORDER)}"
 
+
+class use_backend(contextlib.AbstractContextManager[None]):
+    """Serve every operation from back end `name` ("reference", "cpp", "triton") from now on.
+
+    As a context manager, inside the block only. Holds for the calling thread, or asyncio task.
     Raises ValueError for an unknown name and RuntimeError where that back end cannot run on tensors
     of `device` (default: on no kind of device that is here).
     """
-    token = _chosen.set(name)
-    try:
-        demanded()
+
+    def __init__(self, name: str, device: str | None = None) -> None:
+        if name not in ORDER:
+            raise ValueError(_unknown(name))
         reasons = [_why_not(name, None, kind) for kind in ([device] if device else _devices())]
         if all(reasons):
             raise RuntimeError(f"back end {name!r} cannot run here: {reasons[0]}")
-        yield
-    finally:
-        _chosen.reset(token)
+        self._before = _chosen.set(name)
+
+    def __exit__(self, *error: object) -> None:
+        _chosen.reset(self._before)
 
 
 def backend_report(device: str | None = None) -> dict[str, dict[str, str]]:

@@ -1,5 +1,6 @@
 """Which back end serves an operation, and what happens to one that cannot."""
 
+import contextvars
 import importlib
 import importlib.util
 import math
@@ -76,6 +77,21 @@ def test_use_backend_holds_inside_the_block_only(monkeypatch):
             call()
         assert all(names == ["reference"] for names in serving().values())
         raise KeyError
+    assert serving() == before
+
+
+def test_use_backend_as_a_statement_holds_from_there_on(monkeypatch):
+    monkeypatch.delenv("FASTEDIT_BACKEND", raising=False)
+
+    def alone() -> None:
+        ops.use_backend("reference")
+        assert all(names == ["reference"] for names in serving().values())
+        with pytest.raises(ValueError, match="nonsense"):
+            ops.use_backend("nonsense")
+        assert all(names == ["reference"] for names in serving().values())
+
+    before = serving()
+    contextvars.copy_context().run(alone)  # what a test sets, others do not see
     assert serving() == before
 
 
