@@ -10,21 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from fastedit.aliases import ALIASES
 from fastedit.option_checks import APPROXIMATE, CHECKS, flag
 from fastedit.policies import Policy, parse
 from fastedit.policies.fields import checked
 from fastedit.policies.registry import given_in
 
-ALIASES = {
-    "gen_length": "max_new_tokens",
-    "max_tokens": "max_new_tokens",
-    "max_completion_tokens": "max_new_tokens",
-    "block_size": "block_length",
-    "edit_threshold": "editing_threshold",
-    "max_post_edit_steps": "max_post_steps",
-    "mask_id": "mask_token_id",
-    "eos_id": "eos_token_id",
-}
 MODES = {
     "quality": {"threshold": 0.7, "editing_threshold": 0.5},
     "speed": {"threshold": 0.5, "editing_threshold": 0.0},
@@ -71,7 +62,7 @@ class DecodeConfig:
     lookahead          a forward over a block that has no mask left takes the next block along,
                        and is that block's first one if it changes nothing: the same rule with
                        fewer forwards, most of all for few requests. The model must take two
-                       blocks at once; needs use_cache
+                       blocks at once; without a cache it has no effect
     cuda_graphs        on CUDA, replay steps from graphs, captured as they are needed; not with
                        lookahead, drafts, without a cache or for a model over several devices
 

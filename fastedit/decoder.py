@@ -70,6 +70,7 @@ class Decoder:
         threads: Threads = "auto",
     ) -> None:
         self.threads = checked(threads)
+        _check_types(config, family)
         self.family = family or family_of(model)
         self.model, self.tokenizer = model, tokenizer
         self.head = None if head is None else head_for(model, self.family, head)
@@ -130,8 +131,8 @@ class Decoder:
         prompts: Any,
         attention_mask: Tensor | None = None,
         streamer: Any = None,
-        *,
         draft: Any = None,
+        *,
         keep_draft: bool = False,
         config: DecodeConfig | Sequence[DecodeConfig] | None = None,
         max_batch: int | Literal["auto"] = "auto",
@@ -493,6 +494,17 @@ class Decoder:
     def device(self) -> torch.device:
         """Where the model computes: where its parameters are, or the CPU for one without any."""
         return device_of(self.model)
+
+
+def _check_types(config: Any, family: Any) -> None:
+    """Raises TypeError for what is no config or no family."""
+    if config is not None and not isinstance(config, DecodeConfig):
+        raise TypeError(f"config must be a DecodeConfig; got {config!r:.80}: DecodeConfig(...)")
+    if family is not None and not isinstance(family, Family):
+        raise TypeError(
+            f"family must be a fastedit.models.Family; got {family!r:.80}: leave it out for a "
+            "model that is known, or say how it reads its canvas with Family(...)"
+        )
 
 
 def _check_released(family: Family) -> None:

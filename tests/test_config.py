@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from fastedit import DecodeConfig
+from fastedit import DecodeConfig, policies
 
 DEFAULTS = {
     "threshold": 0.7,
@@ -87,6 +87,14 @@ def test_two_spellings_must_agree(alias, name):
         assert name in str(caught.value) and "1" in str(caught.value) and "2" in str(caught.value)
         with pytest.raises(ValueError, match=alias):
             DecodeConfig().replace(**options)
+
+
+def test_aliases_set_fields_in_the_text_of_a_policy():
+    texts = "edit_threshold=.3,max_post_edit_steps=2", "editing_threshold=.3,max_post_steps=2"
+    alias, name = (policies.parse(f"joint_threshold:{text}") for text in texts)
+    assert alias == name
+    with pytest.raises(ValueError, match="disagree"):
+        DecodeConfig(policy="joint_threshold:edit_threshold=.3", editing_threshold=0.4)
 
 
 def test_two_spellings_of_none_and_a_value_disagree():

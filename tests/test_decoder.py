@@ -261,3 +261,14 @@ def test_float64_is_refused(golden):
     model = LLaDA2MoeModelLM.from_pretrained(golden).double()
     with pytest.raises(ValueError, match="float64"):
         Decoder(model).generate(torch.tensor([[1, 2]]), mask_token_id=127)
+
+
+def test_what_is_no_config_family_or_draft_is_named(golden_model):
+    for given, words in (
+        ({"config": {"threshold": 0.5}}, r"config must be a DecodeConfig; got \{'threshold'"),
+        ({"family": "llada"}, "family must be a fastedit.models.Family; got 'llada'"),
+    ):
+        with pytest.raises(TypeError, match=words):
+            Decoder(golden_model, **given)
+    with pytest.raises(TypeError, match=r"draft must be a text, ids, .*got 3"):
+        Decoder(golden_model).generate(torch.tensor([5, 6]), None, None, 3)

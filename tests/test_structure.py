@@ -25,7 +25,7 @@ LAYERS = [
     {"ops"},
     {"fastedit_kernels"},
     {"locks"},
-    {"files", "extras"},
+    {"aliases", "files", "extras"},
 ]
 # Rooms of one row that may not import each other.
 STRANGERS = {("models", "policies"), ("policies", "models"), ("policies", "prompts")}

@@ -1,4 +1,5 @@
-"""What `--help` prints: options under their headings, no name cut, within the terminal's width."""
+"""How commands read options, with their aliases, and what `--help` prints: options under their
+headings, no name cut, within the terminal's width."""
 
 from __future__ import annotations
 
@@ -6,16 +7,41 @@ from typing import Any
 
 import typer.core
 
+from fastedit.aliases import ALIASES
+from fastedit.cli.errors import UserError
+
 WIDEST = 100
 
 
 def settings() -> dict[str, Any]:
-    """Of every command: `-h` asks for help too, and lines are no longer than can be read."""
-    return {"help_option_names": ["-h", "--help"], "max_content_width": WIDEST}
+    """Of every command: `-h` asks for help too, lines are no longer than can be read, and aliases
+    of options are options."""
+    return {
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": WIDEST,
+        "token_normalize_func": _spelled_out,
+    }
+
+
+def _spelled_out(token: str) -> str:
+    name = ALIASES.get(token.replace("-", "_"))
+    return name.replace("_", "-") if name else token
+
+
+def _check_spelled_once(args: list[str]) -> None:
+    """Raises UserError where an option is there under two names."""
+    given = {arg.removeprefix("--").partition("=")[0] for arg in args if arg.startswith("--")}
+    for name in given:
+        if (own := _spelled_out(name)) != name and own in given:
+            raise UserError(f"--{name} is --{own}: give one of them")
 
 
 class Command(typer.core.TyperCommand):
     """A command whose options stand under the headings that `rich_help_panel` names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _check_spelled_once(args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
@@ -23,6 +49,10 @@ class Command(typer.core.TyperCommand):
 
 class Group(typer.core.TyperGroup):
     """The same for a command that has others; each is told in full."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _check_spelled_once(args)
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.generation import GenerationMixin
 
-from fastedit.config import ALIASES
+from fastedit.aliases import ALIASES
 
 SAMPLING = ("temperature", "top_k", "top_p")
 HONOURED = {
@@ -95,6 +95,18 @@ def refuse(given: Mapping[str, Any], options: set[str]) -> None:
         )
 
 
+def spell_out(given: dict[str, Any], options: dict[str, Any]) -> None:
+    """Give what is there under an alias its name: in `given` what transformers knows, else in
+    `options`. Raises ValueError where both are there and differ."""
+    for alias in [name for name in given if name in ALIASES]:
+        name, value = ALIASES[alias], given.pop(alias)
+        place = given if name in HONOURED else options
+        if place.setdefault(name, value) is None:
+            place[name] = value
+        if not same(place[name], value):
+            raise _refusal(alias, value, f"{name}={_said(place[name])} is given as well")
+
+
 def check_values(given: Mapping[str, Any], vocab_size: int | None) -> None:
     """Raise ValueError or TypeError for values that transformers would drop or trip over."""
     ids = next((given[n] for n in ("input_ids", "inputs") if given.get(n) is not None), None)
@@ -164,8 +176,6 @@ def _are_default_positions(positions: Any, given: Mapping[str, Any]) -> bool:
 
 
 def _remedy(name: str) -> str:
-    if name in ALIASES:
-        return f"spell it {ALIASES[name]} here"
     if name in FIELDS | KEYWORDS:
         return _REMEDIES.get(name, _ONE_BY_ONE)
     return _REMEDIES.get(name, "remove it: token editing knows no such argument")

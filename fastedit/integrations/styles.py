@@ -26,6 +26,7 @@ from fastedit.integrations.arguments import (
     check_values,
     fields_given,
     refuse,
+    spell_out,
 )
 from fastedit.integrations.released import released_generate
 
@@ -73,6 +74,7 @@ def _through_transformers(model: Any, given: dict[str, Any]) -> Any:
     """
     inherited, saved = _inherited(model), getattr(model, "generation_config", None)
     config = given.pop("generation_config", None)
+    spell_out(given, given)
     given = _with_fields(fields_given(config, saved), given)
     refuse(given, transformers.OPTIONS)
     check_values(given, getattr(getattr(model, "config", None), "vocab_size", None))

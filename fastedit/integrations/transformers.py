@@ -16,7 +16,7 @@ from transformers.utils import ModelOutput
 
 from fastedit.config import DecodeConfig
 from fastedit.decoder import Decoder
-from fastedit.integrations.arguments import DEFAULTS, SAMPLING, fields_given, refuse
+from fastedit.integrations.arguments import DEFAULTS, SAMPLING, fields_given, refuse, spell_out
 from fastedit.integrations.caller import pipeline_tokenizer, transformers_call
 from fastedit.results import DecodeOutput
 
@@ -110,7 +110,6 @@ def generate(
         beams, copies = generation_config.num_beams, generation_config.num_return_sequences
         repeated = max(beams or 1, copies or 1)
         given |= call
-    refuse(given, OPTIONS)
     options = {
         "threshold": threshold,
         "editing_threshold": editing_threshold,
@@ -125,6 +124,9 @@ def generate(
         "lookahead": lookahead,
         "cuda_graphs": cuda_graphs,
     }
+    options = {name: value for name, value in options.items() if value is not _UNSET}
+    spell_out(given, options)
+    refuse(given, OPTIONS)
     prompts = input_ids[::repeated]
     copies = given.get("num_return_sequences") or 1
     config = DecodeConfig(
@@ -135,7 +137,7 @@ def generate(
         max_new_tokens=_new_tokens(given, generation_config, input_ids.shape[1]),
         eos_token_id=_ids(given.get("eos_token_id")),
         **_sampling(given),
-        **{name: value for name, value in options.items() if value is not _UNSET},
+        **options,
     )
     tokenizer = pipeline_tokenizer(model) if text_tokenizer is None else text_tokenizer
     mask, streamer = model_kwargs.get("attention_mask"), given.get("streamer")

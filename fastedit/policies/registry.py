@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from fastedit.aliases import ALIASES
 from fastedit.policies.base import Policy
 from fastedit.policies.fields import from_text
 
@@ -53,6 +54,7 @@ def parse(text: str) -> Policy:
     values: dict[str, Any] = {}
     for setting in filter(None, settings.split(",")):
         field, equals, value = (part.strip() for part in setting.partition("="))
+        field = field if field in known else ALIASES.get(field, field)
         if field not in known:
             raise ValueError(
                 f"policy {text!r}: {name} has no {field!r}; its parameters are {', '.join(known)}"
@@ -74,4 +76,4 @@ def parse(text: str) -> Policy:
 
 def given_in(text: str) -> list[str]:
     """Names of the fields that the text of a policy sets."""
-    return re.findall(r"[:,]\s*(\w+)\s*=", text)
+    return [ALIASES.get(name, name) for name in re.findall(r"[:,]\s*(\w+)\s*=", text)]

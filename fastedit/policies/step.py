@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -22,10 +23,10 @@ def open(
     policy: Policy | str,
     ids: Tensor,
     editable: Tensor | None = None,
-    *,
-    mask_token_id: int,
+    mask_token_id: int | None = None,
     seed: int = 0,
     start: int | Tensor = 0,
+    *,
     temperature: float = 0.0,
     strict_reference: bool = False,
     lengths: Tensor | Sequence[int] | None = None,
@@ -35,6 +36,7 @@ def open(
     policy    an object, or `name:field=value,...`
     ids       [B, L] int64, what the blocks hold; copied
     editable  [B, L] bool; None: all of it
+    mask_token_id  the id of the mask; it has no default
     seed      of the draws, where there are any; start: absolute position of the blocks' first
               tokens, one number or [B]
     temperature  0.0 is greedy
@@ -54,22 +56,31 @@ def open(
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype != torch.int64:
         found = f"{ids.dtype} {list(ids.shape)}" if isinstance(ids, Tensor) else repr(ids)[:80]
         raise ValueError(f"ids must be a tensor int64 [B, L]; got {found}")
-    if editable is not None and (editable.shape != ids.shape or editable.dtype != torch.bool):
-        raise ValueError(
-            f"editable must be bool {list(ids.shape)}, as ids are; "
-            f"got {editable.dtype} {list(editable.shape)}"
-        )
+    if editable is not None:
+        known = isinstance(editable, Tensor)
+        if not known or editable.shape != ids.shape or editable.dtype != torch.bool:
+            found = f"{editable.dtype} {list(editable.shape)}" if known else f"{editable!r:.80}"
+            raise ValueError(
+                f"editable must be a tensor bool {list(ids.shape)}, as ids are; got {found}"
+            )
+    for name, value in (("mask_token_id", mask_token_id), ("seed", seed)):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an integer; got {value!r:.80}")
+    mask_token_id = int(mask_token_id)  # type: ignore[arg-type]
+    first = torch.as_tensor(start)
+    if first.is_floating_point() or first.shape not in ((), ids.shape[:1]):
+        raise ValueError(f"start must be one integer, or integers [{len(ids)}]; got {start!r:.80}")
     if mask_token_id in chosen.control_ids:
         raise ValueError(f"mask_token_id={mask_token_id} is a control id of policy {chosen}")
     for name, token in chosen.named_ids().items():
         if token == mask_token_id:
             raise ValueError(f"mask_token_id={token} is the {name} of policy {chosen}")
     heat = checked("temperature", temperature, HEAT)
-    state = State.new(chosen, ids.clone(), int(mask_token_id), strict=strict_reference)
+    state = State.new(chosen, ids.clone(), mask_token_id, strict=strict_reference)
     if editable is not None:
         state.editable.copy_(editable)
     state.sampling.seed.fill_((seed + 2**63) % 2**64 - 2**63)  # as signed 64 bits
-    state.sampling.start.copy_(torch.as_tensor(start))
+    state.sampling.start.copy_(first)
     state.sampling.temperature.fill_(heat)
     state.draws = heat > 0.0
     if chosen.variable:

@@ -83,6 +83,8 @@ def test_an_empty_answer_is_remarked_on(generate, monkeypatch):
          {"threshold": 0.3, "editing_threshold": None}),
         (["--editing-threshold", "0"], {"editing_threshold": 0.0}),
         (["--block-length", "8"], {"block_length": 8}),
+        (["--block-size=8", "--edit-threshold", "none"],
+         {"block_length": 8, "editing_threshold": None}),
         (["--stop", "v", "--stop", "$"], {"stop": ["v", "$"]}),
         (["--temperature", "1", "--top-k", "5", "--top-p", ".9", "--seed", "3"],
          {"temperature": 1.0, "top_k": 5, "top_p": 0.9, "seed": 3}),
@@ -93,6 +95,11 @@ def test_options_reach_the_decoder(generate, decoder, arguments, options):
     _, out, _ = generate("hello", "--json", *arguments)
     expected = answer(decoder, chat("hello"), **options)
     assert json.loads(out)["token_ids"] == expected.sequences[0].tolist()
+
+
+def test_an_option_under_two_names_is_refused(generate):
+    code, _, err = generate("hello", "--block-size", "8", "--block-length", "4")
+    assert code == 2 and "--block-size is --block-length: give one of them" in err
 
 
 def test_a_warning_is_one_line_on_stderr(generate):

@@ -30,8 +30,6 @@ INPUTS = {
     "logits_to_keep": 1,
     "labels": PROMPT,
     "num_beems": 2,
-    "mask_id": 127,
-    "gen_length": 8,
     "trust_remote_code": True,
 }
 REFUSED = sorted((FIELDS | KEYWORDS) - HONOURED - INERT)

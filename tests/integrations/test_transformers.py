@@ -5,6 +5,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria
 
 from fastedit import Decoder
+from fastedit.aliases import ALIASES
 from fastedit.integrations.transformers import generate
 
 OPTIONS = {
@@ -24,6 +25,20 @@ def test_same_ids_as_the_decoder_with_the_prompt_in_front(golden_model, golden_c
     prompt = torch.tensor([case["prompt"]])
     out = golden_model.generate(prompt, **OPTIONS)
     assert out.tolist() == [case["prompt"] + case["output"]]
+
+
+def test_aliases_are_the_options(golden_model, golden_cases):
+    prompt, names = torch.tensor([golden_cases[1]["prompt"]]), {v: k for k, v in ALIASES.items()}
+    expected = golden_model.generate(prompt, **OPTIONS)
+    renamed = {names.get(name, name): value for name, value in OPTIONS.items()}
+    assert renamed.keys() & OPTIONS.keys() == {"custom_generate", "pad_token_id", "threshold"}
+    assert golden_model.generate(prompt, **renamed).equal(expected)
+    directly = {name: value for name, value in renamed.items() if name != "custom_generate"}
+    assert generate(golden_model, prompt, **directly).equal(expected)
+    for alias, name in ALIASES.items():
+        if name in OPTIONS:
+            with pytest.raises(ValueError, match=f"{alias}=3 cannot be honoured: {name}="):
+                golden_model.generate(prompt, **OPTIONS | {alias: 3})
 
 
 def test_left_padded_batch_pads_behind_eos(golden_model, golden_cases):

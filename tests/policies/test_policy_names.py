@@ -202,8 +202,17 @@ def test_what_the_step_of_others_is_given_is_checked():
     ids = torch.full((2, 4), 9)
     with pytest.raises(ValueError, match="int64"):
         policies.open("remask", ids.int(), mask_token_id=9)
-    with pytest.raises(ValueError, match=r"editable must be bool \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"editable must be a tensor bool \[2, 4\]"):
         policies.open("remask", ids, ids[:1] > 0, mask_token_id=9)
+    with pytest.raises(ValueError, match=r"editable must be .*got \[\[True"):
+        policies.open("remask", ids, [[True] * 4] * 2, mask_token_id=9)
+    with pytest.raises(TypeError, match="mask_token_id must be an integer; got None"):
+        policies.open("remask", ids)
+    with pytest.raises(TypeError, match=r"seed must be an integer; got \[1, 2\]"):
+        policies.open("remask", ids, None, 9, [1, 2])
+    for start in (1.5, torch.tensor([1, 2, 3])):
+        with pytest.raises(ValueError, match=r"start must be one integer, or integers \[2\]"):
+            policies.open("remask", ids, None, 9, 0, start)
     with pytest.raises(ValueError, match="joint_threshold"):
         policies.open("nothing", ids, mask_token_id=9)
     with pytest.raises(TypeError, match="policy must be a policy or its text; got 3"):

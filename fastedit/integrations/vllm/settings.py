@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
-from fastedit.config import ALIASES, DecodeConfig
+from fastedit.aliases import ALIASES
+from fastedit.config import DecodeConfig
 from fastedit.engine.settled import Settled
 from fastedit.models.families import family_of
 from fastedit.policies import Policy

@@ -101,6 +101,8 @@ def row_stats(
     and a temperature or a `top_k` out of range.
     """
     *shape, vocab = check_logits(logits, 2 if logits.ndim == 2 else 3)
+    if not isinstance(current, Tensor):
+        raise TypeError(f"current must be a tensor int64 of token ids; got {current!r:.80}")
     rows = current.shape
     check_forbid(forbid, vocab)
     if (rows != (math.prod(shape),) and rows != (*shape,)) or current.dtype != torch.int64:
