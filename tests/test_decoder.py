@@ -270,5 +270,5 @@ def test_what_is_no_config_family_or_draft_is_named(golden_model):
     ):
         with pytest.raises(TypeError, match=words):
             Decoder(golden_model, **given)
-    with pytest.raises(TypeError, match=r"draft must be a text, ids, .*got 3"):
+    with pytest.raises(TypeError, match=r"draft must be a text, ids, .*got int 3"):
         Decoder(golden_model).generate(torch.tensor([5, 6]), None, None, 3)

@@ -23,7 +23,8 @@ def one_per_prompt(draft: Any, prompts: int) -> list[Any]:
     if draft is None:
         return [None] * prompts
     if not (isinstance(draft, (str, Sequence)) or hasattr(draft, "__len__")):
-        raise TypeError(f"draft must be a text, ids, or one of these per prompt; got {draft!r:.80}")
+        said = f"{type(draft).__name__} {draft!r:.60}"
+        raise TypeError(f"draft must be a text, ids, or one of these per prompt; got {said}")
     each = [draft] if is_ids(draft) else list(one_by_one(draft, None))
     if len(each) != prompts:
         raise ValueError(
