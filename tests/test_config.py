@@ -93,6 +93,8 @@ def test_aliases_set_fields_in_the_text_of_a_policy():
     texts = "edit_threshold=.3,max_post_edit_steps=2", "editing_threshold=.3,max_post_steps=2"
     alias, name = (policies.parse(f"joint_threshold:{text}") for text in texts)
     assert alias == name
+    with pytest.raises(ValueError, match="remask has no 'gen_length'"):
+        policies.parse("remask:gen_length=3")
     with pytest.raises(ValueError, match="disagree"):
         DecodeConfig(policy="joint_threshold:edit_threshold=.3", editing_threshold=0.4)
 

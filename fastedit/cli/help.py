@@ -36,23 +36,23 @@ def _check_spelled_once(args: list[str]) -> None:
             raise UserError(f"--{name} is --{own}: give one of them")
 
 
-class Command(typer.core.TyperCommand):
-    """A command whose options stand under the headings that `rich_help_panel` names."""
+class Aliased:
+    """A command that takes each option under one of its names."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         _check_spelled_once(args)
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, args)  # type: ignore[misc]
+
+
+class Command(Aliased, typer.core.TyperCommand):
+    """A command whose options stand under the headings that `rich_help_panel` names."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
 
 
-class Group(typer.core.TyperGroup):
+class Group(Aliased, typer.core.TyperGroup):
     """The same for a command that has others; each is told in full."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _check_spelled_once(args)
-        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)

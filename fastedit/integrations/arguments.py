@@ -96,14 +96,18 @@ def refuse(given: Mapping[str, Any], options: set[str]) -> None:
 
 
 def spell_out(given: dict[str, Any], options: dict[str, Any]) -> None:
-    """Give what is there under an alias its name: in `given` what transformers knows, else in
-    `options`. Raises ValueError where both are there and differ."""
+    """Give what is there under an alias its name: in `given` what transformers knows, of which None
+    is as if it were not there, else in `options`. Raises ValueError where both are there and
+    differ."""
     for alias in [name for name in given if name in ALIASES]:
         name, value = ALIASES[alias], given.pop(alias)
-        place = given if name in HONOURED else options
-        if place.setdefault(name, value) is None:
+        theirs = name in HONOURED
+        place = given if theirs else options
+        if theirs and value is None:
+            continue
+        if name not in place or (theirs and place[name] is None):
             place[name] = value
-        if not same(place[name], value):
+        elif not same(place[name], value):
             raise _refusal(alias, value, f"{name}={_said(place[name])} is given as well")
 
 

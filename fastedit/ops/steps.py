@@ -36,6 +36,12 @@ def block_stats(
     )
 
 
+def holds_best(token: Tensor, prob: Tensor, ids: Tensor) -> Tensor:
+    """Whether a row's best id is the one it holds, with a probability of 0: what statistics say of
+    a bad row that has nothing to choose from."""
+    return (token == ids) & ~(prob > 0.0)
+
+
 def write_(
     blocks: Blocks,
     stats: RowStats,
@@ -46,10 +52,9 @@ def write_(
 ) -> None:
     """`ops.write_blocks_` of a step that judges tokens; at a limit masks become the best ids.
 
-    A row that has nothing to choose from keeps what it holds: that is its best id, with a
-    probability of 0.
+    A row that has nothing to choose from keeps what it holds.
     """
-    none = stats.bad & (stats.token == blocks.ids) & ~(stats.prob > 0.0)
+    none = stats.bad & holds_best(stats.token, stats.prob, blocks.ids)
     write_blocks_(
         blocks.ids,
         torch.where(none, blocks.ids, wanted),

@@ -54,7 +54,9 @@ def parse(text: str) -> Policy:
     values: dict[str, Any] = {}
     for setting in filter(None, settings.split(",")):
         field, equals, value = (part.strip() for part in setting.partition("="))
-        field = field if field in known else ALIASES.get(field, field)
+        name_of_alias = ALIASES.get(field)
+        if field not in known and name_of_alias in known:
+            field = name_of_alias
         if field not in known:
             raise ValueError(
                 f"policy {text!r}: {name} has no {field!r}; its parameters are {', '.join(known)}"

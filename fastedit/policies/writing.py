@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
+from fastedit.ops.steps import holds_best
 from fastedit.policies.state import State
 from fastedit.policies.values import Stats, Watch, Write
 from fastedit.policies.varying import rewrite_
@@ -46,14 +47,11 @@ def apply_(state: State, write: Write, stats: Stats, watch: Watch | None = None)
 
 
 def _with_candidates(state: State, wanted: Tensor, stats: Stats, bad: Tensor) -> Tensor:
-    """`wanted`, but what is held where a row that was judged has nothing to choose from.
-
-    Of such a row the best id is the one that is held, with a probability of 0.
-    """
+    """`wanted`, but what is held where a row that was judged has nothing to choose from."""
     if bad.device.type == "cpu" and not bad.any():
         return wanted
     judged = stats if stats.shadow is None else stats.shadow
-    none = bad & (judged.token == state.ids) & ~(judged.prob > 0.0)
+    none = bad & holds_best(judged.token, judged.prob, state.ids)
     return torch.where(none, state.ids, wanted)
 
 

@@ -41,6 +41,17 @@ def test_aliases_are_the_options(golden_model, golden_cases):
                 golden_model.generate(prompt, **OPTIONS | {alias: 3})
 
 
+def test_none_under_a_name_is_a_value_of_ours_and_nothing_of_theirs(golden_model, golden_cases):
+    prompt = torch.tensor([golden_cases[1]["prompt"]])
+    off = OPTIONS | {"editing_threshold": None}
+    with pytest.raises(ValueError, match=r"edit_threshold=0.5 .* editing_threshold=None is given"):
+        golden_model.generate(prompt, **off, edit_threshold=0.5)
+    expected = golden_model.generate(prompt, **OPTIONS)
+    assert golden_model.generate(prompt, **OPTIONS, gen_length=None).equal(expected)
+    given = OPTIONS | {"max_new_tokens": None}
+    assert golden_model.generate(prompt, **given, gen_length=24).equal(expected)
+
+
 def test_left_padded_batch_pads_behind_eos(golden_model, golden_cases):
     first, second = golden_cases[1]["prompt"], [4, 9]
     ids = torch.tensor([first, [0] * (len(first) - 2) + second])
