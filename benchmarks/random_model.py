@@ -8,7 +8,7 @@ import torch
 
 from fastedit import Decoder
 from fastedit.engine.engine import Engine
-from fastedit.engine.memory import capacity
+from fastedit.memory.capacity import capacity
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM
 
 GPU = torch.cuda.is_available()

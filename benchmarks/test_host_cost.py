@@ -16,9 +16,9 @@ import torch
 
 from fastedit import DecodeConfig, Decoder, ops
 from fastedit.engine.lane import Lane
-from fastedit.engine.plans import Block
-from fastedit.engine.slots import Live
 from fastedit.engine.step import Steps
+from fastedit.plans import Block
+from fastedit.request.slots import Live
 
 CALLS = 200
 ROUNDS = 15

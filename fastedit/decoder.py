@@ -17,23 +17,23 @@ from torch import Tensor
 from fastedit.chats.messages import ChatOptions
 from fastedit.chats.template import RawTextWarning, as_chats, has_template
 from fastedit.config import DecodeConfig
-from fastedit.engine.configs import configs_on_demand, one_per_prompt
 from fastedit.engine.events import OpenEngine, end_of, report, trace_of
 from fastedit.engine.kept import Kept
-from fastedit.engine.memory import Room
-from fastedit.engine.prepare import as_requests
-from fastedit.engine.request import Request
-from fastedit.engine.scores import head_for, stored_head
-from fastedit.engine.settled import Settled, rule_of
 from fastedit.heads import Head
+from fastedit.memory.capacity import Room
 from fastedit.models.families import Family, family_of
 from fastedit.models.load import load
 from fastedit.models.threads import Threads, checked
 from fastedit.models.weights import device_of, evaluating
+from fastedit.plans.scores import head_for, stored_head
 from fastedit.policies import parse
 from fastedit.prompts import drafts
 from fastedit.prompts.inputs import is_read_on, one_by_one
 from fastedit.prompts.streamers import attach_streamer
+from fastedit.request.configs import configs_on_demand, one_per_prompt
+from fastedit.request.prepare import as_requests
+from fastedit.request.request import Request
+from fastedit.request.settled import Settled, rule_of
 from fastedit.results import (
     DecodeMemoryError,
     DecodeOutput,
@@ -48,7 +48,7 @@ class Decoder:
     """Generates with a diffusion language model that drafts blocks of tokens and edits them.
 
     model      called as `model(input_ids=, attention_mask=, position_ids=, past_key_values=,
-               use_cache=)`, shapes in `fastedit.engine.call.ModelCall`; returns `.logits`
+               use_cache=)`, shapes in `fastedit.plans.call.ModelCall`; returns `.logits`
     tokenizer  needed for texts, chats and stop strings; id tensors work without
     config     defaults of every call; `generate(..., name=value)` overrides single options
     family     how the model reads its canvas; None: what the model is known as

@@ -49,7 +49,7 @@ class BadLogitsError(RequestError):
 class DecodeStalledError(RequestError):
     """strict_reference only: the model keeps predicting the mask token, and the block never ends.
 
-    The released loop would go on for ever. See `fastedit.engine.stalls.Progress`.
+    The released loop would go on for ever. See `fastedit.request.stalls.Progress`.
     """
 
     def __init__(self, index: int) -> None:

@@ -10,9 +10,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.engine.call import ModelCall
-from fastedit.engine.kv import Rows
+from fastedit.memory.kv import Rows
 from fastedit.models.families import Family
+from fastedit.plans.call import ModelCall
 
 HOT = SCRIPTED | {"temperature": 1.0, "editing_threshold": None}
 

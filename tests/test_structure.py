@@ -18,6 +18,9 @@ LAYERS = [
     {"decoding"},
     {"decoder"},
     {"engine"},
+    {"plans"},
+    {"request"},
+    {"memory"},
     {"config", "results"},
     {"option_checks"},
     {"prompts", "policies", "heads", "models", "tasks"},
@@ -102,6 +105,16 @@ def test_every_way_to_import_counts():
         "'fastedit.decoding decodes'": set(),
     }.items():
         assert rooms_imported(line, package) == rooms, line
+
+
+def test_the_engine_stays_small():
+    files = [*PACKAGE.glob("engine/**/*.py"), *PACKAGE.glob("prompts/**/*.py")]
+    lines = {file: len(file.read_text().splitlines()) for file in [*files, PACKAGE / "config.py"]}
+    beside = [*PACKAGE.glob("plans/*.py"), *PACKAGE.glob("request/*.py")]
+    beside += PACKAGE.glob("memory/*.py")
+    assert sum(lines.values()) < 3000
+    lines |= {file: len(file.read_text().splitlines()) for file in beside}
+    assert [file.name for file, count in lines.items() if count > 300] == []
 
 
 def test_kernels_know_tensors_and_nothing_else():

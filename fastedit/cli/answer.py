@@ -71,7 +71,7 @@ def answer(
     trace: where its trace goes. options: of `Decoder.stream`. What is wrong with them is a
     `UserError`.
     """
-    from fastedit.engine.settled import rule_of
+    from fastedit.request.settled import rule_of
     from fastedit.results import RequestError
 
     with one_line(ValueError, TypeError):  # everything is checked before the first forward

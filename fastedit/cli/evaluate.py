@@ -234,11 +234,11 @@ def _measured(
 ) -> dict[str, Any]:
     """The numbers of one setting, that of the decoder's config; for JSON."""
     from fastedit.config import DEFAULT_POLICY, OF_THE_POLICY
-    from fastedit.engine.configs import with_block_length
-    from fastedit.engine.settled import rule_of
     from fastedit.evaluation.accuracy import measure
     from fastedit.evaluation.answers import prompt_of
     from fastedit.evaluation.machine import hardware
+    from fastedit.request.configs import with_block_length
+    from fastedit.request.settled import rule_of
 
     # What a user may have got wrong, before it counts as a bug.
     with one_line(ValueError, TypeError):

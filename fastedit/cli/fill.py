@@ -111,8 +111,8 @@ def _check_not_given(source: str | None, max_new_tokens: str | None) -> None:
 
 
 def _mask_text(decoder: Decoder) -> str:
-    from fastedit.engine.settled import mask_of
     from fastedit.prompts.drafts import mask_text
+    from fastedit.request.settled import mask_of
 
     tokenizer = decoder.tokenizer
     with one_line(ValueError):

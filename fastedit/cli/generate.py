@@ -152,7 +152,7 @@ def generate_command(
 
 
 def _tell_unread_head(decoder: Any) -> None:
-    from fastedit.engine.settled import rule_of
+    from fastedit.request.settled import rule_of
 
     rule = rule_of(decoder.config, decoder.family)
     if not rule.needs & {"score", "next_token"}:

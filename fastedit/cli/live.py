@@ -51,7 +51,7 @@ def show(
     On a terminal the canvas is drawn in place and removed at the end; elsewhere, every forward is
     one line.
     """
-    from fastedit.engine.settled import mask_of
+    from fastedit.request.settled import mask_of
 
     mask = mask_of(decoder.config, decoder.model, decoder.tokenizer, decoder.family)
     canvas = Canvas(decoder.tokenizer, mask, before)

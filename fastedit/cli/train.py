@@ -206,7 +206,7 @@ def _train(options: RunOptions, resume: bool, unsaid: list[str]) -> None:
     try:
         from fastedit.cli.ctrl_c import SaveOnCtrlC
         from fastedit.cli.progress import TrainingProgress
-        from fastedit.engine.memory import out_of_memory
+        from fastedit.memory.capacity import out_of_memory
         from fastedit.training.runs.folder import first_process
         from fastedit.training.runs.run import run
     except ImportError as error:

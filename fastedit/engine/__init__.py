@@ -1,5 +1,6 @@
 """What decodes: requests come in, blocks are drafted and edited, requests leave.
 
-`engine` is the loop over `slots` (the state on the device), `plans` (the rows of a forward) and
-`kv` (keys and values); `record` is how the host follows; `request` is what comes in and out.
+`engine` is the loop. A step (`step`, from a graph where there is one: `graphs`) is a forward, a
+decision and an advance of all requests of a `lane`; `scheduler` and `store` say who comes in, and
+where its positions are.
 """

@@ -23,13 +23,13 @@ from fastedit.engine.lane import Lane
 from fastedit.engine.lanes import DELAY as DELAY
 from fastedit.engine.lanes import LANES as LANES
 from fastedit.engine.lanes import Lanes
-from fastedit.engine.memory import Capacity, out_of_memory
-from fastedit.engine.request import Request
 from fastedit.engine.scheduler import Scheduler
 from fastedit.engine.store import Store
 from fastedit.heads import Head
+from fastedit.memory.capacity import Capacity, out_of_memory
 from fastedit.models.threads import using
 from fastedit.models.weights import device_of, state_of
+from fastedit.request.request import Request
 from fastedit.results import DecodeMemoryError, ModelError
 
 # Positions per unit of the pool where memory counts, in whole blocks. Elsewhere a unit has room for

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fastedit.config import DecodeConfig
 from fastedit.engine.engine import Engine
-from fastedit.engine.request import Request
 from fastedit.models.weights import evaluating
+from fastedit.request.request import Request
 from fastedit.results import Event
 from fastedit.traces.trace import Trace
 

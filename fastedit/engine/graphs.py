@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from fastedit.engine.memory import out_of_memory
+from fastedit.memory.capacity import out_of_memory
 
 # A step runs this often before it is captured: kernels are compiled by then, and the graph pays.
 WARM_UP = 2

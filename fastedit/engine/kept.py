@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from fastedit.engine.engine import Engine
-from fastedit.engine.memory import Room, capacity
 from fastedit.heads import Head
+from fastedit.memory.capacity import Room, capacity
 from fastedit.models.threads import Threads, number_of
 
 

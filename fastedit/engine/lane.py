@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from fastedit import ops
-from fastedit.engine.call import ModelCall
-from fastedit.engine.extents import Extent
 from fastedit.engine.graphs import Graphs
-from fastedit.engine.plans import Piece, plan_for
-from fastedit.engine.record import Record
-from fastedit.engine.request import Request
-from fastedit.engine.slots import Slots
 from fastedit.engine.step import Steps
 from fastedit.engine.store import Store
+from fastedit.memory.extents import Extent
+from fastedit.plans import Piece, plan_for
+from fastedit.plans.call import ModelCall
+from fastedit.request.record import Record
+from fastedit.request.request import Request
+from fastedit.request.slots import Slots
 from fastedit.results import BadLogitsError
 
 

@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from fastedit.engine.call import ModelCall
-from fastedit.engine.extents import NOWHERE
 from fastedit.engine.graphs import Graphs
 from fastedit.engine.lane import Lane
-from fastedit.engine.prepare import shared
-from fastedit.engine.request import Request
-from fastedit.engine.scores import heads_of
 from fastedit.engine.store import Store
 from fastedit.heads import Head
+from fastedit.memory.extents import NOWHERE
+from fastedit.plans.call import ModelCall
+from fastedit.plans.scores import heads_of
+from fastedit.request.prepare import shared
+from fastedit.request.request import Request
 
 # Steps that the host lags behind the device, by device type; 0 elsewhere. 1 where the device works
 # while the host goes on and an event tells when a copy has arrived.

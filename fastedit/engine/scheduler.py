@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
-from fastedit.engine.memory import Capacity
-from fastedit.engine.request import Request
+from fastedit.memory.capacity import Capacity
+from fastedit.request.request import Request
 
 
 class Scheduler:

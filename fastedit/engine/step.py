@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from fastedit import policies
+from fastedit.engine.copies import Copy
 from fastedit.engine.graphs import Graphs, graph_shape
-from fastedit.engine.plans import Logits, Plan
-from fastedit.engine.record import Copy, Record
-from fastedit.engine.request import Request
-from fastedit.engine.slots import Live, Slots
-from fastedit.engine.traced import PLANES, Seen, packed
+from fastedit.engine.traced import Seen, packed
+from fastedit.plans import Logits, Plan
 from fastedit.policies import State
+from fastedit.request.record import PLANES, Record
+from fastedit.request.request import Request
+from fastedit.request.slots import Live, Slots
 
 
 class Steps:

@@ -7,10 +7,10 @@ from collections.abc import Hashable, Sequence
 
 import torch
 
-from fastedit.engine.extents import Extent, Extents
-from fastedit.engine.kv import Pool, sent
-from fastedit.engine.prefixes import Prefixes
-from fastedit.engine.request import Request
+from fastedit.memory.extents import Extent, Extents
+from fastedit.memory.kv import Pool, sent
+from fastedit.memory.prefixes import Prefixes
+from fastedit.request.request import Request
 
 # Extents of requests that ended that are kept while the pool could grow instead.
 KEPT = 8

@@ -7,16 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from fastedit.engine.plans import Logits
+from fastedit.plans import Logits
 from fastedit.policies import State, Stats
 from fastedit.policies.rows import Rows
 from fastedit.policies.statistics import heat_of
-
-# Of every position, as fp32, in which ids below 2**24 are exact: what it held before, and had
-# written to it before tokens moved; the probability of both; that of the token that the rule would
-# write; entropy and score where the policy has them; and the probability at which a token was put
-# before it. NaN: not known.
-PLANES = ("old", "written", "p_old", "p_new", "confidence", "entropy", "score", "p_inserted")
+from fastedit.request.record import PLANES
 
 
 class Seen:

@@ -8,12 +8,12 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from fastedit.engine.settled import rule_of
 from fastedit.evaluation.accuracy import Measured, measure
 from fastedit.evaluation.answers import BATCH, Record, prompt_of
 from fastedit.evaluation.tuning.questions import Questions, of_task
 from fastedit.policies import POLICIES, Confidence, Policy, parse
 from fastedit.policies.fields import from_text
+from fastedit.request.settled import rule_of
 
 if TYPE_CHECKING:
     from fastedit.decoder import Decoder

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 WHOLE = "max_new_tokens"
 # What a model calls its head for the next token, and its config that there is one.
 NEXT_HEAD = "next_token_head"
+# What a model calls its output of logits of the next token, where it gives them itself.
+NEXT_LOGITS = "next_logits"
 # Tokens per block where nothing says how many.
 BLOCK_LENGTH = 32
 

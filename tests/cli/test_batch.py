@@ -154,7 +154,7 @@ def test_interrupt_says_what_is_saved_and_loses_nothing(decode, results, monkeyp
 
 
 def test_interrupt_within_a_batch_keeps_what_had_ended(decode, results, monkeypatch):
-    from fastedit.engine.request import Request
+    from fastedit.request.request import Request
 
     commit = Request.commit
 

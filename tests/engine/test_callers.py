@@ -12,7 +12,7 @@ from cases import GOLDEN, SCRIPTED, scripted
 from living import CONFIGS, PROMPTS, Alone, by_request, check, check_empty, ids_of
 
 from fastedit import Decoder
-from fastedit.engine.kv import Layer
+from fastedit.memory.kv import Layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:temperature", "ignore:block_length")
 NAMES = ["speed", "uncached", "low confidence", "one", "nothing", "longer blocks"]

@@ -10,7 +10,7 @@ from cases import GOLDEN, MASK, PROMPTS, SCRIPTED, V, scripted
 from fakes import ScriptedModel, hashed
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.engine.memory import Room
+from fastedit.memory.capacity import Room
 from fastedit.models.families import Family
 from fastedit.results import RefusedError
 

@@ -9,7 +9,7 @@ from cases import MASK, SCRIPTED, V, scripted
 from fakes import ScriptedModel, hashed
 
 from fastedit import Decoder
-from fastedit.engine.request import Request
+from fastedit.request.request import Request
 
 OPTIONS = SCRIPTED | {"max_new_tokens": 10, "max_batch": 2, "seed": 3}
 PROMPTS = [torch.tensor([i, 1, 2]) for i in range(5)]

@@ -189,7 +189,7 @@ def test_weights_that_change_while_requests_decode_leave_an_engine_that_works(
     golden_model, monkeypatch, steps, chunk
 ):
     """The next one that comes in computes its prompt with the weights that are there."""
-    monkeypatch.setattr("fastedit.engine.plans.block.PREFILL_CHUNK", chunk)
+    monkeypatch.setattr("fastedit.plans.block.PREFILL_CHUNK", chunk)
     inner = copy.deepcopy(golden_model)
     with Decoder(inner).engine() as living:
         for prompt in (LONGER, OTHER):

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 
 from fastedit import Decoder
 from fastedit.engine import engine
-from fastedit.engine.record import Copy
+from fastedit.engine.copies import Copy
 from fastedit.engine.step import Steps
 
 

@@ -16,7 +16,7 @@ from living import (
 
 from fastedit import Decoder
 from fastedit.engine import engine
-from fastedit.engine.plans import block
+from fastedit.plans import block
 
 pytestmark = pytest.mark.filterwarnings("ignore:temperature", "ignore:block_length")
 

@@ -9,7 +9,7 @@ from living import CONFIGS, PROMPTS, Alone, by_request, check, check_empty, ids_
 
 from fastedit import BadLogitsError, Decoder
 from fastedit.engine import engine
-from fastedit.engine.plans import block
+from fastedit.plans import block
 from fastedit.results import ModelError
 
 pytestmark = pytest.mark.filterwarnings("ignore:temperature", "ignore:block_length")

@@ -9,7 +9,7 @@ from fakes import ScriptedModel, hashed
 
 from fastedit import Decoder
 from fastedit.engine import engine
-from fastedit.engine.memory import capacity
+from fastedit.memory.capacity import capacity
 from fastedit.results import DecodeMemoryError
 
 SEEDED = SCRIPTED | {"seed": 3}

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastedit import DecodeConfig
-from fastedit.engine.extents import Extent
-from fastedit.engine.kv import Layer
-from fastedit.engine.prefixes import Prefixes
-from fastedit.engine.request import Request
 from fastedit.engine.store import KEPT, Store
+from fastedit.memory.extents import Extent
+from fastedit.memory.kv import Layer
+from fastedit.memory.prefixes import Prefixes
 from fastedit.models.families import Family
 from fastedit.policies import JointThreshold
+from fastedit.request.request import Request
 
 L, MASK = 2, 99
 CPU = torch.device("cpu")

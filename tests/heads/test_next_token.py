@@ -164,7 +164,7 @@ def test_published_sizes_with_a_second_head_and_one_more_row():
 def test_the_ids_of_a_published_checkpoint_come_from_its_tokenizer(decoder):
     """`<|del|>` is a token; padding and end are those of the model's config."""
     from fastedit.config import DecodeConfig
-    from fastedit.engine.settled import Settled
+    from fastedit.request.settled import Settled
 
     class Named:
         eos_token_id, pad_token_id = 1, 2

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from golden_families import loaded
 
-from fastedit.engine.call import ModelCall
 from fastedit.models import packed
+from fastedit.plans.call import ModelCall
 
 LENGTHS = [3, 9, 9, 1, 30]
 

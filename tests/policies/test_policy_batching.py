@@ -114,7 +114,7 @@ def test_counts_are_what_the_drafts_show(decoder, name, prompts):
     of noise does not show what it began with: there, only the changes from its second draft on.
     Drafts show the active block, and the counts are also of what it had reopened."""
     if name in VARIABLE:
-        pytest.skip("texts of other lengths: tests/engine/test_varying.py")
+        pytest.skip("texts of other lengths: tests/plans/test_varying.py")
     prompt = prompts[0]
     events = list(decoder.stream(prompt, drafts=True, cache="none"))
     stats = events[-1].stats

@@ -13,13 +13,13 @@ from torch import Tensor
 from fastedit import ops
 from fastedit.config import DecodeConfig
 from fastedit.engine.engine import Engine
-from fastedit.engine.memory import Room, capacity
-from fastedit.engine.prepare import as_requests
-from fastedit.engine.request import Request
 from fastedit.evaluation.errors.held_out import HeldOut
 from fastedit.evaluation.errors.rules import Rules
 from fastedit.evaluation.errors.written import Written, nearest_visible
+from fastedit.memory.capacity import Room, capacity
 from fastedit.models.families import Family, family_of
+from fastedit.request.prepare import as_requests
+from fastedit.request.request import Request
 from fastedit.training.data.documents import Document
 
 # Decoding is with editing in every family; others than LLaDA2.x were released without.

@@ -11,9 +11,9 @@ from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
 from fastedit.aliases import ALIASES
 from fastedit.config import DecodeConfig
-from fastedit.engine.settled import Settled
 from fastedit.models.families import family_of
 from fastedit.policies import Policy
+from fastedit.request.settled import Settled
 
 TAKEN = (
     "policy",

@@ -31,8 +31,8 @@ import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
-from fastedit.engine.call import cache_argument
 from fastedit.models.masks import open_empty_rows
+from fastedit.plans.call import cache_argument
 from fastedit.training.passes.layout import (
     Blocks,
     Tokens,

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastedit.engine.call import ModelCall
-from fastedit.engine.extents import Extent
-from fastedit.engine.request import Request
-from fastedit.engine.scores import Scorer
-from fastedit.engine.slots import Live, Slots
+from fastedit.memory.extents import Extent
+from fastedit.plans.call import ModelCall
+from fastedit.plans.scores import Scorer
+from fastedit.request.request import Request
+from fastedit.request.slots import Live, Slots
 
 
 class Logits(NamedTuple):

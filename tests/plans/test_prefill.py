@@ -7,15 +7,15 @@ from fakes import Recorder
 from family_models import family_model
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.engine.call import ModelCall
-from fastedit.engine.extents import NOWHERE, Extent
-from fastedit.engine.kv import Pool
-from fastedit.engine.memory import PREFILL_CHUNK
-from fastedit.engine.plans import Piece, block, plan_for
-from fastedit.engine.request import Request
-from fastedit.engine.slots import Slots
+from fastedit.memory.capacity import PREFILL_CHUNK
+from fastedit.memory.extents import NOWHERE, Extent
+from fastedit.memory.kv import Pool
 from fastedit.models import Family
 from fastedit.models.llada2 import LLaDA2MoeConfig, LLaDA2MoeModelLM, attention, modeling
+from fastedit.plans import Piece, block, plan_for
+from fastedit.plans.call import ModelCall
+from fastedit.request.request import Request
+from fastedit.request.slots import Slots
 
 POSITIONS = 32768
 

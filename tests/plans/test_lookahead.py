@@ -9,7 +9,7 @@ from cases import DRAWN, GOLDEN, PROMPTS, B, prompt
 from fakes import Recorder
 
 from fastedit import Decoder
-from fastedit.engine.plans import block as plans
+from fastedit.plans import block as plans
 from fastedit.tasks import get_task
 
 BASE = GOLDEN | {"eos_token_id": []}

@@ -8,13 +8,13 @@ from itertools import chain, takewhile
 import torch
 from torch import Tensor
 
-from fastedit.engine.call import ModelCall
-from fastedit.engine.extents import Extent
-from fastedit.engine.kv import Rows, sent
-from fastedit.engine.memory import PREFILL_CHUNK
-from fastedit.engine.plans.base import Logits, Piece, Plan
-from fastedit.engine.request import Request
-from fastedit.engine.slots import Live, Slots
+from fastedit.memory.capacity import PREFILL_CHUNK
+from fastedit.memory.extents import Extent
+from fastedit.memory.kv import Rows, sent
+from fastedit.plans.base import Logits, Piece, Plan
+from fastedit.plans.call import ModelCall
+from fastedit.request.request import Request
+from fastedit.request.slots import Live, Slots
 
 # Positions that such a forward may read of several extents, where they are copied together.
 COPIED = 65536

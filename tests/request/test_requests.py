@@ -8,7 +8,7 @@ from cases import GOLDEN, prompt
 from fakes import ScriptedModel, hashed
 
 from fastedit import BadLogitsError, DecodeConfig, Decoder
-from fastedit.engine import prepare
+from fastedit.request import prepare
 from fastedit.results import RefusedError
 
 V, MASK = 9, 8

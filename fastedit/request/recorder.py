@@ -11,6 +11,7 @@ import numpy as np
 
 from fastedit import __version__
 from fastedit.prompts.tokens import special_ids
+from fastedit.request.record import Record
 from fastedit.traces.trace import (
     COMMIT,
     DELETE,
@@ -26,8 +27,7 @@ from fastedit.traces.trace import (
 )
 
 if TYPE_CHECKING:
-    from fastedit.engine.record import Record
-    from fastedit.engine.request import Request
+    from fastedit.request.request import Request
 
 
 class Recorder:

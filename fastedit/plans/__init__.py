@@ -13,16 +13,16 @@
 
 from __future__ import annotations
 
-from fastedit.engine.call import ModelCall
-from fastedit.engine.plans.approximate import Approximate
-from fastedit.engine.plans.base import Logits, Piece, Plan
-from fastedit.engine.plans.block import Block, Lookahead
-from fastedit.engine.plans.full import Full
-from fastedit.engine.plans.varying import Varying
-from fastedit.engine.plans.window import Window
-from fastedit.engine.request import Request
-from fastedit.engine.slots import Slots
+from fastedit.plans.approximate import Approximate
+from fastedit.plans.base import Logits, Piece, Plan
+from fastedit.plans.block import Block, Lookahead
+from fastedit.plans.call import ModelCall
+from fastedit.plans.full import Full
+from fastedit.plans.varying import Varying
+from fastedit.plans.window import Window
 from fastedit.policies import Policy
+from fastedit.request.request import Request
+from fastedit.request.slots import Slots
 
 __all__ = [
     "Approximate",

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from fastedit.heads import CorrectionHead
-
-# What a model calls its output of logits of the next token, where it gives them itself.
-NEXT_LOGITS = "next_logits"
+from fastedit.models.families import NEXT_LOGITS
 
 
 class Forward(NamedTuple):

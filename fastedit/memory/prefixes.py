@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 
-from fastedit.engine.extents import Extent
+from fastedit.memory.extents import Extent
 
 
 class Node:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from oracle_loop import decode
 
 from fastedit import Decoder
-from fastedit.engine import stalls as progress
+from fastedit.request import stalls as progress
 from fastedit.results import DecodeStalledError
 
 V, MASK = 5, 4

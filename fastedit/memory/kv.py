@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from fastedit.engine.extents import Extent
+from fastedit.memory.extents import Extent
 
 
 class Pool:

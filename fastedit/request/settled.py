@@ -7,9 +7,8 @@ import warnings
 from typing import Any
 
 from fastedit.config import DecodeConfig
-from fastedit.engine.call import NEXT_LOGITS
 from fastedit.heads import CorrectionHead, Head, NextTokenHead
-from fastedit.models.families import NEXT_HEAD, Family
+from fastedit.models.families import NEXT_HEAD, NEXT_LOGITS, Family
 from fastedit.policies import Policy
 from fastedit.prompts.stops import Stops
 from fastedit.prompts.tokens import id_of, resolve_eos, resolve_mask, vocab_size

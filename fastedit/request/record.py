@@ -1,14 +1,17 @@
-"""What a step did, as the host reads it: at once, or later from a copy made meanwhile."""
+"""What a step did, as the host reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
-from fastedit.engine.traced import unpacked
+# Of every position, as fp32, in which ids below 2**24 are exact: what it held before, and had
+# written to it before tokens moved; the probability of both; that of the token that the rule would
+# write; entropy and score where the policy has them; and the probability at which a token was put
+# before it. NaN: not known.
+PLANES = ("old", "written", "p_old", "p_new", "confidence", "entropy", "score", "p_inserted")
 
 
 class Counts(NamedTuple):
@@ -31,7 +34,7 @@ class Record:
                               they are gone
     lengths                   how many of the L positions there are; None: all
     moves                     [3, n, L] as in `policies.State`, or None
-    planes                    [8, n, L] as `traced.PLANES` says; None unless the step is traced
+    planes                    [8, n, L] as `PLANES` says; None unless the step is traced
     """
 
     def __init__(
@@ -59,44 +62,3 @@ class Record:
         if isinstance(self._counts, Tensor):  # read where a block ends, not in every step
             self._counts = self._counts.tolist()
         return Counts(*(column[row] for column in self._counts))
-
-
-class Copy:
-    """A record under way to the host, in the order of the device's work."""
-
-    def __init__(
-        self,
-        step: int,
-        requests: Sequence[Any],
-        packed: Tensor,
-        logits: Tensor | None,
-        widths: Sequence[int],
-        traced: bool = False,
-    ) -> None:
-        """widths: how many rows of `packed` are ids and, where there are any, moves and planes."""
-        self.widths, self.traced = widths, traced
-        self.step, self.requests, self.logits = step, requests, logits
-        on_gpu = packed.is_cuda  # elsewhere no event could tell when a copy has arrived
-        self.copy = torch.empty_like(packed, device="cpu", pin_memory=on_gpu)
-        self.copy.copy_(packed, non_blocking=on_gpu)
-        self.copied = None
-        if on_gpu:
-            self.copied = torch.cuda.Event()
-            self.copied.record()
-
-    def read(self) -> Record:
-        """Waits until it has arrived."""
-        if self.copied is not None:
-            self.copied.synchronize()
-        flags, counts, ids, *moves = self.copy.split((5, 6, *self.widths))
-        planes = unpacked(moves.pop()) if self.traced else None
-        return Record(
-            self.step,
-            self.requests,
-            ids.t(),
-            flags.tolist(),
-            counts.tolist(),
-            self.logits,
-            moves[0].unflatten(0, (3, -1)).mT if moves else None,
-            planes=planes,
-        )

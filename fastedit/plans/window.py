@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
-from fastedit.engine.extents import Extent
-from fastedit.engine.kv import Rows
-from fastedit.engine.plans.base import Logits
-from fastedit.engine.plans.block import Block
-from fastedit.engine.request import Request
+from fastedit.memory.extents import Extent
+from fastedit.memory.kv import Rows
+from fastedit.plans.base import Logits
+from fastedit.plans.block import Block
+from fastedit.request.request import Request
 
 
 class Window(Block):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastedit.engine.extents import Extent
-from fastedit.engine.kv import Pool, sent
-from fastedit.engine.request import Request
+from fastedit.memory.extents import Extent
+from fastedit.memory.kv import Pool, sent
 from fastedit.policies import State
+from fastedit.request.request import Request
 
 
 class Slots:

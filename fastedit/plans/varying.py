@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from fastedit.engine.call import ModelCall
-from fastedit.engine.extents import Extent
-from fastedit.engine.plans.base import Logits
-from fastedit.engine.plans.full import Full
-from fastedit.engine.request import Request
-from fastedit.engine.slots import Slots
+from fastedit.memory.extents import Extent
+from fastedit.plans.base import Logits
+from fastedit.plans.call import ModelCall
+from fastedit.plans.full import Full
+from fastedit.request.request import Request
+from fastedit.request.slots import Slots
 
 
 class Varying(Full):

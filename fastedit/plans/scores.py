@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastedit.engine.call import layers_of
-from fastedit.engine.slots import Slots
 from fastedit.heads import CorrectionHead, Head, NextTokenHead
 from fastedit.heads.correction import PATTERNS
 from fastedit.models.families import NEXT_HEAD, Family
 from fastedit.models.load import TINY
 from fastedit.models.weights import device_of
+from fastedit.plans.call import layers_of
+from fastedit.request.slots import Slots
 
 HEADS = CorrectionHead, NextTokenHead
 

@@ -7,9 +7,9 @@ from cases import GOLDEN, B, prompt
 from fakes import Recorder
 
 from fastedit import Decoder
-from fastedit.engine.extents import Extent
-from fastedit.engine.kv import Pool, Rows
-from fastedit.engine.plans import block as forward
+from fastedit.memory.extents import Extent
+from fastedit.memory.kv import Pool, Rows
+from fastedit.plans import block as forward
 
 BASE = GOLDEN | {"eos_token_id": []}
 ENDS = [

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastedit.engine.extents import Extent, Extents
+from fastedit.memory.extents import Extent, Extents
 
 
 def test_the_lowest_free_range_is_taken():

@@ -11,10 +11,11 @@ from cases import GOLDEN, PROMPTS, SCRIPTED, V, results, scripted
 from fakes import Recorder, ScriptedModel, saying
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.engine import engine, memory
-from fastedit.engine.kv import Layer, Pool
-from fastedit.engine.memory import Capacity, Room, capacity
+from fastedit.engine import engine
 from fastedit.engine.store import KEPT
+from fastedit.memory import capacity as counting
+from fastedit.memory.capacity import Capacity, Room, capacity
+from fastedit.memory.kv import Layer, Pool
 from fastedit.models.families import Family
 
 
@@ -184,14 +185,14 @@ def test_auto_counts_the_bytes_of_keys_values_logits_and_activations(card):
     had = capacity(room(), model_of(**SIZES), card)
     # Of a position of LLaDA2-mini in bfloat16, here without its experts.
     activations = 2 * (8 * 2048 + 3 * 4 * 2048) * 2
-    assert had.memory == memory.SHARE * 10_000_000_000 - 2048 * activations
+    assert had.memory == counting.SHARE * 10_000_000_000 - 2048 * activations
     # 40 KiB of keys and values per position, 8 KiB for attention.
     assert had.per_position == 2 * 20 * 4 * 128 * 2 + 2 * 16 * 128 * 2
     assert had.per_request == 32 * (3 * 157184 * 4 + activations)
     for length in (512, 4096, 32768):
         rows = int(had.memory // (had.per_request + length * had.per_position))
         assert had.holds(rows, rows * length) and not had.holds(rows + 1, (rows + 1) * length)
-    assert not had.holds(memory.MOST + 1, 1)
+    assert not had.holds(counting.MOST + 1, 1)
     wide = capacity(room(lookahead=True), model_of(**SIZES), card)
     assert wide.per_request == 2 * had.per_request
     double = capacity(room(), model_of(torch.float32, **SIZES), card)
@@ -211,6 +212,6 @@ def test_auto_without_sizes_or_on_a_cpu_is_a_constant(card):
         (lambda **inputs: None, card),
         (model_of(vocab_size=100), card),
     ):
-        assert capacity(room(), model, device) == Capacity(memory.ROWS)
-    assert not Capacity(memory.ROWS).counted and math.isinf(Capacity(1).memory)
+        assert capacity(room(), model, device) == Capacity(counting.ROWS)
+    assert not Capacity(counting.ROWS).counted and math.isinf(Capacity(1).memory)
     assert capacity(room(500), model_of(**SIZES), card) == Capacity(500)

@@ -13,9 +13,6 @@ from torch import Tensor
 
 from fastedit.chats.messages import ChatOptions
 from fastedit.config import DecodeConfig
-from fastedit.engine.recorder import Recorder
-from fastedit.engine.request import Request
-from fastedit.engine.settled import Settled
 from fastedit.heads import Head
 from fastedit.models.families import WHOLE, Family
 from fastedit.policies import Policy
@@ -23,6 +20,9 @@ from fastedit.prompts.drafts import as_draft, check_draft
 from fastedit.prompts.inputs import as_ids, check_prompt
 from fastedit.prompts.tokens import vocab_size
 from fastedit.prompts.tracker import TextTracker
+from fastedit.request.recorder import Recorder
+from fastedit.request.request import Request
+from fastedit.request.settled import Settled
 from fastedit.results import RefusedError
 
 # Positions of a block whose text shrinks and grows, at least.

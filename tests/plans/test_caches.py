@@ -10,9 +10,9 @@ from golden_families import loaded
 from transformers.cache_utils import Cache, DynamicCache
 
 from fastedit import DecodeConfig, Decoder
-from fastedit.engine.memory import Room, capacity
-from fastedit.engine.plans import approximate as module
+from fastedit.memory.capacity import Room, capacity
 from fastedit.models import Family
+from fastedit.plans import approximate as module
 from fastedit.policies import Confidence, LowConfidence
 
 APPROXIMATE = ("prefix", "dual")
@@ -263,7 +263,7 @@ def test_other_caches_are_refused_with_those_there_are():
 
 
 def test_memory_counts_keys_and_values_beside_a_whole_forward(monkeypatch):
-    monkeypatch.setattr("fastedit.engine.memory.free_memory", lambda device: 10**9)
+    monkeypatch.setattr("fastedit.memory.capacity.free_memory", lambda device: 10**9)
     family, model, card = Family(attention="full"), loaded("llada").model, torch.device("cuda")
     had = {
         cache: capacity(Room.of("auto", [DecodeConfig(cache=cache)], family), model, card)

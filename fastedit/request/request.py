@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from fastedit.config import DecodeConfig
-from fastedit.engine.extents import NOWHERE, Extent
-from fastedit.engine.layout import Layout
-from fastedit.engine.recorder import Recorder
-from fastedit.engine.stalls import Progress
+from fastedit.memory.extents import NOWHERE, Extent
 from fastedit.models.families import Family
 from fastedit.policies import Policy
 from fastedit.prompts.tracker import TextTracker
+from fastedit.request.layout import Layout
+from fastedit.request.record import Record
+from fastedit.request.recorder import Recorder
+from fastedit.request.stalls import Progress
 from fastedit.results import (
     BadLogitsError,
     DecodeBoundError,
@@ -24,9 +24,6 @@ from fastedit.results import (
     DecodeStats,
     RequestError,
 )
-
-if TYPE_CHECKING:
-    from fastedit.engine.record import Record
 
 
 @dataclass(eq=False)

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastedit.engine.call import ModelCall
-from fastedit.engine.extents import Extent
-from fastedit.engine.kv import Rows
-from fastedit.engine.plans.base import Logits, Plan
-from fastedit.engine.request import Request
-from fastedit.engine.slots import Slots
+from fastedit.memory.extents import Extent
+from fastedit.memory.kv import Rows
+from fastedit.plans.base import Logits, Plan
+from fastedit.plans.call import ModelCall
+from fastedit.request.request import Request
+from fastedit.request.slots import Slots
 
 
 class Part(NamedTuple):

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from fastedit.engine.call import ModelCall, chosen
-from fastedit.engine.extents import Extent
-from fastedit.engine.plans.base import Logits, Plan
-from fastedit.engine.request import Request
-from fastedit.engine.slots import Slots
+from fastedit.memory.extents import Extent
+from fastedit.plans.base import Logits, Plan
+from fastedit.plans.call import ModelCall, chosen
+from fastedit.request.request import Request
+from fastedit.request.slots import Slots
 
 
 class Full(Plan):
