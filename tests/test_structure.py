@@ -154,6 +154,54 @@ def test_nothing_that_runs_foreign_code():
     assert not hits
 
 
+def of_torch(source: str) -> tuple[list[str], list[str]]:
+    """Names of torch that a file imports, and attributes that it reads of these names."""
+    tree, imported, read = ast.parse(source), [], []
+    bound = set()
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            module = "" if isinstance(node, ast.Import) else f"{node.module}."
+            for alias in node.names:
+                if f"{module}{alias.name}.".startswith("torch."):
+                    imported.append(f"{module}{alias.name}")
+                    bound.add((alias.asname or alias.name).split(".")[0])
+    for node in ast.walk(tree):
+        names, inner = [], node
+        while isinstance(inner, ast.Attribute):
+            names.insert(0, inner.attr)
+            inner = inner.value
+        if names and isinstance(inner, ast.Name) and inner.id in bound:
+            read.append(".".join([inner.id, *names]))
+    return imported, read
+
+
+def test_nothing_private_of_torch():
+    private = re.compile(r"\._(?!_)")
+    found = [
+        f"{file.relative_to(ROOT)}: {name}"
+        for root in (PACKAGE, ROOT / "kernels")
+        for file in root.rglob("*.py")
+        for names in of_torch(file.read_text())
+        for name in names
+        if private.search(name)
+    ]
+    assert not found
+    assert of_torch("from torch.nn import _x as y\ny._z.w(1)") == (
+        ["torch.nn._x"],
+        ["y._z.w", "y._z"],
+    )
+
+
+def test_signals_are_for_the_command_line():
+    handled = re.compile(r"^\s*(import signal|from signal import)", re.MULTILINE)
+    rooms = {
+        f.relative_to(PACKAGE).parts[0]
+        for f in PACKAGE.rglob("*.py")
+        if handled.search(f.read_text())
+    }
+    assert rooms == {"cli"}
+
+
 def test_no_folder_shadows_another_package():
     assert not (ROOT / "kernels" / "__init__.py").exists()
     assert not (ROOT / "benchmarks" / "__init__.py").exists()

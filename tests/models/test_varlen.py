@@ -21,25 +21,24 @@ OPTIONS = DecodeConfig(
 )
 
 
-def by_torch(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, seqused_k):
-    """`torch.nn.attention.varlen.varlen_attn`: [T_q, H, D] over [T_k, H, D]."""
-    assert max_q == (cu_seq_q[1:] - cu_seq_q[:-1]).max() and max_k >= seqused_k.max()
-    assert {x.dtype for x in (cu_seq_q, cu_seq_k, seqused_k)} == {torch.int32}
-    rows = []
-    for row, used in enumerate(seqused_k.tolist()):
-        mine = query[cu_seq_q[row] : cu_seq_q[row + 1]].transpose(0, 1)
-        first = int(cu_seq_k[row])
-        assert first + used <= len(key)
-        seen = (x[first : first + used].transpose(0, 1) for x in (key, value))
-        rows.append(F.scaled_dot_product_attention(mine, *seen, scale=scale).transpose(0, 1))
-    return torch.cat(rows)
+def by_torch(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale):
+    """`torch.nn.attention.varlen.varlen_attn`: [T_q, H, D] over [T_k, H, D].
 
-
-def by_operator(*args, scale, seqused_k):
-    """`aten::_flash_attention_forward`: the same, after dropout, causal and return_debug_mask."""
-    *laid, dropout, causal, debug = args
-    assert (dropout, causal, debug) == (0.0, False, False)
-    return by_torch(*laid, scale=scale, seqused_k=seqused_k), *[torch.empty(0)] * 4
+    As its kernels do, it writes nothing for a sequence without queries, whatever its keys are.
+    """
+    assert len(cu_seq_q) == len(cu_seq_k) and {cu_seq_q.dtype, cu_seq_k.dtype} == {torch.int32}
+    assert cu_seq_q[0] == 0 and cu_seq_q[-1] == len(query)
+    output = torch.full_like(query, torch.nan)
+    for sequence in range(len(cu_seq_q) - 1):
+        first, last = cu_seq_q[sequence : sequence + 2].tolist()
+        begin, end = cu_seq_k[sequence : sequence + 2].tolist()
+        if first == last:
+            continue
+        assert last - first <= max_q and 0 < end - begin <= max_k and end <= len(key)
+        rows = query[first:last], key[begin:end], value[begin:end]
+        found = F.scaled_dot_product_attention(*(x.transpose(0, 1) for x in rows), scale=scale)
+        output[first:last] = found.transpose(0, 1)
+    return output
 
 
 def by_flash_attn(query, key, value, *, cache_seqlens, softmax_scale):
@@ -51,7 +50,7 @@ def by_flash_attn(query, key, value, *, cache_seqlens, softmax_scale):
     return torch.stack(rows).transpose(1, 2)
 
 
-@pytest.fixture(params=["torch", "operator", "flash_attn"])
+@pytest.fixture(params=["torch", "flash_attn"])
 def kernel(request, monkeypatch):
     """The sizes of the batches that a kernel has served."""
     monkeypatch.setattr(varlen, "DEVICES", ("cpu",))
@@ -59,13 +58,13 @@ def kernel(request, monkeypatch):
     served, plain = [], globals()[f"by_{request.param}"]
 
     def counted(*args, **options):
-        served.append(len(options.get("seqused_k", options.get("cache_seqlens"))))
+        lengths = args[3].diff() if request.param == "torch" else options["cache_seqlens"]
+        served.append(int((lengths > 0).sum()))
         return plain(*args, **options)
 
     module = SimpleNamespace(flash_attn_with_kvcache=counted)
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     monkeypatch.setattr(varlen.varlen, "varlen_attn", counted)
-    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", counted)
     monkeypatch.setattr(varlen, "_kernel", lambda: getattr(varlen, f"_{request.param}"))
     return served
 
@@ -93,12 +92,8 @@ def test_forwards_whose_queries_see_different_keys_have_a_mask(golden_model, ker
     assert not kernel
 
 
-@pytest.mark.parametrize("by", [varlen._torch, varlen._operator])
-def test_torch_takes_what_it_is_given(by, monkeypatch):
+def test_torch_takes_what_it_is_given():
     """Its own checks of shapes and types, in its version without data."""
-    if by is varlen._torch and varlen._kernel() is not by:
-        pytest.skip("this torch's varlen_attn has no seqused_k")
-    monkeypatch.setattr(varlen, "_kernel", lambda: by)
     key, value = torch.empty(2, 1, 4, 300, 64, dtype=torch.bfloat16, device="meta")
     query = torch.empty(3, 4, 32, 64, dtype=torch.bfloat16, device="meta")
     keys, starts = torch.empty(2, 3, dtype=torch.int32, device="meta")
@@ -121,12 +116,6 @@ def test_on_rocm_torch_refuses_key_lengths(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.4")
     monkeypatch.setattr(varlen.importlib.util, "find_spec", lambda name: None)
     assert varlen._kernel.__wrapped__() is None
-
-
-def test_a_torch_whose_varlen_attn_has_no_key_lengths(monkeypatch):
-    """2.11: there the operator below it has them."""
-    monkeypatch.setattr(varlen.varlen, "varlen_attn", lambda q, k, v, *, scale=None: None)
-    assert varlen._kernel.__wrapped__() is varlen._operator
 
 
 def test_a_mask_that_all_queries_share_stays_one_row():

@@ -1,15 +1,18 @@
 """Attention of blocks over the first keys of their rows: no mask, and nothing behind is read.
 
-Flash attention takes the number of keys of a row from the device, so one launch, and one CUDA
-graph, serves rows of any lengths. It comes from torch, on ROCm from the package flash-attn, and in
-bf16 or fp16. Elsewhere a mask does the same.
+Flash attention takes the lengths of sequences from the device, so one launch, and one CUDA graph,
+serves rows of any lengths. It comes from torch, on ROCm from the package flash-attn, and in bf16 or
+fp16. Elsewhere a mask does the same.
+
+Sequences lie end to end, and rows see only the first keys of theirs. So every row is two sequences:
+its queries over the keys that they see, and one without queries over the keys behind these, of
+which the kernel reads nothing.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,16 +31,20 @@ class Lengths(NamedTuple):
     """What the queries of B rows see, in place of a mask."""
 
     keys: Tensor  # [B] int32: the first `keys[b]` keys of row b, for all of its queries
-    query_starts: Tensor  # [B + 1] int32, of rows laid end to end
-    key_starts: Tensor  # [B + 1] int32, position of the first one; the last number is not read
+    starts: Tensor  # [B] int32, position of the first one
+    query_bounds: Tensor  # [2 B + 1] int32, between the sequences of queries
+    key_bounds: Tensor  # [2 B + 1] int32, between those of keys
     most: int  # keys that a row sees
 
 
 def lengths(keys: Tensor, starts: Tensor, most: int, queries: int) -> Lengths:
     """For rows of `queries` queries that see `keys` [B], at most `most`, positions from `starts`
     [B] on, both int32."""
-    rows = torch.arange(len(keys) + 1, dtype=torch.int32, device=keys.device)
-    return Lengths(keys, rows * queries, pad(starts, (0, 1)), most)
+    ends = torch.arange(1, len(keys) + 1, dtype=torch.int32, device=keys.device) * queries
+    query_bounds = pad(ends[:, None].expand(-1, 2).flatten(), (1, 0))
+    stops = starts + keys
+    key_bounds = torch.cat((torch.stack((starts, stops), 1).flatten(), stops[-1:]))
+    return Lengths(keys, starts, query_bounds, key_bounds, most)
 
 
 def serves(hidden: Tensor, implementation: str | None) -> bool:
@@ -52,7 +59,7 @@ def report(device: torch.device) -> dict[str, str]:
     if not on_gpu:
         by_torch = by_package = f"takes key lengths on CUDA and ROCm devices, not on {device.type}"
     elif rocm:
-        by_torch = "torch's has no `seqused_k` on ROCm"
+        by_torch = "serves CUDA devices; its kernels for ROCm have not been tried"
         by_package = "in use" if _kernel() else f"not installed: {extras.install('flash')}"
     elif not _runs(device):
         by_torch = by_package = "needs a GPU of compute capability 8.0 or more"
@@ -81,34 +88,16 @@ def _runs(device: torch.device) -> bool:
 
 @functools.cache
 def _kernel() -> Callable[..., Tensor] | None:
-    if torch.version.hip is not None:  # torch's refuses `seqused_k` there
+    if torch.version.hip is not None:  # torch's has other kernels there, which nobody has tried
         return _flash_attn if importlib.util.find_spec("flash_attn") else None
-    known = inspect.signature(varlen.varlen_attn).parameters
-    return _torch if "seqused_k" in known else _operator
+    return _torch
 
 
 def _torch(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
-    laid = _laid_out(query, key, value, seen)
-    output: Any = varlen.varlen_attn(*laid, scale=scale, seqused_k=seen.keys)
-    return output.view(query.shape)
-
-
-def _operator(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
-    """What `varlen_attn` calls: in torch 2.11 this has `seqused_k`, and that does not."""
-    output, *_ = torch.ops.aten._flash_attention_forward(
-        *_laid_out(query, key, value, seen),
-        0.0,  # dropout
-        False,  # causal
-        False,  # also return the scores
-        scale=scale,
-        seqused_k=seen.keys,
-    )
-    return output.view(query.shape)
-
-
-def _laid_out(query: Tensor, key: Tensor, value: Tensor, seen: Lengths) -> tuple:
     rows = query.flatten(0, 1), key[0], value[0]
-    return *rows, seen.query_starts, seen.key_starts, query.shape[1], seen.most
+    bounds = seen.query_bounds, seen.key_bounds
+    output: Any = varlen.varlen_attn(*rows, *bounds, query.shape[1], seen.most, scale=scale)
+    return output.view(query.shape)
 
 
 def _flash_attn(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
@@ -116,7 +105,7 @@ def _flash_attn(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale:
 
     # It takes one length for all rows, so they are copied together.
     columns = torch.arange(seen.most, device=query.device)
-    where = (seen.key_starts[:-1, None] + columns).clamp(max=key.shape[1] - 1)
+    where = (seen.starts[:, None] + columns).clamp(max=key.shape[1] - 1)
     return flash_attn_with_kvcache(
         query, key[0][where], value[0][where], cache_seqlens=seen.keys, softmax_scale=scale
     )
