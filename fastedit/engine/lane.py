@@ -99,10 +99,10 @@ class Lane:
         return pieces
 
     def _enter(self, requests: list[Request]) -> None:
-        for request in requests:
-            request.slot, request.entered = len(self.live), self.launched
-            self.slots.load(request.slot, request)
-            self.live.append(request)
+        for slot, request in enumerate(requests, len(self.live)):
+            request.slot, request.entered = slot, self.launched
+        self.slots.load(len(self.live), requests)
+        self.live += requests
         self._arrange(self.live)
         self.steps.place(self.live)
 

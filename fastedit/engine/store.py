@@ -6,10 +6,12 @@ import math
 from collections.abc import Hashable, Sequence
 
 import torch
+from torch.nn.functional import pad
 
 from fastedit.memory.extents import Extent, Extents
-from fastedit.memory.kv import Pool, sent
+from fastedit.memory.kv import Pool
 from fastedit.memory.prefixes import Prefixes
+from fastedit.policies.planes import sent
 from fastedit.request.request import Request
 
 # Extents of requests that ended that are kept while the pool could grow instead.
@@ -184,11 +186,11 @@ class Store:
         """What a request begins with, into its extent."""
         pool, (first, size) = self.pool, request.extent
         ids, protected = request.canvas()
+        behind = 0, size - len(ids)
         pool.clear(first + request.filled, first + size)
-        pool.ids[first : first + size] = request.mask_token_id
-        pool.protected[first : first + size] = False
-        pool.ids[first : first + len(ids)] = sent(ids, self.device)
-        pool.protected[first : first + len(ids)] = sent(protected, self.device)
+        ids, protected = pad(ids, behind, value=request.mask_token_id), pad(protected, behind)
+        pool.ids[first : first + size] = sent(ids, self.device)
+        pool.protected[first : first + size] = sent(protected, self.device)
 
 
 def _layout(request: Request) -> Hashable:

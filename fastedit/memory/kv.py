@@ -150,13 +150,6 @@ class Rows(Cache):
         return self.pool.positions
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on `device` of a tensor on the CPU, without waiting for it to arrive."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 def _evenly(extents: Sequence[Extent], visible: int) -> tuple[int, int | None]:
     """Where extents begin, and how far each is behind the one before.
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fastedit.memory.capacity import PREFILL_CHUNK
 from fastedit.memory.extents import Extent
-from fastedit.memory.kv import Rows, sent
+from fastedit.memory.kv import Rows
 from fastedit.plans.base import Logits, Piece, Plan
 from fastedit.plans.call import ModelCall
+from fastedit.policies.planes import sent
 from fastedit.request.request import Request
 from fastedit.request.slots import Live, Slots
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import NEEDS, PLANS, Buffer, Policy
-from fastedit.policies.planes import Planes
+from fastedit.policies.planes import Planes, put
 
 FLAGS = ("done", "dirty", "bad", "capped", "reopened")
 COUNTS = ("forwards", "m2t_commits", "t2t_edits", "remasks", "inserts", "deletes")
@@ -154,17 +154,20 @@ class State:
         if policy.variable:
             state.lengths = full(length, torch.int64, blocks)
             state.limits = full(length, torch.int64, blocks)
-        state.set_policy(slice(None), policy, length)
+        state.set_policies(slice(None), [policy], length)
         return state
 
-    def set_policy(self, rows: int | slice, policy: Policy, length: int) -> None:
-        """Give these blocks the parameters of `policy`; `length` of their positions are decided."""
-        for name, (parameter, value) in policy.on_device().items():
-            self.parameters[name][rows] = parameter.absent if value is None else value
-        most = policy.most_forwards(length)
-        if not isinstance(most, int) or most < 1:
-            raise ValueError(f"most_forwards of policy {policy} must be at least 1; got {most!r}")
-        self.limit[rows] = min(most, 2**31 - 1)
+    def set_policies(self, rows: slice, policies: Sequence[Policy], length: int) -> None:
+        """Give these blocks the parameters of `policies`, one each, or the only one for all.
+
+        length: how many of their positions are decided.
+        """
+        given = [policy.on_device() for policy in policies]
+        for name, (parameter, _) in given[0].items():
+            values = (parameters[name][1] for parameters in given)
+            known = [parameter.absent if value is None else value for value in values]
+            put(self.parameters[name], rows, known)
+        put(self.limit, rows, [_bound(policy, length) for policy in policies])
 
     @functools.cached_property
     def twin(self) -> Callable[[Tensor, bool], bool] | None:
@@ -257,8 +260,8 @@ class State:
             *self.sampling.fields(),
         )
 
-    def reset(self, rows: int | Tensor) -> None:
-        """Flags, counts and buffers as of fresh blocks: of block `rows`, or where `rows` [N] is.
+    def reset(self, rows: slice | Tensor) -> None:
+        """Flags, counts and buffers as of fresh blocks: of blocks `rows`, or where `rows` [N] is.
 
         The latter, which goes on to the next block, leaves a wide policy what it has of positions.
         """
@@ -337,3 +340,10 @@ class State:
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [N, L]."""
         return self.contents().masked
+
+
+def _bound(policy: Policy, length: int) -> int:
+    most = policy.most_forwards(length)
+    if not isinstance(most, int) or most < 1:
+        raise ValueError(f"most_forwards of policy {policy} must be at least 1; got {most!r}")
+    return min(most, 2**31 - 1)

@@ -67,5 +67,12 @@ def _ids(value: int | list[int] | None) -> set[int]:
 
 
 def id_of(tokenizer: Any, text: str) -> int | None:
-    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
-    return vocabulary.get(text)
+    """The id of the token that is `text`, if there is one; never that of an unknown token.
+
+    Asked both ways, since a copy of a whole vocabulary takes longer than a forward.
+    """
+    if not hasattr(tokenizer, "convert_tokens_to_ids"):
+        return None
+    found = tokenizer.convert_tokens_to_ids(text)
+    known = found is not None and tokenizer.convert_ids_to_tokens(found) == text
+    return found if known else None

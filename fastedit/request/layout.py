@@ -126,6 +126,8 @@ class Layout:
 
     def blocks(self) -> list[bytes]:
         """Ids of each block before the active one."""
+        if not self.start:
+            return []
         ids, _ = self.canvas()
         numbers = ids[: self.start].numpy()
         bounds = [0, *range(self.first or self.block_length, self.start + 1, self.block_length)]

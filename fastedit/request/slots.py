@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from fastedit.memory.extents import Extent
-from fastedit.memory.kv import Pool, sent
+from fastedit.memory.kv import Pool
 from fastedit.policies import State
+from fastedit.policies.planes import put, sent
 from fastedit.request.request import Request
 
 
@@ -78,30 +79,30 @@ class Slots:
         self.blocks.done.fill_(True)
         self.live = self.view(slice(0, 0))
 
-    def load(self, slot: int, request: Request) -> None:
-        """Put a request, whose canvas is in its extent, into `slot` and open its active block."""
-        config, blocks, sampling = request.config, self.blocks, self.blocks.sampling
-        self.offset[slot], self.size[slot] = request.extent
-        self.start[slot], self.final[slot], self.held[slot] = request.start, request.last, False
-        self.origin[slot], self.seen[slot] = request.origin, request.seen
-        self.base[slot] = request.base
-        sampling.temperature[slot] = config.temperature
-        filters = config.temperature > 0.0  # without one, both have no effect
-        sampling.top_k[slot] = max(config.top_k or 0, 0) if filters else 0
-        sampling.top_p[slot] = 1.0 if config.top_p is None or not filters else config.top_p
-        sampling.seed[slot] = (request.seed + 2**63) % 2**64 - 2**63  # as signed 64 bits
-        blocks.set_policy(slot, request.policy, self.block_length)
-        blocks.reset(slot)
+    def load(self, first: int, requests: Sequence[Request]) -> None:
+        """Put requests, whose canvases are in their extents, into slots from `first` on, and open
+        their active blocks."""
+        slots, blocks = slice(first, first + len(requests)), self.blocks
+        sampling = blocks.sampling
+        own = [self.offset, self.size, self.start, self.final, self.origin, self.seen, self.base]
+        own += [sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed]
+        for plane, values in zip(own, zip(*map(_numbers, requests), strict=True), strict=True):
+            put(plane, slots, values)
+        self.held[slots] = False
         if blocks.lengths is not None and blocks.limits is not None:
-            most = request.policy.most_tokens or 0
-            blocks.lengths[slot], blocks.limits[slot] = request.begins, most - request.start
-        row = self.view(slice(slot, slot + 1))
+            put(blocks.lengths, slots, [request.begins for request in requests])
+            most = [(request.policy.most_tokens or 0) - request.start for request in requests]
+            put(blocks.limits, slots, most)
+        policies = [request.policy for request in requests]
+        blocks.set_policies(slots, policies, self.block_length)
+        blocks.reset(slots)
+        rows = self.view(slots)
         if self.earlier:
-            planes = row.blocks.ids, row.blocks.editable
-            for plane, value in zip(planes, row.before(), strict=True):
+            planes = rows.blocks.ids, rows.blocks.editable
+            for plane, value in zip(planes, rows.before(), strict=True):
                 plane[:, : self.earlier] = value
-        row.blocks.block.ids[:], row.blocks.block.editable[:] = row.opening()
-        row.open_()
+        rows.blocks.block.ids[:], rows.blocks.block.editable[:] = rows.opening()
+        rows.open_()
 
     def free(self, slots: slice) -> None:
         self.start[slots] = self.base[slots] = self.final[slots] = 0
@@ -141,6 +142,24 @@ class Slots:
             self.held[rows],
             blocks,
         )
+
+
+def _numbers(request: Request) -> tuple[float, ...]:
+    """What its slot has of a request, in the order of `Slots.load`."""
+    config = request.config
+    draws = config.temperature > 0.0  # else the other two have no effect
+    return (
+        *request.extent,
+        request.start,
+        request.last,
+        request.origin,
+        request.seen,
+        request.base,
+        config.temperature,
+        max(config.top_k or 0, 0) if draws else 0,
+        1.0 if config.top_p is None or not draws else config.top_p,
+        (request.seed + 2**63) % 2**64 - 2**63,  # as signed 64 bits
+    )
 
 
 @dataclass(frozen=True)

@@ -169,8 +169,11 @@ def test_the_ids_of_a_published_checkpoint_come_from_its_tokenizer(decoder):
     class Named:
         eos_token_id, pad_token_id = 1, 2
 
-        def get_vocab(self):
-            return {"<|del|>": 7}
+        def convert_tokens_to_ids(self, token):
+            return {"<|del|>": 7}.get(token, 0)
+
+        def convert_ids_to_tokens(self, number):
+            return "<|del|>" if number == 7 else "<unk>"
 
     head = NextTokenHead.of(decoder.model)
     settled = Settled(decoder.model, Named(), decoder.family, head)

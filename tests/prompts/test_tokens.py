@@ -3,8 +3,10 @@
 from types import SimpleNamespace as Names
 
 import pytest
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
-from fastedit.prompts.tokens import resolve_eos, resolve_mask
+from fastedit.prompts.tokens import id_of, resolve_eos, resolve_mask
 
 
 def model(generation=None, **config):
@@ -19,6 +21,15 @@ def test_the_mask_comes_from_the_override_then_the_model_then_the_tokenizer(toke
     assert resolve_mask(None, bare, Names(mask_token_id=9)) == 9
     assert resolve_mask(0, full, None) == 0
     assert resolve_mask(None, model(mask_token_id=0), tokenizer) == 0
+
+
+def test_an_unknown_token_is_no_mask():
+    words = models.WordLevel({"<unk>": 0, "one": 1}, unk_token="<unk>")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token="<unk>")
+    assert id_of(tokenizer, "one") == 1
+    assert id_of(tokenizer, "<|mask|>") is None
+    with pytest.raises(ValueError, match="mask_token_id"):
+        resolve_mask(None, model(vocab_size=300), tokenizer)
 
 
 @pytest.mark.parametrize("named", [model(), model(mask_token_id=None), Names(), lambda: None])

@@ -123,8 +123,8 @@ def _opened(group: Sequence[Begun], mask_token_id: int, device: torch.device) ->
     assert state.limits is not None
     state.limits.copy_(most)
     state.buffers.order.copy_(order)
+    state.set_policies(slice(len(group)), [document.rule for document in group], 0)
     for number, document in enumerate(group):
-        state.set_policy(number, document.rule, 0)
         if not document.rule.edit_steps and mask_token_id not in document.ids:
             state.done[number] = True
     return state
