@@ -28,7 +28,7 @@ test-matrix: $(MATRIX:%=build/matrix/%/.ready)  # what stands on transformers, o
 	@for version in $(MATRIX); do \
 		echo "transformers $$version"; \
 		PYTHONPATH=$(CURDIR):$(CURDIR)/kernels build/matrix/$$version/bin/python -m pytest -q \
-			-m "not slow and not engines" tests/models tests/engine tests/prompts tests/chats tests/integrations || exit 1; \
+			-m "not slow and not engines" tests/models tests/engine tests/plans tests/request tests/memory tests/prompts tests/chats tests/integrations || exit 1; \
 	done
 
 build/engines/.ready: build/engines/.base

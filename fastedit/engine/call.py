@@ -1,3 +1,3 @@
-"""The name that the documents showed here; its home is `plans.call`."""
+"""The old place of `plans.call.ModelCall`, which documents of before name."""
 
 from fastedit.plans.call import ModelCall as ModelCall

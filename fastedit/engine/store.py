@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 from fastedit.memory.extents import Extent, Extents
 from fastedit.memory.kv import Pool
 from fastedit.memory.prefixes import Prefixes
-from fastedit.policies.planes import sent
 from fastedit.request.request import Request
+from fastedit.transfers import sent
 
 # Extents of requests that ended that are kept while the pool could grow instead.
 KEPT = 8

@@ -13,9 +13,9 @@ from fastedit.memory.extents import Extent
 from fastedit.memory.kv import Rows
 from fastedit.plans.base import Logits, Piece, Plan
 from fastedit.plans.call import ModelCall
-from fastedit.policies.planes import sent
 from fastedit.request.request import Request
 from fastedit.request.slots import Live, Slots
+from fastedit.transfers import sent
 
 # Positions that such a forward may read of several extents, where they are copied together.
 COPIED = 65536

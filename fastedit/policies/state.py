@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.policies.base import NEEDS, PLANS, Buffer, Policy
-from fastedit.policies.planes import Planes, put
+from fastedit.policies.planes import Planes
+from fastedit.transfers import put
 
 FLAGS = ("done", "dirty", "bad", "capped", "reopened")
 COUNTS = ("forwards", "m2t_commits", "t2t_edits", "remasks", "inserts", "deletes")
@@ -163,11 +164,12 @@ class State:
         length: how many of their positions are decided.
         """
         given = [policy.on_device() for policy in policies]
+        bounds = [_bound(policy, length) for policy in policies]
         for name, (parameter, _) in given[0].items():
             values = (parameters[name][1] for parameters in given)
             known = [parameter.absent if value is None else value for value in values]
             put(self.parameters[name], rows, known)
-        put(self.limit, rows, [_bound(policy, length) for policy in policies])
+        put(self.limit, rows, bounds)
 
     @functools.cached_property
     def twin(self) -> Callable[[Tensor, bool], bool] | None:

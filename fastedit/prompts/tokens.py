@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from fastedit.prompts.text import spell_out
@@ -14,12 +15,7 @@ MASK_TEXT, END_OF_TURN_TEXT = "<|mask|>", "<|role_end|>"
 
 def resolve_mask(override: int | None, model: Any, tokenizer: Any) -> int:
     """The mask token's id. Raises ValueError where nothing names one: it is never guessed."""
-    for value in (
-        override,
-        getattr(getattr(model, "config", None), "mask_token_id", None),
-        getattr(tokenizer, "mask_token_id", None),
-        id_of(tokenizer, MASK_TEXT),
-    ):
+    for value in _masks(override, model, tokenizer):
         if value is not None:
             return check_id("mask_token_id", value, vocab_size(model))
     raise ValueError(
@@ -60,6 +56,14 @@ def check_id(name: str, value: int, vocab: int | None) -> int:
     return int(value)
 
 
+def _masks(override: int | None, model: Any, tokenizer: Any) -> Iterator[int | None]:
+    """What names a mask, one after the other: each is asked only where those before name none."""
+    yield override
+    yield getattr(getattr(model, "config", None), "mask_token_id", None)
+    yield getattr(tokenizer, "mask_token_id", None)
+    yield id_of(tokenizer, MASK_TEXT)
+
+
 def _ids(value: int | list[int] | None) -> set[int]:
     if value is None:
         return set()
@@ -69,10 +73,14 @@ def _ids(value: int | list[int] | None) -> set[int]:
 def id_of(tokenizer: Any, text: str) -> int | None:
     """The id of the token that is `text`, if there is one; never that of an unknown token.
 
-    Asked both ways, since a copy of a whole vocabulary takes longer than a forward.
+    It is looked up and read back: to copy a whole vocabulary takes longer than a forward.
     """
-    if not hasattr(tokenizer, "convert_tokens_to_ids"):
+    ways = "convert_tokens_to_ids", "convert_ids_to_tokens"
+    if not all(hasattr(tokenizer, way) for way in ways):
+        return tokenizer.get_vocab().get(text) if hasattr(tokenizer, "get_vocab") else None
+    try:
+        found = tokenizer.convert_tokens_to_ids(text)
+    except (KeyError, ValueError):  # what some raise for a text that is no token
         return None
-    found = tokenizer.convert_tokens_to_ids(text)
     known = found is not None and tokenizer.convert_ids_to_tokens(found) == text
     return found if known else None

@@ -12,8 +12,8 @@ from torch import Tensor
 from fastedit.memory.extents import Extent
 from fastedit.memory.kv import Pool
 from fastedit.policies import State
-from fastedit.policies.planes import put, sent
 from fastedit.request.request import Request
+from fastedit.transfers import put, sent
 
 
 class Slots:
@@ -83,6 +83,9 @@ class Slots:
         """Put requests, whose canvases are in their extents, into slots from `first` on, and open
         their active blocks."""
         slots, blocks = slice(first, first + len(requests)), self.blocks
+        # First, since a policy may raise: then the slots are as they were, with no one's extents.
+        policies = [request.policy for request in requests]
+        blocks.set_policies(slots, policies, self.block_length)
         sampling = blocks.sampling
         own = [self.offset, self.size, self.start, self.final, self.origin, self.seen, self.base]
         own += [sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed]
@@ -93,8 +96,6 @@ class Slots:
             put(blocks.lengths, slots, [request.begins for request in requests])
             most = [(request.policy.most_tokens or 0) - request.start for request in requests]
             put(blocks.limits, slots, most)
-        policies = [request.policy for request in requests]
-        blocks.set_policies(slots, policies, self.block_length)
         blocks.reset(slots)
         rows = self.view(slots)
         if self.earlier:
@@ -145,7 +146,7 @@ class Slots:
 
 
 def _numbers(request: Request) -> tuple[float, ...]:
-    """What its slot has of a request, in the order of `Slots.load`."""
+    """The numbers of a request that `Slots.load` writes, in its order."""
     config = request.config
     draws = config.temperature > 0.0  # else the other two have no effect
     return (

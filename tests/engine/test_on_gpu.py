@@ -133,11 +133,11 @@ def test_key_lengths_stand_in_for_the_mask():
     generator = torch.Generator("cuda").manual_seed(0)
     pool = torch.randn(2, 300, 2, 64, generator=generator, device="cuda", dtype=torch.bfloat16)
     key, value = pool[:, None].transpose(2, 3)
-    query = torch.randn(3, 2, 32, 64, generator=generator, device="cuda", dtype=torch.bfloat16)
-    keys = torch.tensor([8, 80, 33], dtype=torch.int32, device="cuda")
-    starts = torch.tensor([128, 7, 250], dtype=torch.int32, device="cuda")
+    query = torch.randn(4, 2, 32, 64, generator=generator, device="cuda", dtype=torch.bfloat16)
+    keys = torch.tensor([8, 80, 33, 5], dtype=torch.int32, device="cuda")
+    starts = torch.tensor([128, 7, 250, 250], dtype=torch.int32, device="cuda")
     got = varlen.attention(query, key, value, varlen.lengths(keys, starts, 80, 32), 0.125)
-    for row in range(3):
+    for row in range(4):
         seen = slice(int(starts[row]), int(starts[row] + keys[row]))
         want = F.scaled_dot_product_attention(
             query[row].float(), key[0, :, seen].float(), value[0, :, seen].float(), scale=0.125

@@ -21,17 +21,18 @@ OPTIONS = DecodeConfig(
 )
 
 
-def by_torch(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale):
+def by_torch(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, seqused_k=None):
     """`torch.nn.attention.varlen.varlen_attn`: [T_q, H, D] over [T_k, H, D].
 
     As its kernels do, it writes nothing for a sequence without queries, whatever its keys are.
     """
     assert len(cu_seq_q) == len(cu_seq_k) and {cu_seq_q.dtype, cu_seq_k.dtype} == {torch.int32}
     assert cu_seq_q[0] == 0 and cu_seq_q[-1] == len(query)
+    stops = cu_seq_k[1:] if seqused_k is None else cu_seq_k[:-1] + seqused_k
     output = torch.full_like(query, torch.nan)
-    for sequence in range(len(cu_seq_q) - 1):
+    for sequence, end in enumerate(stops.tolist()):
         first, last = cu_seq_q[sequence : sequence + 2].tolist()
-        begin, end = cu_seq_k[sequence : sequence + 2].tolist()
+        begin = int(cu_seq_k[sequence])
         if first == last:
             continue
         assert last - first <= max_q and 0 < end - begin <= max_k and end <= len(key)
@@ -50,22 +51,25 @@ def by_flash_attn(query, key, value, *, cache_seqlens, softmax_scale):
     return torch.stack(rows).transpose(1, 2)
 
 
-@pytest.fixture(params=["torch", "flash_attn"])
+@pytest.fixture(params=["torch", "torch 2.11", "flash_attn"])
 def kernel(request, monkeypatch):
     """The sizes of the batches that a kernel has served."""
     monkeypatch.setattr(varlen, "DEVICES", ("cpu",))
     monkeypatch.setattr(varlen, "DTYPES", (torch.float32,))
-    served, plain = [], globals()[f"by_{request.param}"]
+    by = request.param.split()[0]
+    served, plain = [], globals()[f"by_{by}"]
 
     def counted(*args, **options):
-        lengths = args[3].diff() if request.param == "torch" else options["cache_seqlens"]
+        assert ("seqused_k" in options) == (request.param == "torch")
+        lengths = args[3].diff() if by == "torch" else options["cache_seqlens"]
         served.append(int((lengths > 0).sum()))
         return plain(*args, **options)
 
     module = SimpleNamespace(flash_attn_with_kvcache=counted)
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     monkeypatch.setattr(varlen.varlen, "varlen_attn", counted)
-    monkeypatch.setattr(varlen, "_kernel", lambda: getattr(varlen, f"_{request.param}"))
+    monkeypatch.setattr(varlen, "_kernel", lambda: getattr(varlen, f"_{by}"))
+    monkeypatch.setattr(varlen, "_takes_lengths", lambda: request.param == "torch")
     return served
 
 
@@ -92,8 +96,27 @@ def test_forwards_whose_queries_see_different_keys_have_a_mask(golden_model, ker
     assert not kernel
 
 
-def test_torch_takes_what_it_is_given():
-    """Its own checks of shapes and types, in its version without data."""
+def test_bounds_between_sequences(monkeypatch):
+    keys, starts = torch.tensor([[8, 80, 33, 5], [128, 7, 250, 250]], dtype=torch.int32)
+    monkeypatch.setattr(varlen, "_takes_lengths", lambda: True)
+    one = varlen.lengths(keys, starts, 80, 32)
+    assert one.query_bounds.tolist() == [0, 32, 64, 96, 128]
+    assert one.key_bounds[:-1].equal(starts) and len(one.key_bounds) == 5
+    monkeypatch.setattr(varlen, "_takes_lengths", lambda: False)
+    two = varlen.lengths(keys, starts, 80, 32)
+    assert two.query_bounds.tolist() == [0, 32, 32, 64, 64, 96, 96, 128, 128]
+    assert two.key_bounds.tolist() == [128, 136, 7, 87, 250, 283, 250, 255, 255]
+    for seen in (one, two):
+        bounds = seen.query_bounds, seen.key_bounds
+        assert all(x.dtype == torch.int32 and x.is_contiguous() for x in bounds)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_torch_knows_the_arguments(told, monkeypatch):
+    """Of its function for tensors without data, which looks at shapes and numbers of heads."""
+    if told and not varlen._takes_lengths():
+        pytest.skip("this torch's varlen_attn has no seqused_k")
+    monkeypatch.setattr(varlen, "_takes_lengths", lambda: told)
     key, value = torch.empty(2, 1, 4, 300, 64, dtype=torch.bfloat16, device="meta")
     query = torch.empty(3, 4, 32, 64, dtype=torch.bfloat16, device="meta")
     keys, starts = torch.empty(2, 3, dtype=torch.int32, device="meta")
@@ -112,7 +135,7 @@ def test_where_no_kernel_serves(dtype, capability, monkeypatch):
     assert not varlen.serves(on_gpu, "eager")
 
 
-def test_on_rocm_torch_refuses_key_lengths(monkeypatch):
+def test_on_rocm_only_flash_attn_takes_key_lengths(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "6.4")
     monkeypatch.setattr(varlen.importlib.util, "find_spec", lambda name: None)
     assert varlen._kernel.__wrapped__() is None

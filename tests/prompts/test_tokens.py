@@ -3,8 +3,7 @@
 from types import SimpleNamespace as Names
 
 import pytest
-from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
+from tokenizers_of_all_kinds import BOUNDED, unknown
 
 from fastedit.prompts.tokens import id_of, resolve_eos, resolve_mask
 
@@ -23,13 +22,25 @@ def test_the_mask_comes_from_the_override_then_the_model_then_the_tokenizer(toke
     assert resolve_mask(None, model(mask_token_id=0), tokenizer) == 0
 
 
-def test_an_unknown_token_is_no_mask():
-    words = models.WordLevel({"<unk>": 0, "one": 1}, unk_token="<unk>")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words), unk_token="<unk>")
-    assert id_of(tokenizer, "one") == 1
+@pytest.mark.parametrize("kind", [*BOUNDED.values(), unknown])
+def test_a_token_is_found_by_its_text_as_in_the_whole_vocabulary(kind):
+    tokenizer = kind()
+    vocabulary = tokenizer.get_vocab()
+    for text in (*vocabulary, "<|mask|>", "no token", ""):
+        assert id_of(tokenizer, text) == vocabulary.get(text), text
+
+
+@pytest.mark.parametrize("raised", [KeyError, ValueError])
+def test_tokenizers_may_raise_for_what_is_no_token(raised):
+    def refuse(text):
+        raise raised(text)
+
+    tokenizer = Names(convert_tokens_to_ids=refuse, convert_ids_to_tokens=str)
     assert id_of(tokenizer, "<|mask|>") is None
     with pytest.raises(ValueError, match="mask_token_id"):
         resolve_mask(None, model(vocab_size=300), tokenizer)
+    assert id_of(Names(get_vocab=lambda: {"<|mask|>": 3}), "<|mask|>") == 3
+    assert id_of(Names(), "<|mask|>") is None
 
 
 @pytest.mark.parametrize("named", [model(), model(mask_token_id=None), Names(), lambda: None])

@@ -4,15 +4,17 @@ Flash attention takes the lengths of sequences from the device, so one launch, a
 serves rows of any lengths. It comes from torch, on ROCm from the package flash-attn, and in bf16 or
 fp16. Elsewhere a mask does the same.
 
-Sequences lie end to end, and rows see only the first keys of theirs. So every row is two sequences:
-its queries over the keys that they see, and one without queries over the keys behind these, of
-which the kernel reads nothing.
+torch 2.11 takes bounds between sequences alone, and no number of keys. There every row is two
+sequences: its queries over the keys that they see, and one without queries up to where the next
+row's keys begin. Where these begin earlier its length is below zero, which nothing looks at: the
+kernel leaves a sequence without queries before it reads its keys.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,19 +34,20 @@ class Lengths(NamedTuple):
 
     keys: Tensor  # [B] int32: the first `keys[b]` keys of row b, for all of its queries
     starts: Tensor  # [B] int32, position of the first one
-    query_bounds: Tensor  # [2 B + 1] int32, between the sequences of queries
-    key_bounds: Tensor  # [2 B + 1] int32, between those of keys
-    most: int  # keys that a row sees
+    most: int  # keys that a row sees, at most
+    query_bounds: Tensor  # [S + 1] int32, for torch: between its S = B or 2 B sequences
+    key_bounds: Tensor  # [S + 1] int32, for torch; with S = B the last number is not read
 
 
 def lengths(keys: Tensor, starts: Tensor, most: int, queries: int) -> Lengths:
     """For rows of `queries` queries that see `keys` [B], at most `most`, positions from `starts`
     [B] on, both int32."""
-    ends = torch.arange(1, len(keys) + 1, dtype=torch.int32, device=keys.device) * queries
-    query_bounds = pad(ends[:, None].expand(-1, 2).flatten(), (1, 0))
+    ends = torch.arange(len(keys) + 1, dtype=torch.int32, device=keys.device) * queries
+    if _takes_lengths():
+        return Lengths(keys, starts, most, ends, pad(starts, (0, 1)))
     stops = starts + keys
-    key_bounds = torch.cat((torch.stack((starts, stops), 1).flatten(), stops[-1:]))
-    return Lengths(keys, starts, query_bounds, key_bounds, most)
+    bounds = torch.cat((torch.stack((starts, stops), 1).flatten(), stops[-1:]))
+    return Lengths(keys, starts, most, ends[:, None].expand(-1, 2).flatten()[1:], bounds)
 
 
 def serves(hidden: Tensor, implementation: str | None) -> bool:
@@ -93,10 +96,17 @@ def _kernel() -> Callable[..., Tensor] | None:
     return _torch
 
 
+@functools.cache
+def _takes_lengths() -> bool:
+    """Whether torch's kernel is told how many keys of a sequence are seen: from torch 2.12 on."""
+    return "seqused_k" in inspect.signature(varlen.varlen_attn).parameters
+
+
 def _torch(query: Tensor, key: Tensor, value: Tensor, seen: Lengths, scale: float) -> Tensor:
     rows = query.flatten(0, 1), key[0], value[0]
     bounds = seen.query_bounds, seen.key_bounds
-    output: Any = varlen.varlen_attn(*rows, *bounds, query.shape[1], seen.most, scale=scale)
+    used: dict[str, Any] = {"seqused_k": seen.keys} if _takes_lengths() else {}
+    output: Any = varlen.varlen_attn(*rows, *bounds, query.shape[1], seen.most, scale=scale, **used)
     return output.view(query.shape)
 
 
