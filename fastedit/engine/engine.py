@@ -33,8 +33,7 @@ from fastedit.request.request import Request
 from fastedit.results import DecodeMemoryError, ModelError
 
 # Positions per unit of the pool where memory counts, in whole blocks. Elsewhere a unit has room for
-# the longest request that is known when the pool is laid out: extents of one size are read in
-# place.
+# the longest request that waits when the pool is laid out: extents of one size are read in place.
 UNIT = 128
 
 
@@ -232,7 +231,7 @@ class Engine:
             return self.store
         capacity = self.scheduler.capacity
         known = list(itertools.islice(self.scheduler.waiting, capacity.most))
-        unit = max(request.room for request in known)
+        unit = self.scheduler.common_room()
         even = self.device.type == "cpu" and not capacity.counted
         if not even:
             unit = -(-UNIT // known[0].block_length) * known[0].block_length

@@ -113,6 +113,23 @@ class Lane:
         if len(self.live) < before:
             self.steps.place(self.live)
 
+    def _close_ranks(self, gone: list[Request]) -> None:
+        """Move those that stay to the places of those that go, so that they lie without a gap.
+
+        Where extents are alike, rows that lie so are read in place; others are copied in every
+        forward. Not while a step is under way.
+        """
+        if self.steps.delay or not self.store.even or not self.store.pool.layers:
+            return
+        stay = [request for request in self.live if request not in gone]
+        for leaving in sorted(gone, key=lambda request: request.extent):
+            if not stay or stay[-1].extent < leaving.extent:
+                return
+            last = stay.pop()
+            if last.extent.size == leaving.extent.size:
+                self.store.exchange(leaving, last)
+                self.slots.offset[last.slot] = last.extent.first
+
     def _remove(self, gone: list[Request]) -> None:
         self.filling = [request for request in self.filling if request not in gone]
         if not any(request in gone for request in self.live):
@@ -186,6 +203,7 @@ class Lane:
                 gone.append(request)
         if gone:
             finished += gone
+            self._close_ranks(gone)
             self._remove(gone)
         return opened
 

@@ -45,3 +45,10 @@ class Scheduler:
     def drop_finished(self) -> None:
         """Those that ended while they waited."""
         self.waiting = deque(request for request in self.waiting if not request.finished)
+
+    def common_room(self) -> int:
+        """Positions for each of those that wait: what the longest needs, if that is at most twice
+        what one needs that comes in first."""
+        rooms = [request.room for request in self.waiting]
+        first, longest = max(rooms[: self.capacity.most]), max(rooms)
+        return longest if longest <= 2 * first else first

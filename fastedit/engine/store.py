@@ -99,6 +99,13 @@ class Store:
         request.filled = request.fixed
         self.prefixes.fill(request.extent, blocks - 1, blocks)
 
+    def exchange(self, one: Request, other: Request) -> None:
+        """Each has the positions of the other from now on, of which there are as many."""
+        first, second = one.extent, other.extent
+        self.pool.exchange(first.first, second.first, first.size)
+        self.prefixes.exchange(first, second)
+        one.extent, other.extent = second, first
+
     def give(self, request: Request) -> None:
         """Its request has ended."""
         if request.error is None and request.cached:

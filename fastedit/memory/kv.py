@@ -1,7 +1,7 @@
 """The pool: ids, keys and values of all requests by position, written in place.
 
-Every request has an extent of consecutive positions for as long as it decodes. Nothing moves while
-it does, whoever comes and goes beside it.
+Every request has an extent of consecutive positions for as long as it decodes. It stays where it is
+whoever comes and goes beside it, but on a CPU, where one that ends may give its extent to another.
 """
 
 from __future__ import annotations
@@ -52,6 +52,16 @@ class Pool:
         for layer in self.layers:
             layer.keys[first:last] = 0
             layer.values[first:last] = 0
+
+    def exchange(self, one: int, other: int, count: int) -> None:
+        """Swap what is at two ranges of `count` positions that do not meet."""
+        planes = [self.ids, self.protected]
+        planes += [plane for layer in self.layers for plane in (layer.keys, layer.values)]
+        for plane in planes:
+            first, second = plane[one : one + count], plane[other : other + count]
+            held = first.clone()
+            first.copy_(second)
+            second.copy_(held)
 
     def copy(self, source: int, target: int, count: int) -> None:
         """Keys and values of `count` positions."""

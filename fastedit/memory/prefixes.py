@@ -100,6 +100,14 @@ class Prefixes:
         self.unused.clear()
         self.unused.update(dict.fromkeys(kept))
 
+    def exchange(self, one: Extent, other: Extent) -> None:
+        """What is in each of two extents in use has come to be in the other one."""
+        paths = self.paths
+        for node in {*paths[one], *paths[other]}:
+            if (one in node.holders) != (other in node.holders):
+                node.holders ^= {one, other}
+        paths[one], paths[other] = paths[other], paths[one]
+
     def take_over(self, extent: Extent, blocks: int) -> None:
         """An unused extent has a request again, which goes on behind its first blocks."""
         del self.unused[extent]
