@@ -1,3 +1,3 @@
-"""The old place of `plans.call.ModelCall`, which documents of before name."""
+"""The old place of `plans.call.ModelCall`: documents named it here, so it can still be imported."""
 
 from fastedit.plans.call import ModelCall as ModelCall

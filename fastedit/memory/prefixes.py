@@ -113,9 +113,6 @@ class Prefixes:
         del self.unused[extent]
         self._cut(extent, blocks + 1)
 
-    def oldest(self) -> Extent | None:
-        return next(iter(self.unused), None)
-
     def touch(self, extent: Extent) -> None:
         if extent in self.unused:
             self.unused.move_to_end(extent)
