@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from torch._subclasses import FakeTensor, FakeTensorMode
 from transformers import AutoConfig, Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
@@ -143,18 +144,34 @@ def test_scaled_rope_is_that_of_transformers(rope, spelling, length):
     assert same == (rope["rope_type"] == "dynamic" and length <= 256)
 
 
-def test_frequencies_of_a_trace_are_not_kept():
-    config = LLaDA2MoeConfig(rope_scaling={"type": "linear", "factor": 1.25})
+@pytest.mark.parametrize("rope", [None, {"type": "linear", "factor": 1.25}])
+def test_frequencies_of_a_trace_or_of_fake_tensors_are_not_kept(rope):
+    config = LLaDA2MoeConfig(rope_scaling=rope, rope_theta=1234.5)
 
     class Tables(torch.nn.Module):
         def forward(self, positions):
             return rotary_tables(config, positions, torch.float32, positions.shape[1])
 
     positions = torch.arange(8)[None]
+    with FakeTensorMode():
+        assert isinstance(Tables()(torch.arange(8)[None])[0], FakeTensor)
     exported = torch.export.export(Tables(), (positions,)).module()(positions)
     eager = Tables()(positions)
     assert type(eager[0]) is torch.Tensor
     torch.testing.assert_close(exported, eager)
+
+
+@pytest.mark.parametrize("rope", [None, {"type": "linear", "factor": 1.25}])
+def test_frequencies_are_made_once_and_serve_training(rope):
+    config, positions = LLaDA2MoeConfig(rope_scaling=rope, rope_theta=4321.0), torch.arange(8)[None]
+    with torch.inference_mode():
+        rotary_tables(config, positions, torch.float32, 8)
+    with torch.profiler.profile() as profile:
+        cos, _ = rotary_tables(config, positions, torch.float32, 8)
+    assert not {"aten::pow", "aten::reciprocal"} & {event.name for event in profile.events()}
+    x = torch.ones(8, cos.shape[-1], requires_grad=True)
+    (x * cos).sum().backward()
+    assert torch.equal(x.grad, cos[0, 0])
 
 
 def test_overrides_are_checked_with_the_rest(published):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -104,24 +104,36 @@ def rotary_tables(config: Any, positions: Tensor, dtype: torch.dtype, length: in
     length: of the sequence, cached tokens included; only `dynamic` scaling looks at it.
     """
     if config.rope_type == "default":
-        half = torch.arange(0, config.rotary_dim, 2, dtype=torch.float32, device=positions.device)
-        frequencies, scale = 1.0 / config.rope_theta ** (half / config.rotary_dim), 1.0
+        facts = config.rotary_dim, config.rope_theta, positions.device
+        frequencies, scale = _kept(_plain, positions)(*facts), 1.0
     else:
-        frequencies, scale = _scaled(config, positions.device, length)
+        frequencies, scale = _scaled(config, positions, length)
     angles = positions[:, None, :, None] * frequencies
     if scale == 1.0:
         return angles.cos().to(dtype), angles.sin().to(dtype)
     return (angles.cos() * scale).to(dtype), (angles.sin() * scale).to(dtype)
 
 
-def _scaled(config: Any, device: torch.device, length: int) -> tuple[Tensor, float]:
+def _scaled(config: Any, positions: Tensor, length: int) -> tuple[Tensor, float]:
     """Inverse frequencies [rotary_dim / 2] in fp32, and the factor of cos and sin."""
     reach = config.max_position_embeddings
-    facts = (tuple(sorted(config.rope.items())), config.head_dim, reach, device)
+    facts = (tuple(sorted(config.rope.items())), config.head_dim, reach, positions.device)
     seen = max(length, reach) if config.rope_type == "dynamic" else reach
-    if torch.compiler.is_compiling():  # what a trace makes must not be kept for other forwards
-        return _frequencies.__wrapped__(*facts, seen)
-    return _frequencies(*facts, seen)
+    return _kept(_frequencies, positions)(*facts, seen)
+
+
+def _kept(cached: Any, positions: Tensor) -> Callable[..., Any]:
+    """`cached`, or what it wraps: what a trace or a fake forward makes is of no use to others."""
+    traced = torch.compiler.is_compiling() or type(positions) is not Tensor
+    return cached.__wrapped__ if traced else cached
+
+
+@functools.cache
+def _plain(rotary_dim: int, theta: float, device: torch.device) -> Tensor:
+    """Inverse frequencies [rotary_dim / 2] in fp32."""
+    with torch.inference_mode(False):
+        half = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device)
+        return 1.0 / theta ** (half / rotary_dim)
 
 
 @functools.lru_cache(maxsize=16)  # making them copies from the host to the device
