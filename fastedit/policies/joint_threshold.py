@@ -85,6 +85,7 @@ class JointThreshold(Policy):
         )
 
         def step_(logits: Tensor, draws: bool) -> bool:
+            tokens = (ids != mask) if strict else None
             ops.joint_threshold_step_(
                 ids,
                 logits,
@@ -95,6 +96,10 @@ class JointThreshold(Policy):
                 sampling=sampling if draws else None,
                 **settings,
             )
+            if tokens is not None:  # the operation counts tokens that became masks among the edits
+                masked = (tokens & (ids == mask)).sum(-1, dtype=torch.int32)
+                counts.t2t_edits.sub_(masked)
+                counts.remasks.add_(masked)
             return True
 
         return step_

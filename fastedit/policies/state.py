@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastedit import ops
-from fastedit.policies.base import NEEDS, PLANS, Buffer, Policy
+from fastedit.policies.base import Buffer, Policy
+from fastedit.policies.declared import bound_of, check_declared
 from fastedit.policies.planes import Planes
 from fastedit.transfers import put
 
@@ -99,18 +100,7 @@ class State:
         earlier: int = 0,
     ) -> State:
         """Fresh blocks that hold `ids` [N, L], all of it editable, greedy, under `policy`."""
-        name = policy.name or type(policy).__name__
-        if not NEEDS.issuperset(policy.needs) or isinstance(policy.needs, str):
-            raise ValueError(
-                f"policy {name} needs {policy.needs!r}: give a set of {', '.join(sorted(NEEDS))}"
-            )
-        if policy.rewrites and (policy.wide or policy.plan == "window"):
-            raise ValueError(
-                f"policy {name} inserts and deletes, so its blocks must be final one by one: not "
-                "wide, and no plan of windows"
-            )
-        if policy.plan not in PLANS:
-            raise ValueError(f"policy {name} has plan {policy.plan!r}; it is {' or '.join(PLANS)}")
+        check_declared(policy)
         blocks, length = ids.shape
         device = ids.device
 
@@ -164,7 +154,7 @@ class State:
         length: how many of their positions are decided.
         """
         given = [policy.on_device() for policy in policies]
-        bounds = [_bound(policy, length) for policy in policies]
+        bounds = [bound_of(policy, length) for policy in policies]
         for name, (parameter, _) in given[0].items():
             values = (parameters[name][1] for parameters in given)
             known = [parameter.absent if value is None else value for value in values]
@@ -342,10 +332,3 @@ class State:
     def masked(self) -> Tensor:
         """Where a mask is still to be committed, bool [N, L]."""
         return self.contents().masked
-
-
-def _bound(policy: Policy, length: int) -> int:
-    most = policy.most_forwards(length)
-    if not isinstance(most, int) or most < 1:
-        raise ValueError(f"most_forwards of policy {policy} must be at least 1; got {most!r}")
-    return min(most, 2**31 - 1)

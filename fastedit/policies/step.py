@@ -67,8 +67,8 @@ def open(
         if not isinstance(value, Integral) or isinstance(value, bool):
             raise TypeError(f"{name} must be an integer; got {value!r:.80}")
     mask_token_id = int(mask_token_id)  # type: ignore[arg-type]
-    first = torch.as_tensor(start)
-    if first.is_floating_point() or first.shape not in ((), ids.shape[:1]):
+    first = _integers(start)
+    if first is None or first.shape not in ((), ids.shape[:1]):
         raise ValueError(f"start must be one integer, or integers [{len(ids)}]; got {start!r:.80}")
     if mask_token_id in chosen.control_ids:
         raise ValueError(f"mask_token_id={mask_token_id} is a control id of policy {chosen}")
@@ -90,16 +90,25 @@ def open(
     return state
 
 
+def _integers(value: Any) -> Tensor | None:
+    """Integers of 64 bits or fewer as a tensor; None for what is none."""
+    try:
+        given = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):  # 2**63 is a RuntimeError
+        return None
+    none = given.is_floating_point() or given.is_complex() or given.dtype == torch.bool
+    return None if none else given
+
+
 def _set_lengths(state: State, lengths: Tensor | Sequence[int] | None) -> None:
     """How many positions each sequence has, and how many it may have."""
     assert state.lengths is not None and state.limits is not None
     blocks, width = state.ids.shape
     if lengths is not None:
-        given = torch.as_tensor(lengths, device=state.ids.device)
-        if given.shape != (blocks,) or given.dtype not in (torch.int64, torch.int32):
+        given = _integers(lengths)
+        if given is None or given.shape != (blocks,):
             raise ValueError(
-                f"lengths must be integers [{blocks}], one per row of ids; "
-                f"got {given.dtype} {list(given.shape)}"
+                f"lengths must be integers [{blocks}], one per row of ids; got {lengths!r:.80}"
             )
         if blocks and not 0 <= int(given.min()) <= int(given.max()) <= width:
             raise ValueError(f"lengths must be from 0 to {width}, as ids are; got {lengths}")
@@ -130,10 +139,11 @@ def step_(
     draws          [B, L] int64: tokens to use in place of what would be drawn
     watch          is shown what the decision goes by; the tokens are the same with it
 
-    Never raises for values, and never waits for the device but where a policy inserts and deletes:
-    the width of `state.ids` follows from what it did. Logits are written to meanwhile where ids are
-    left out of the softmax, and are as they were behind it. Raises ValueError for what the policy
-    needs and is not given, and for shapes that are not those of the state.
+    Raises for no value of the logits, and never waits for the device but where a policy inserts
+    and deletes: the width of `state.ids` follows from what it did. Logits are written to meanwhile
+    where ids are left out of the softmax, and are as they were behind it. Raises ValueError for
+    what the policy needs and is not given, for shapes that are not those of the state, and for what
+    a rule cannot return; on a CPU also for an id that there is not.
     """
     if state.policy.control_ids and logits is not None:
         _check_control_ids(state.policy, logits.shape[-1])
@@ -167,7 +177,12 @@ def step_(
                     return
                 state.may = state.may_change()
                 state.now = state.contents()
-        apply_(state, state.policy.decide(stats, state), stats, watch)
+        try:
+            write = state.policy.decide(stats, state)
+        except Exception as error:
+            error.add_note(f"raised by the rule of policy {state.policy}")
+            raise
+        apply_(state, write, stats, watch)
     finally:
         state.may = state.now = None
 
@@ -200,6 +215,15 @@ def _check_given(
             raise ValueError(
                 f"{name} must be [{', '.join(map(str, among))}, ...], {alike}; got {found}"
             )
+    for name, value in (("next_logits", next_logits), ("shadow_logits", shadow_logits)):
+        if value is not None and value.shape != logits.shape:
+            raise ValueError(
+                f"{name} must be {list(logits.shape)}, as logits are; got {list(value.shape)}"
+            )
+    if draws is not None and (draws.shape != shape or draws.dtype != torch.int64):
+        raise ValueError(
+            f"draws must be int64 {list(shape)}; got {draws.dtype} {list(draws.shape)}"
+        )
     if scores is not None and not (scores.ndim == 2 and scores.is_floating_point()):
         raise ValueError(
             f"scores must be floats {list(shape)}, larger ones worse; "

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from fastedit import ops
 from fastedit.ops.steps import holds_best
+from fastedit.policies.base import Policy
+from fastedit.policies.declared import check_ids, check_write, name_of
 from fastedit.policies.state import State
 from fastedit.policies.values import Stats, Watch, Write
 from fastedit.policies.varying import rewrite_
@@ -15,23 +17,25 @@ from fastedit.policies.varying import rewrite_
 def apply_(state: State, write: Write, stats: Stats, watch: Watch | None = None) -> None:
     """Write what may be written, and count what has changed; blocks that are done keep theirs."""
     policy = state.policy
-    if not policy.rewrites and not (write.keep is None and write.insert is None):
-        name = policy.name or type(policy).__name__
-        raise ValueError(f"policy {name} inserts or deletes: say so, with `rewrites = True`")
+    check_write(policy, write, state.ids)
+    may = state.may_change()
+    check_ids(policy, write.ids, may, state.done, state.mask_token_id, stats.vocab)
     bounded = policy.may_reach_bound
     active = ~state.done if policy.rewrites else None
     bad = policy.bad(stats, state)
     ops.write_blocks_(
         state.ids,
         _with_candidates(state, write.ids, stats, bad) if policy.judges_tokens else write.ids,
-        state.may_change(),
+        may,
         write.done,
         bad,
         state.flags,
         state.count_rows,
         mask_token_id=state.mask_token_id,
         judges_tokens=policy.judges_tokens,
-        buffers=[_fitted(state.buffers[name], now) for name, now in write.buffers.items()],
+        buffers=[
+            _fitted(policy, name, state.buffers[name], b) for name, b in write.buffers.items()
+        ],
         limit=state.limit if bounded else None,
         fallback=stats.token if bounded else None,
     )
@@ -98,8 +102,16 @@ def _rewrite(state: State, write: Write, active: Tensor) -> None:
         plane.copy_(new)
 
 
-def _fitted(buffer: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+def _fitted(policy: Policy, name: str, buffer: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
     """A buffer and its new content, as a tensor of the same kind."""
     if now.dtype != buffer.dtype:
         now = now.to(buffer.dtype)
-    return buffer, now if now.shape == buffer.shape else now.expand_as(buffer)
+    if now.shape != buffer.shape:
+        try:
+            now = now.expand_as(buffer)
+        except RuntimeError:
+            raise ValueError(
+                f"buffer {name!r} of policy {name_of(policy)} is {list(buffer.shape)}; "
+                f"got {list(now.shape)}"
+            ) from None
+    return buffer, now

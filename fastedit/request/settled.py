@@ -10,6 +10,7 @@ from fastedit.config import DecodeConfig
 from fastedit.heads import CorrectionHead, Head, NextTokenHead
 from fastedit.models.families import NEXT_HEAD, NEXT_LOGITS, Family
 from fastedit.policies import Policy
+from fastedit.policies.declared import bound_of, check_declared
 from fastedit.prompts.stops import Stops
 from fastedit.prompts.tokens import id_of, resolve_eos, resolve_mask, vocab_size
 
@@ -36,6 +37,8 @@ class Settled:
         """Raises ValueError for what does not go together."""
         if id(config) not in self._rules:
             rule = _with_ids(rule_of(config, self.family), config, self.model, self.tokenizer)
+            check_declared(rule)
+            bound_of(rule, config.block_length)
             _check_together(config, rule, self.family, vocab_size(self.model))
             if "score" in rule.needs:
                 _check_scores(config, rule, self.head)

@@ -21,7 +21,7 @@ class StepState:
     post_steps   int32  steps that began without an editable mask
     forwards     int32  steps in which the block took part
     m2t_commits  int32  masks that became tokens
-    t2t_edits    int32  tokens that became other tokens
+    t2t_edits    int32  tokens that became others, the mask included under strict_reference
     done         bool   the block is finished
     dirty        bool   the last step changed ids, so the KV of its forward is stale
     bad          bool   a row that was looked at had bad logits (see `row_stats`); accumulates
