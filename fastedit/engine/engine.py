@@ -28,7 +28,7 @@ from fastedit.engine.store import Store
 from fastedit.heads import Head
 from fastedit.memory.capacity import Capacity, out_of_memory
 from fastedit.models.threads import using
-from fastedit.models.weights import device_of, state_of
+from fastedit.models.weights import Weights, device_of
 from fastedit.request.request import Request
 from fastedit.results import DecodeMemoryError, ModelError
 
@@ -259,7 +259,7 @@ class Engine:
 
     def _look_at_weights(self) -> None:
         """Nothing that other weights have computed is used again, not even by those inside."""
-        now = state_of(self.model), state_of(self.head)
+        now = Weights(self.model), Weights(self.head)
         if now != self._weights:
             self._start_again()
             self.device = device_of(self.model)

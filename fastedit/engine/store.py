@@ -87,7 +87,7 @@ class Store:
 
     def filled(self, request: Request) -> None:
         """Its first `request.filled` positions have been computed."""
-        self.prefixes.fill(request.extent, 0, request.block_of(request.filled))
+        self.prefixes.fill(request.extent, 0, request.block_of(self._sound(request)))
 
     def committed(self, request: Request) -> None:
         """A block before the active one is final, and so are its keys and values."""
@@ -134,6 +134,21 @@ class Store:
         self.extents.give(Extent(old.begin, requests * unit))
         self.pool.rearrange(moves, self.extents.end)
         self.grown += 1
+
+    def _sound(self, request: Request) -> int:
+        """How many first positions have keys and values that serve others, too.
+
+        Where a mask hides what stands behind a block, a NaN there still passes into the block: its
+        weight is 0, and 0 times NaN is NaN. The last layer has it, if any has. Looked at on a CPU
+        alone: elsewhere it would have to be waited for.
+        """
+        if self.device.type != "cpu" or not self.pool.layers:
+            return request.filled
+        first = request.extent.first
+        layer, rows = self.pool.layers[-1], slice(first, first + request.filled)
+        bad = [plane[rows].isnan().flatten(1).any(1) for plane in (layer.keys, layer.values)]
+        either = bad[0] | bad[1]
+        return int(either.int().argmax()) if either.any() else request.filled
 
     def _advance(self, request: Request, blocks: int) -> None:
         request.filled = request.position(blocks)

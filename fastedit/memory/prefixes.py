@@ -48,8 +48,12 @@ class Prefixes:
         path.append(node)
 
     def fill(self, extent: Extent, first: int, last: int) -> None:
-        """Blocks [first, last) of the extent are there, as are those before them."""
-        for node in self.paths[extent][first + 1 : last + 1]:
+        """Blocks [first, last) of the extent are there; only with those before them are they of
+        use."""
+        path = self.paths[extent]
+        if first and extent not in path[first].holders:
+            return
+        for node in path[first + 1 : last + 1]:
             node.holders.add(extent)
 
     def node(self, extent: Extent, block: int) -> Node:

@@ -268,3 +268,28 @@ def test_a_switch_of_adapters_computes_anew(adapted, switch):
     assert (got.stats[0].prefill_forwards, again.stats[0].prefill_forwards) == (1, 0)
     if switch is not SWITCHES["merged"]:  # which computes the same in another way
         assert results(got) != results(before)
+
+
+@pytest.mark.parametrize("aborted", [False, True])
+def test_blocks_before_a_nan_are_not_given_to_others(golden_model, aborted):
+    """A mask hides what stands behind a block from it, but 0 times NaN is NaN."""
+    model, bad = copy.deepcopy(golden_model), 101
+    with torch.no_grad():
+        model.get_input_embeddings().weight[bad] = float("nan")
+    wrong, clean = LONGER[: 3 * B].clone(), LONGER[: 2 * B + 1]
+    wrong[2 * B] = bad
+    want = one_token(Decoder(golden_model), clean)
+    with Decoder(model).engine(max_batch=2) as engine:
+        first = engine.add(wrong, **OPTIONS | {"temperature": 0.5})  # which looks until its bound
+        assert not engine.step()
+        if aborted:
+            engine.abort(first)
+        number = engine.add(clean, **OPTIONS | {"max_new_tokens": 1, "max_post_steps": 0})
+        events = []
+        while not engine.idle:
+            events += engine.step()
+    ends = {event.request: event for event in events if event.kind == "end"}
+    assert ends[first].stats.finish_reason == ("aborted" if aborted else "error")
+    assert ends[number].error is None
+    ids = [i for event in events if event.request == number for i in event.ids]
+    assert ids == want.sequences[0].tolist()
