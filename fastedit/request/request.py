@@ -96,9 +96,7 @@ class Request(Layout):
 
     def follow(self, record: Record, row: int) -> bool:
         """Do what the device did to this request's row; True when it opened its next block."""
-        if self.reopened:
-            behind = (self.start - self.origin) // self.block_length
-            self.beside += min(self.policy.window - 1, behind)
+        self._take_along()
         self.reopened = record.reopened[row]
         if not record.done[row]:
             over = record.step - self.entered > self.bound
@@ -165,6 +163,7 @@ class Request(Layout):
             self.stats = DecodeStats(seed=self.seed, prefill_forwards=before)
             self.start, self.committed = self.origin, False
         if self.committed:  # whose prefill does what the outstanding forward would have done
+            self._take_along()
             self._took(1)
             self.next_block(self.entered)
         del self.generated[self.stats.tokens :]  # half of a commit, where Ctrl-C came
@@ -205,6 +204,12 @@ class Request(Layout):
         stats.inserts += counts.inserts
         stats.deletes += counts.deletes
         stats.capped |= record.capped[row]
+
+    def _take_along(self) -> None:
+        """A forward takes the blocks before the active one along, where they are reopened."""
+        if self.reopened:
+            behind = (self.start - self.origin) // self.block_length
+            self.beside += min(self.policy.window - 1, behind)
 
     def _took(self, forwards: int) -> None:
         """So many, with what they took along."""

@@ -251,3 +251,19 @@ def test_a_text_ends_where_its_final_tokens_say(golden_model, known, early):
         assert out.sequences[0].tolist() == ids[:end]
         assert out.stats[0].finish_reason == "eos" and out.stats[0].tokens == end
         assert out.stats[0].forwards <= forwards
+
+
+@pytest.mark.parametrize("rule", SETTINGS[:2], ids=str)
+def test_forwards_are_counted_alike_where_a_block_begins_again(golden_model, rule):
+    """Behind any step: in a block, in a round, where keys of a window are to be computed again."""
+    decoder = Decoder(golden_model, config=config(rule))
+    want = decoder.generate(prompt_of(LENGTHS[0])).stats[0]
+    for at in range(want.forwards):
+        with decoder.engine() as engine:
+            engine.add(prompt_of(LENGTHS[0]), seed=want.seed)
+            events = []
+            for step in range(2 * want.forwards):
+                if step == at:
+                    engine.reset()
+                events += engine.step()
+        assert (events[-1].kind, events[-1].stats) == ("end", want)
