@@ -53,7 +53,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 # How many callers have a model evaluate, and whether it is to train again.
 _EVALUATING: WeakKeyDictionary[Any, tuple[int, bool]] = WeakKeyDictionary()
-_CHANGING = threading.Lock()
+_CHANGING = threading.RLock()  # an iteration that is dropped may leave within
 
 
 class Weights:
@@ -66,8 +66,10 @@ class Weights:
     def __init__(self, model: Any) -> None:
         found = [*chain(*(getattr(model, name, list)() for name in ("parameters", "buffers")))]
         known: list[Any] = [(t.data_ptr(), _version(t), t.dtype, t.device, t.shape) for t in found]
-        # Memory that was given back may be that of other weights by now.
-        self._memory = [weakref.ref(tensor.untyped_storage()) for tensor in found]
+        # Memory that was given back may be that of other weights by now. Those that are offloaded
+        # have none, and are replaced in every forward.
+        held = (tensor for tensor in found if not tensor.is_meta)
+        self._memory = [weakref.ref(tensor.untyped_storage()) for tensor in held]
         if hasattr(model, "peft_config"):
             known += _adapters(model)
         self._known = tuple(known)

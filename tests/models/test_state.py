@@ -40,6 +40,15 @@ def test_weights_that_were_changed_are_others_wherever_they_lie(change):
     assert again == Weights(layer) != Weights(None)
 
 
+def test_offloaded_weights_are_the_same_behind_every_forward():
+    layer = nn.Linear(4, 2, bias=False)
+    states = []
+    for _ in range(2):
+        layer.weight = nn.Parameter(torch.empty(2, 4, device="meta"))
+        states.append(Weights(layer))
+    assert states[0] == states[1]
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_a_model_trains_again_when_the_last_caller_has_left(training):
     model = nn.Dropout().train(training)
