@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastedit.policies.base import Policy
+from fastedit.policies.declared import name_of
 from fastedit.policies.fields import HEAT, checked
 from fastedit.policies.registry import parse
 from fastedit.policies.rows import Rows
@@ -205,7 +206,7 @@ def _check_given(
         (False, "draws", draws),
     ):
         if value is None and needed:
-            raise ValueError(f"{policy.name or type(policy).__name__} needs {name}")
+            raise ValueError(f"{name_of(policy)} needs {name}")
         if value is None:
             continue
         among = rows.shape if name in ("logits", "next_logits") else shape
